@@ -1,4 +1,4 @@
-"""A strict session: warnings are errors (pyproject.toml), ranks never promote silently, shapes are checked."""
+"""A strict session: warnings are errors (pyproject.toml), ranks never promote silently."""
 
 import pathlib
 

@@ -13,7 +13,8 @@ class VosError(Exception):
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wraps a program's `main`: a `VosError` is printed as one line on stderr and becomes exit code 2.
 
-    Ctrl-C becomes exit code 130, a closed output pipe 141; any other exception is a bug and keeps its traceback.
+    Ctrl-C becomes exit code 130, a closed output pipe 141; any other exception is a bug and keeps
+    its traceback.
     """
 
     @functools.wraps(main)
