@@ -1,0 +1,146 @@
+"""Memory reads against a dense numpy softmax."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import read as read_lib
+
+GRID, SLOTS, OBJECTS = (4, 6), 3, 2
+
+
+def filled_memory(seed=0, dtype=np.float32, grid=GRID):
+    """A memory with two full slots, one of them pinned, and one empty slot; object 1 is only in slot 1."""
+    rng = np.random.default_rng(seed)
+    memory = memory_lib.init_memory(
+        memory_lib.MemoryConfig(capacity=SLOTS), OBJECTS, grid, key_size=8, embed_size=5, value_size=7
+    )
+    pixel_valid = np.ones((SLOTS, *grid), bool)
+    pixel_valid[:, -1, :] = False
+    return memory.replace(
+        key=jnp.asarray(rng.normal(size=memory.key.shape).astype(dtype)),
+        embed=jnp.asarray(rng.normal(size=memory.embed.shape).astype(dtype)),
+        value=jnp.asarray(rng.normal(size=memory.value.shape).astype(dtype)),
+        prob=jnp.asarray(rng.uniform(size=memory.prob.shape).astype(np.float32)),
+        pixel_valid=jnp.asarray(pixel_valid),
+        object_in_slot=jnp.asarray([[True, True, False], [False, True, False]]),
+        slot_valid=jnp.asarray([True, True, False]),
+        slot_pinned=jnp.asarray([True, False, False]),
+        slot_frame=jnp.asarray([0, 1, -1], jnp.int32),
+    )
+
+
+def dense(query, memory, variant, config):
+    """The read written out over the whole memory, one softmax per object."""
+    h, w, channels = query.shape
+    q = np.asarray(query, np.float64).reshape(h * w, channels)
+    m = jax.tree.map(lambda x: np.asarray(x, np.float64 if x.dtype == np.float32 else x.dtype), memory)
+    keys = m.key.reshape(SLOTS, h * w, channels)
+    scale = channels**-0.5 if config.scale is None else config.scale
+    logits = np.einsum("qc,mkc->qmk", q, keys)
+    if variant == "l2":
+        logits = -np.sum((q[:, None, None] - keys[None]) ** 2, axis=-1)
+    logits = logits * scale
+    y, x = np.divmod(np.arange(h * w), w)
+    visible = np.broadcast_to(m.pixel_valid.reshape(1, SLOTS, h * w), logits.shape) & m.slot_valid[None, :, None]
+    if variant == "kernelized":
+        best = np.argmax(np.where(visible, logits, -np.inf), axis=0)
+        logits = logits - ((y[:, None, None] - y[best]) ** 2 + (x[:, None, None] - x[best]) ** 2) / (
+            2 * config.sigma**2
+        )
+    if config.window:
+        near = (abs(y[:, None] - y[None]) <= config.window) & (abs(x[:, None] - x[None]) <= config.window)
+        visible = visible & (near[:, None, :] | m.slot_pinned[None, :, None])
+    if variant == "topk":
+        flat = np.where(visible, logits, -np.inf).reshape(h * w, -1)
+        kth = np.sort(flat, axis=-1)[:, -config.topk]
+        visible = visible & (logits >= kth[:, None, None])
+    out = {"value": [], "embed": [], "prob": []}
+    for o in range(OBJECTS):
+        seen = visible & m.object_in_slot[o][None, :, None]
+        prob = m.prob[o].reshape(SLOTS, h * w)
+        plain = np.where(seen, np.exp(logits), 0.0)
+        bias = prob + 1e-4 if variant == "object" else np.ones_like(prob)
+        weights = plain * bias[None]
+        weights /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-30)
+        out["value"].append(np.einsum("qmk,mkc->qc", weights, m.value[o].reshape(SLOTS, h * w, -1)))
+        out["embed"].append(np.einsum("qmk,mkc->qc", weights, m.embed.reshape(SLOTS, h * w, -1)))
+        plain /= np.maximum(plain.sum((1, 2), keepdims=True), 1e-30)
+        out["prob"].append(np.einsum("qmk,mk->q", plain, prob))
+    return {k: np.stack(v).reshape(OBJECTS, h, w, *np.shape(v[0])[1:]) for k, v in out.items()}
+
+
+@pytest.mark.parametrize("variant", sorted(read_lib.READS))
+@pytest.mark.parametrize("window", [0, 1])
+def test_read_equals_a_dense_softmax(variant, window):
+    memory = filled_memory()
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32)) * 3
+    config = read_lib.ReadConfig(variant=variant, topk=5, window=window, sigma=2.0)
+    result = jax.jit(read_lib.read, static_argnums=2)(query, memory, config)
+    for name, expected in dense(query, memory, variant, config).items():
+        np.testing.assert_allclose(getattr(result, name), expected, atol=3e-5, err_msg=name)
+    np.testing.assert_allclose(np.sum(result.mass, axis=-1), 1.0, atol=1e-5)
+    assert float(result.mass[1, 0]) == 0.0, "object 1 is not in slot 0"
+
+
+def test_query_blocks_do_not_change_the_read(monkeypatch):
+    memory = filled_memory()
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
+    config = read_lib.ReadConfig(variant="topk", topk=5)
+    whole = read_lib.read(query, memory, config)
+    monkeypatch.setattr(read_lib, "QUERY_BLOCK", 6)
+    blocks = read_lib.read(query, memory, config)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
+
+
+def test_an_empty_memory_reads_zeros_and_large_logits_stay_finite():
+    memory = filled_memory()
+    query = jnp.full((*GRID, 8), 1e4)
+    empty = memory.replace(slot_valid=jnp.zeros(SLOTS, bool))
+    for read in (read_lib.read(query, empty, read_lib.ReadConfig()),):
+        assert not np.any(read.prob) and not np.any(read.value) and not np.any(read.mass)
+    loud = read_lib.read(query, memory.replace(key=memory.key * 1e4), read_lib.ReadConfig())
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(loud))
+
+
+def test_late_object_whose_best_match_is_hidden_still_reads():
+    """The maximum is per object: a far higher affinity in a slot older than it must not underflow its sums."""
+    memory = filled_memory()
+    memory = memory.replace(key=memory.key.at[0].multiply(1000.0))
+    query = jnp.ones((*GRID, 8))
+    read = read_lib.read(query, memory, read_lib.ReadConfig())
+    assert np.all(np.asarray(read.prob)[1] > 1e-3)
+
+
+def test_gradients_are_finite_and_reach_key_value_and_mask():
+    memory = filled_memory()
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
+
+    def loss(query, key, value, prob):
+        read = read_lib.read(query, memory.replace(key=key, value=value, prob=prob), read_lib.ReadConfig())
+        return jnp.sum(read.value**2) + jnp.sum(read.prob)
+
+    grads = jax.grad(loss, argnums=(0, 1, 2, 3))(query, memory.key, memory.value, memory.prob)
+    for grad in grads:
+        assert np.all(np.isfinite(grad)) and np.any(grad)
+
+
+def test_topk_of_groups_is_exact():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1000)).astype(np.float32))
+    np.testing.assert_array_equal(read_lib._top(logits, 7), jax.lax.top_k(logits, 7)[0])
+
+
+def test_padding_objects_do_not_change_the_read():
+    memory = filled_memory()
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
+    small = read_lib.read(query, memory, read_lib.ReadConfig())
+    large = read_lib.read(query, memory_lib.grow(memory, 4), read_lib.ReadConfig())
+    for field in dataclasses.fields(small):
+        np.testing.assert_allclose(
+            getattr(small, field.name), getattr(large, field.name)[:OBJECTS], atol=1e-6
+        )
+        assert not np.any(getattr(large, field.name)[OBJECTS:])

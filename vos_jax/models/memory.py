@@ -1,0 +1,209 @@
+"""The object-based dynamic memory: a pytree of static shape, passed in and returned (DESIGN.md section 3).
+
+Capacity is fixed, so a video of 100,000 frames costs per frame what one of 100 costs. What a slot holds is
+said by masks (`slot_valid`, `object_in_slot`, `pixel_valid`), never by its shape.
+"""
+
+import dataclasses
+
+import flax
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Bool, Float, Int
+
+# Two slots stay unpinned, so that the previous frame and at least one older one always find room.
+UNPINNED_SLOTS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Write policy: `capacity` slots, every `every`-th frame kept, `eviction` "fifo" or "usage"."""
+
+    capacity: int = 8
+    every: int = 5
+    eviction: str = "fifo"
+
+    def __post_init__(self):
+        if self.capacity < 1 + UNPINNED_SLOTS:
+            raise ValueError(f"memory.capacity is {self.capacity}; it must be at least {1 + UNPINNED_SLOTS}")
+        if self.every < 1:
+            raise ValueError(f"memory.every is {self.every}; it must be at least 1")
+        if self.eviction not in EVICTIONS:
+            raise ValueError(f"memory.eviction is {self.eviction!r}; known: {sorted(EVICTIONS)}")
+
+    @property
+    def max_pins(self) -> int:
+        """How many slots annotated frames may hold."""
+        return self.capacity - UNPINNED_SLOTS
+
+
+@flax.struct.dataclass
+class Memory:
+    """What is remembered of M frames and N objects on the h x w grid of the features."""
+
+    key: Float[Array, "M h w Ck"]
+    embed: Float[Array, "M h w Ce"]
+    value: Float[Array, "N M h w Cv"]
+    prob: Float[Array, "N M h w"]
+    pixel_valid: Bool[Array, "M h w"]  # padding is never read
+    object_in_slot: Bool[Array, "N M"]  # a slot older than an object says nothing about it
+    slot_valid: Bool[Array, "M"]
+    slot_pinned: Bool[Array, "M"]
+    slot_frame: Int[Array, "M"]  # -1: empty
+    usage: Float[Array, "M"]  # attention mass received since written
+    first_slot: Int[Array, "N"]  # the slot of each object's first annotation, -1: none
+
+
+@flax.struct.dataclass
+class Entry:
+    """One frame to write: its key and embedding, and every object's value and soft mask."""
+
+    key: Float[Array, "h w Ck"]
+    embed: Float[Array, "h w Ce"]
+    value: Float[Array, "N h w Cv"]
+    prob: Float[Array, "N h w"]
+    pixel_valid: Bool[Array, "h w"]
+
+
+def init_memory(
+    config: MemoryConfig,
+    num_objects: int,
+    grid: tuple[int, int],
+    *,
+    key_size: int,
+    embed_size: int,
+    value_size: int,
+    dtype: jnp.dtype = jnp.float32,
+) -> Memory:
+    """Returns an empty memory of `config.capacity` slots for `num_objects` objects on a (h, w) grid."""
+    slots, n = config.capacity, num_objects
+    return Memory(
+        key=jnp.zeros((slots, *grid, key_size), dtype),
+        embed=jnp.zeros((slots, *grid, embed_size), dtype),
+        value=jnp.zeros((n, slots, *grid, value_size), dtype),
+        prob=jnp.zeros((n, slots, *grid), jnp.float32),
+        pixel_valid=jnp.zeros((slots, *grid), bool),
+        object_in_slot=jnp.zeros((n, slots), bool),
+        slot_valid=jnp.zeros((slots,), bool),
+        slot_pinned=jnp.zeros((slots,), bool),
+        slot_frame=jnp.full((slots,), -1, jnp.int32),
+        usage=jnp.zeros((slots,), jnp.float32),
+        first_slot=jnp.full((n,), -1, jnp.int32),
+    )
+
+
+def fifo(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
+    """Eviction order: the oldest slot goes first."""
+    del frame_index
+    return memory.slot_frame.astype(jnp.float32)
+
+
+def usage(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
+    """Eviction order: the slot least read per frame of its life goes first; the newest one stays."""
+    age = jnp.maximum(frame_index - memory.slot_frame, 1).astype(jnp.float32)
+    return jnp.where(memory.slot_frame == frame_index - 1, jnp.inf, memory.usage / age)
+
+
+EVICTIONS = {"fifo": fifo, "usage": usage}
+
+
+def choose_slot(
+    memory: Memory, frame_index: Int[Array, ""], pinned: Bool[Array, ""], config: MemoryConfig
+) -> Int[Array, ""]:
+    """Returns the slot that frame `frame_index` is written to (DESIGN.md section 3, write policy).
+
+    In this order: the previous frame's slot, if that frame was not one to keep; an empty slot; the first
+    unpinned slot by `config.eviction`. A pinned frame that finds `config.max_pins` pins replaces the oldest
+    pin that is nobody's first annotation; that one exists is for the caller to ensure (`num_first_pins`).
+    """
+    is_first = jnp.any(memory.first_slot[:, None] == jnp.arange(config.capacity)[None, :], axis=0)
+    temporary = (
+        memory.slot_valid
+        & ~memory.slot_pinned
+        & (memory.slot_frame == frame_index - 1)
+        & (memory.slot_frame % config.every != 0)
+    )
+    order = EVICTIONS[config.eviction](memory, frame_index)
+    free = jnp.where(memory.slot_pinned, jnp.inf, order)
+    free = jnp.where(memory.slot_valid, free, -1e9)
+    free = jnp.where(temporary, -2e9, free)
+    oldest_pin = jnp.where(
+        memory.slot_pinned & ~is_first, memory.slot_frame.astype(jnp.float32), jnp.inf
+    )
+    full = pinned & (jnp.sum(memory.slot_pinned) >= config.max_pins)
+    return jnp.argmin(jnp.where(full, oldest_pin, free))
+
+
+def write(
+    memory: Memory,
+    entry: Entry,
+    *,
+    frame_index: Int[Array, ""],
+    pinned: Bool[Array, ""],
+    first: Bool[Array, "N"],
+    object_valid: Bool[Array, "N"],
+    config: MemoryConfig,
+) -> Memory:
+    """Returns the memory with one more frame in it.
+
+    Args:
+      memory: the memory before.
+      entry: what to write; masks of invalid objects are ignored.
+      frame_index: the frame's number, rising from one write to the next.
+      pinned: whether the frame was annotated; such a slot is kept (see `choose_slot`).
+      first: objects whose first annotation this is; their slot is never evicted.
+      object_valid: objects that exist in this frame's view.
+      config: the write policy.
+    """
+    slot = choose_slot(memory, frame_index, pinned, config)
+    # An evicted pin may have been a removed object's first; nobody may go on pointing at it.
+    first_slot = jnp.where(memory.first_slot == slot, -1, memory.first_slot)
+    return Memory(
+        key=memory.key.at[slot].set(entry.key.astype(memory.key.dtype)),
+        embed=memory.embed.at[slot].set(entry.embed.astype(memory.embed.dtype)),
+        value=memory.value.at[:, slot].set(entry.value.astype(memory.value.dtype)),
+        prob=memory.prob.at[:, slot].set(entry.prob * object_valid[:, None, None]),
+        pixel_valid=memory.pixel_valid.at[slot].set(entry.pixel_valid),
+        object_in_slot=memory.object_in_slot.at[:, slot].set(object_valid),
+        slot_valid=memory.slot_valid.at[slot].set(True),
+        slot_pinned=memory.slot_pinned.at[slot].set(pinned),
+        slot_frame=memory.slot_frame.at[slot].set(frame_index),
+        usage=memory.usage.at[slot].set(0.0),
+        first_slot=jnp.where(first, slot, first_slot),
+    )
+
+
+def record_usage(memory: Memory, mass: Float[Array, "N M"], object_valid: Bool[Array, "N"]) -> Memory:
+    """Adds one read's attention mass per slot, averaged over the valid objects."""
+    share = jnp.sum(jnp.where(object_valid[:, None], mass, 0.0), axis=0)
+    return memory.replace(usage=memory.usage + share / jnp.maximum(jnp.sum(object_valid), 1))
+
+
+def forget(memory: Memory, remove: Bool[Array, "N"]) -> Memory:
+    """Returns the memory without the objects to `remove`; their first annotations may be evicted."""
+    return memory.replace(
+        object_in_slot=memory.object_in_slot & ~remove[:, None],
+        prob=jnp.where(remove[:, None, None, None], 0.0, memory.prob),
+        first_slot=jnp.where(remove, -1, memory.first_slot),
+    )
+
+
+def num_first_pins(memory: Memory) -> Int[Array, ""]:
+    """Counts the slots that hold some object's first annotation."""
+    slots = jnp.arange(memory.slot_valid.shape[0])
+    return jnp.sum(jnp.any(memory.first_slot[:, None] == slots[None, :], axis=0))
+
+
+def grow(memory: Memory, num_objects: int) -> Memory:
+    """Returns the memory with room for `num_objects` objects; the new ones are in no slot."""
+    extra = num_objects - memory.first_slot.shape[0]
+
+    def pad(x: Array, fill=0) -> Array:
+        return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
+
+    return memory.replace(
+        value=pad(memory.value),
+        prob=pad(memory.prob),
+        object_in_slot=pad(memory.object_in_slot),
+        first_slot=pad(memory.first_slot, -1),
+    )

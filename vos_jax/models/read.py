@@ -1,0 +1,345 @@
+"""Memory reads: how a query frame attends to the memory, streamed slot by slot (DESIGN.md section 3).
+
+For object o, query pixel q, memory pixel m the affinity is r_o(q, m) = r(q, m) + log(prob_o(m) + eps). Since
+exp(r_o) = exp(r) * (prob_o + eps), the log-mask bias is a weight on what is read: one exponential per
+(q, m) serves all objects and both partition functions, and each object adds one matrix product.
+
+As prob_o + eps >= eps, Z_o is never below eps * Z, so one running maximum keeps both of them from
+underflowing; it is kept per object, since objects differ in the slots they may read.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models import memory as memory_lib
+from vos_jax.typing import Array, Bool, Float
+
+# Evidence of a memory pixel outside an object: log(1e-4) = -9.2 in the logits.
+EPSILON = 1e-4
+# Stands for minus infinity: finite, so that differences of two of them are no NaN.
+MASKED = -1e30
+# Queries are taken in blocks of rows so that one block's affinity with one slot stays in the cache's reach.
+QUERY_BLOCK = 2048
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """How to read.
+
+    Attributes:
+      variant: a name in `READS` or a callable of the same signature.
+      scale: factor on the dot product or squared distance; None: 1/sqrt(Ck).
+      topk: only a query pixel's `topk` highest affinities count (variant "topk").
+      window: unpinned slots are seen only within so many cells of the query pixel; 0: everywhere.
+      sigma: width in cells of the kernel around each memory pixel's best query (variant "kernelized").
+    """
+
+    variant: str | Callable = "object"
+    scale: float | None = None
+    topk: int = 32
+    window: int = 0
+    sigma: float = 7.0
+
+
+@flax.struct.dataclass
+class Read:
+    """What the memory says about the query frame."""
+
+    value: Float[Array, "N h w Cv"]  # R^v
+    embed: Float[Array, "N h w Ce"]  # R^e
+    prob: Float[Array, "N h w"]  # R^p, the memory's own propagated mask
+    mass: Float[Array, "N M"]  # attention mass per slot, of the object's pixels; sums to 1
+
+
+@flax.struct.dataclass
+class _Slot:
+    """One memory frame, flattened to K pixels."""
+
+    key: Float[Array, "K Ck"]
+    embed: Float[Array, "K Ce"]
+    value: Float[Array, "N K Cv"]
+    prob: Float[Array, "N K"]
+    pixel_valid: Bool[Array, "K"]
+    object_in_slot: Bool[Array, "N"]
+    pinned: Bool[Array, ""]
+
+
+@flax.struct.dataclass
+class _Sums:
+    """Running sums of one object over the slots seen so far, relative to exp(`maximum`)."""
+
+    maximum: Float[Array, "Q"]
+    value: Float[Array, "Q Cv"]
+    embed: Float[Array, "Q Ce"]
+    partition: Float[Array, "Q"]  # of the weighted affinity: Z_o
+    total: Float[Array, "Q"]  # of the plain affinity: Z
+    prob: Float[Array, "Q"]  # sum of plain weights times prob_o
+
+
+def dot(query: Float[Array, "Q Ck"], key: Float[Array, "K Ck"]) -> Float[Array, "Q K"]:
+    """Affinity of space-time memory networks: the dot product."""
+    return jnp.einsum("qc,kc->qk", query, key, preferred_element_type=jnp.float32)
+
+
+def negative_squared_distance(query: Float[Array, "Q Ck"], key: Float[Array, "K Ck"]) -> Float[Array, "Q K"]:
+    """Affinity of STCN: -|q - k|^2."""
+    query_norm = jnp.sum(jnp.square(query.astype(jnp.float32)), axis=-1)
+    key_norm = jnp.sum(jnp.square(key.astype(jnp.float32)), axis=-1)
+    return 2.0 * dot(query, key) - query_norm[:, None] - key_norm[None, :]
+
+
+def _slot(memory: memory_lib.Memory, index: Array) -> _Slot:
+    n, _, h, w = memory.prob.shape
+
+    def flat(x: Array, axis: int) -> Array:
+        x = jax.lax.dynamic_index_in_dim(x, index, axis, keepdims=False)
+        return x.reshape(*x.shape[:axis], h * w, *x.shape[axis + 2 :])
+
+    return _Slot(
+        key=flat(memory.key, 0),
+        embed=flat(memory.embed, 0),
+        value=flat(memory.value, 1),
+        prob=flat(memory.prob, 1),
+        pixel_valid=flat(memory.pixel_valid, 0),
+        object_in_slot=jax.lax.dynamic_index_in_dim(memory.object_in_slot, index, 1, keepdims=False),
+        pinned=memory.slot_pinned[index],
+    )
+
+
+def _positions(rows: Array, width: int) -> tuple[Array, Array]:
+    """Row and column of every cell of the given rows, flattened."""
+    y = jnp.repeat(rows, width, total_repeat_length=rows.shape[0] * width)
+    return y, jnp.tile(jnp.arange(width), rows.shape[0])
+
+
+def _stream(
+    query_key: Float[Array, "h w Ck"],
+    memory: memory_lib.Memory,
+    *,
+    config: ReadConfig,
+    affinity: Callable = dot,
+    weight: Callable = lambda prob: prob + EPSILON,
+    topk: int | None = None,
+    kernelized: bool = False,
+) -> Read:
+    """Reads every slot once (twice with `topk`), keeping running sums: nothing of size Q x (M K) is made."""
+    h, w, channels = query_key.shape
+    num_slots = memory.slot_valid.shape[0]
+    scale = channels**-0.5 if config.scale is None else config.scale
+    query_key = query_key * jnp.asarray(scale**0.5, query_key.dtype)
+    memory_y, memory_x = _positions(jnp.arange(h), w)
+
+    def block(query: Float[Array, "Q Ck"], query_rows: Array) -> tuple[Array, ...]:
+        query_y, query_x = _positions(query_rows, w)
+
+        def logits_of(slot: _Slot) -> Float[Array, "Q K"]:
+            logits = affinity(query, slot.key * jnp.asarray(scale**0.5, slot.key.dtype))
+            visible = slot.pixel_valid[None, :]
+            if kernelized:
+                # KMN: a Gaussian around the query pixel that each memory pixel matches best.
+                best = jnp.argmax(jnp.where(visible, logits, MASKED), axis=0)
+                squared = jnp.square(query_y[:, None] - query_y[best][None, :])
+                squared += jnp.square(query_x[:, None] - query_x[best][None, :])
+                logits -= squared / (2.0 * config.sigma**2)
+            if config.window:
+                near = jnp.abs(query_y[:, None] - memory_y[None, :]) <= config.window
+                near &= jnp.abs(query_x[:, None] - memory_x[None, :]) <= config.window
+                visible &= near | slot.pinned
+            return jnp.where(visible, logits, MASKED)
+
+        threshold = None
+        if topk is not None:
+            threshold = _kth_highest(logits_of, memory, query.shape[0], topk)
+
+        def add_slot(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
+            slot = _slot(memory, index)
+            logits = logits_of(slot)
+            if threshold is not None:
+                logits = jnp.where(logits >= threshold[:, None], logits, MASKED)
+            maximum = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+            plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[:, None]), 0.0)
+            plain = plain.astype(slot.key.dtype)
+            add = functools.partial(_add_object, plain=plain, maximum=maximum, embed=slot.embed, weight=weight)
+            return jax.vmap(add)(sums, slot.value, slot.prob, slot.object_in_slot)
+
+        def step(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
+            # Empty slots cost nothing: early frames are cheap.
+            silent = jnp.full((memory.prob.shape[0], query.shape[0]), MASKED), jnp.zeros(
+                (memory.prob.shape[0], query.shape[0])
+            )
+            return jax.lax.cond(
+                memory.slot_valid[index], add_slot, lambda sums, _: (sums, silent), sums, index
+            )
+
+        n, q = memory.prob.shape[0], query.shape[0]
+        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+        sums = _Sums(
+            maximum=jnp.full((n, q), MASKED, jnp.float32),
+            value=zeros((n, q, memory.value.shape[-1])),
+            embed=zeros((n, q, memory.embed.shape[-1])),
+            partition=zeros((n, q)),
+            total=zeros((n, q)),
+            prob=zeros((n, q)),
+        )
+        sums, (slot_maximum, slot_partition) = jax.lax.scan(step, sums, jnp.arange(num_slots))
+        return _finish(sums, slot_maximum, slot_partition)
+
+    rows = _block_rows(h, w) if not kernelized else h
+    blocks = query_key.reshape(h // rows, rows * w, channels), jnp.arange(h).reshape(h // rows, rows)
+    if rows == h:
+        value, embed, prob, mass = jax.tree.map(lambda x: x[None], block(blocks[0][0], blocks[1][0]))
+    else:
+        value, embed, prob, mass = jax.lax.map(lambda args: block(*args), blocks)
+    mass = jnp.sum(mass, axis=0)
+
+    def grid(x: Float[Array, "B N Q *c"]) -> Float[Array, "N h w *c"]:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], h, w, *x.shape[3:])
+
+    return Read(
+        value=grid(value).astype(memory.value.dtype),
+        embed=grid(embed).astype(memory.embed.dtype),
+        prob=grid(prob),
+        mass=mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), 1e-6),
+    )
+
+
+def _block_rows(height: int, width: int) -> int:
+    """The most rows that divide the height and make at most `QUERY_BLOCK` query pixels."""
+    fitting = [rows for rows in range(1, height + 1) if height % rows == 0 and rows * width <= QUERY_BLOCK]
+    return max(fitting, default=1)
+
+
+def _add_object(
+    sums: _Sums,
+    value: Float[Array, "K Cv"],
+    prob: Float[Array, "K"],
+    in_slot: Bool[Array, ""],
+    *,
+    plain: Float[Array, "Q K"],
+    maximum: Float[Array, "Q"],
+    embed: Float[Array, "K Ce"],
+    weight: Callable,
+) -> tuple[_Sums, tuple[Array, Array]]:
+    """Adds one slot to one object's running sums; also returns the slot's own maximum and Z_o."""
+    maximum = jnp.where(in_slot, maximum, MASKED)
+    new_maximum = jnp.maximum(sums.maximum, maximum)
+    keep = jnp.exp(sums.maximum - new_maximum)
+    take = jnp.where(maximum > MASKED / 2, jnp.exp(maximum - new_maximum), 0.0)
+    weights = weight(prob).astype(plain.dtype)
+
+    def product(columns: Float[Array, "K c"]) -> Float[Array, "Q c"]:
+        return jnp.einsum("qk,kc->qc", plain, columns, preferred_element_type=jnp.float32)
+
+    masks = product(jnp.stack([weights, prob.astype(plain.dtype), jnp.ones_like(weights)], axis=-1))
+    partition, evidence, total = masks[:, 0], masks[:, 1], masks[:, 2]
+    new = _Sums(
+        maximum=new_maximum,
+        value=keep[:, None] * sums.value + take[:, None] * product(weights[:, None] * value),
+        embed=keep[:, None] * sums.embed + take[:, None] * product(weights[:, None] * embed),
+        partition=keep * sums.partition + take * partition,
+        total=keep * sums.total + take * total,
+        prob=keep * sums.prob + take * evidence,
+    )
+    return new, (maximum, jnp.where(maximum > MASKED / 2, partition, 0.0))
+
+
+def _finish(sums: _Sums, slot_maximum: Float[Array, "M N Q"], slot_partition: Float[Array, "M N Q"]):
+    """Divides by the partition functions; an object that no slot knows reads zeros."""
+    tiny = 1e-30
+    partition = jnp.maximum(sums.partition, tiny)
+    prob = jnp.clip(sums.prob / jnp.maximum(sums.total, tiny), 0.0, 1.0)
+    share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / partition[None]
+    # Only the object's own pixels say which slots it needs.
+    mass = jnp.einsum("mnq,nq->nm", share, prob)
+    return sums.value / partition[..., None], sums.embed / partition[..., None], prob, mass
+
+
+def _kth_highest(logits_of: Callable, memory: memory_lib.Memory, num_queries: int, k: int) -> Float[Array, "Q"]:
+    """Each query pixel's k-th highest affinity over all valid slots."""
+
+    def merge(best: Float[Array, "Q k"], index: Array) -> Float[Array, "Q k"]:
+        logits = jax.lax.stop_gradient(logits_of(_slot(memory, index)))
+        return jax.lax.top_k(jnp.concatenate([best, _top(logits, k)], axis=-1), k)[0]
+
+    def step(best: Array, index: Array) -> tuple[Array, None]:
+        return jax.lax.cond(memory.slot_valid[index], merge, lambda best, _: best, best, index), None
+
+    best = jnp.full((num_queries, k), MASKED)
+    best, _ = jax.lax.scan(step, best, jnp.arange(memory.slot_valid.shape[0]))
+    # With fewer than k candidates all of them count; masked ones never do.
+    return jnp.maximum(best[:, -1], MASKED / 2)
+
+
+def _top(logits: Float[Array, "Q K"], k: int, group: int = 16) -> Float[Array, "Q k"]:
+    """The k highest of each row: they lie in the k groups of highest maximum, so most need no sorting."""
+    q, size = logits.shape
+    if size <= 2 * k * group:
+        if size < k:
+            logits = jnp.pad(logits, ((0, 0), (0, k - size)), constant_values=MASKED)
+        return jax.lax.top_k(logits, k)[0]
+    padded = jnp.pad(logits, ((0, 0), (0, -size % group)), constant_values=MASKED)
+    groups = padded.reshape(q, -1, group)
+    _, indices = jax.lax.top_k(jnp.max(groups, axis=-1), k)
+    candidates = jnp.take_along_axis(groups, indices[:, :, None], axis=1)
+    return jax.lax.top_k(candidates.reshape(q, -1), k)[0]
+
+
+def _uniform(prob: Float[Array, "K"]) -> Float[Array, "K"]:
+    """No log-mask bias. Independent of the object, so that what all objects read alike is read once."""
+    return jnp.ones(prob.shape, jnp.float32)
+
+
+def object_based(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """The paper's object-based memory: each object attends to its own pixels (DESIGN.md section 3)."""
+    return _stream(query_key, memory, config=config)
+
+
+def shared(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """STM: one affinity for all objects, no mask bias."""
+    return _stream(query_key, memory, config=config, weight=_uniform)
+
+
+def topk(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """`shared` over each query pixel's `config.topk` highest affinities.
+
+    They are the highest over all slots; those in slots older than an object do not count for that object.
+    """
+    return _stream(query_key, memory, config=config, weight=_uniform, topk=config.topk)
+
+
+def kernelized(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """KMN: `shared`, with a Gaussian around the query pixel that each memory pixel matches best."""
+    return _stream(query_key, memory, config=config, weight=_uniform, kernelized=True)
+
+
+def l2(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """STCN: `shared` by negative squared distance."""
+    return _stream(query_key, memory, config=config, weight=_uniform, affinity=negative_squared_distance)
+
+
+READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized, "l2": l2}
+
+
+def read(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
+    """Reads the memory for every pixel of the query frame.
+
+    Args:
+      query_key: key of the current frame.
+      memory: M slots of which the valid ones are read.
+      config: the variant and its settings.
+
+    Returns:
+      Per object the value and embedding read, the propagated mask R^p in [0, 1] and the mass per slot; zeros
+      where no slot knows the object. Computed in fp32, returned in the memory's dtype.
+
+    Raises:
+      KeyError: `config.variant` names no read.
+    """
+    variant = config.variant if callable(config.variant) else READS[config.variant]
+    return variant(query_key, memory, config)
