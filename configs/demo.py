@@ -1,0 +1,19 @@
+"""The main job on a video drawn by our own code: nothing to download, exact truth.
+
+Command:  make demo   (python eval.py --config demo --overlay)
+Hardware: 2 CPU cores
+Time:     not yet measured
+Expected: J&F not yet measured
+"""
+
+from vos_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    config.data.source = "rendered"
+    config.data.root = ""
+    config.data.split = "demo"
+    config.eval.out = "results/demo"
+    config.eval.overlay = True
+    return config

@@ -1,0 +1,107 @@
+"""Masks over frames: colour overlays, videos of them, contact sheets."""
+
+import fractions
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import av
+import cv2
+import numpy as np
+
+from vos_jax.data import masks
+from vos_jax.errors import VosError
+from vos_jax.typing import UInt8
+
+
+def overlay(
+    frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"], alpha: float = 0.5
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame with every object tinted in its DAVIS palette colour and outlined.
+
+    Args:
+        frame: RGB.
+        ids: object ids, 0 for background.
+        alpha: share of the tint in [0, 1]; 0 leaves the outlines only.
+    """
+    if frame.shape[:2] != ids.shape:
+        raise VosError(f"cannot lay a mask of {ids.shape} over a frame of {frame.shape[:2]}")
+    colours = masks.PALETTE[ids]
+    tinted = np.round((1 - alpha) * frame + alpha * colours).astype(np.uint8)
+    out = np.where(ids[..., None] > 0, tinted, frame)
+    # The outline lies inside the object: a pixel is on it where its neighbourhood holds another id.
+    width = max(1, round(min(ids.shape) / 240))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    outline = (cv2.dilate(ids, kernel) != ids) | (cv2.erode(ids, kernel) != ids)
+    return np.where((outline & (ids > 0))[..., None], colours, out)
+
+
+def write_video(
+    path: pathlib.Path | str, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float = 24.0
+) -> pathlib.Path:
+    """Writes RGB frames as H.264 (yuv420p, which every player takes) and returns the path.
+
+    Odd sizes get one more row or column, copied from the border. Frames are taken one by one and the
+    file appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+    size, stream = None, None
+    try:
+        with av.open(str(part), "w", format="mp4") as container:
+            for frame in frames:
+                if stream is None:
+                    size = frame.shape[:2]
+                    stream = container.add_stream(
+                        "libx264", rate=fractions.Fraction(fps).limit_denominator(1001)
+                    )
+                    stream.height, stream.width = (side + side % 2 for side in size)
+                    stream.pix_fmt = "yuv420p"
+                    stream.options = {"crf": "20", "preset": "veryfast"}
+                if frame.shape[:2] != size:
+                    raise VosError(f"{path}: a frame of {frame.shape[:2]} follows frames of {size}")
+                even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            if stream is None:
+                raise VosError(f"{path}: no frames to write")
+            container.mux(stream.encode())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def contact_sheet(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], *, columns: int = 3, width: int = 1280, gap: int = 6
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """One picture of several: a grid read row by row, `width` pixels wide, on white.
+
+    Frames may differ in size; each is fitted into cells shaped like the first.
+    """
+    if not frames:
+        raise VosError("a contact sheet needs at least one frame")
+    columns = min(columns, len(frames))
+    cell_width = (width - gap * (columns + 1)) // columns
+    cell_height = max(1, round(cell_width * frames[0].shape[0] / frames[0].shape[1]))
+    rows = -(-len(frames) // columns)
+    sheet = np.full((gap + rows * (cell_height + gap), width, 3), 255, np.uint8)
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        scale = min(cell_height / frame.shape[0], cell_width / frame.shape[1])
+        height, length = (
+            max(1, min(limit, round(scale * side)))
+            for side, limit in zip(frame.shape[:2], (cell_height, cell_width), strict=True)
+        )
+        small = cv2.resize(
+            frame, (length, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        )
+        top = gap + row * (cell_height + gap) + (cell_height - height) // 2
+        left = gap + column * (cell_width + gap) + (cell_width - length) // 2
+        sheet[top : top + height, left : left + length] = small
+    return sheet
+
+
+def pick(count: int, *, shown: int = 6) -> list[int]:
+    """Indices of up to `shown` frames spread evenly over `count`, both ends among them."""
+    return sorted(set(np.linspace(0, count - 1, min(shown, count)).round().astype(int).tolist()))
