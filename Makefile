@@ -1,0 +1,39 @@
+# make demo      environment, the main job on the rendered sample, scores and pictures
+# make test      environment, all tests that fit in ten minutes on two cores
+# make test-all  environment, every test
+# make lint      ruff
+# make env       the environment alone: .venv, rebuilt only when a requirement file changes
+
+# The first Python from 3.11 on; `make PYTHON=/path/to/python3.12` chooses another.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
+	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.requirements-installed
+# Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+.PHONY: env demo test test-all lint
+.DEFAULT_GOAL := env
+
+env: $(STAMP)
+
+# pip leaves the network alone where everything asked for is installed.
+$(STAMP): requirements.txt requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; make PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+demo: env
+	$(BIN)/python eval.py --config demo --overlay
+
+test: env
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: env
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
