@@ -129,11 +129,6 @@ def test_gradients_are_finite_and_reach_key_value_and_mask():
         assert np.all(np.isfinite(grad)) and np.any(grad)
 
 
-def test_topk_of_groups_is_exact():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1000)).astype(np.float32))
-    np.testing.assert_array_equal(read_lib._top(logits, 7), jax.lax.top_k(logits, 7)[0])
-
-
 def test_padding_objects_do_not_change_the_read():
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))

@@ -117,6 +117,63 @@ def _positions(rows: Array, width: int) -> tuple[Array, Array]:
     return y, jnp.tile(jnp.arange(width), rows.shape[0])
 
 
+def _logits_fn(
+    query: Float[Array, "Q Ck"],
+    query_rows: Array,
+    grid: tuple[int, int],
+    *,
+    config: ReadConfig,
+    affinity: Callable = dot,
+    kernelized: bool = False,
+) -> Callable[[_Slot], Float[Array, "Q K"]]:
+    """Returns the function that gives the affinity of some rows of query pixels with one slot's pixels."""
+    scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
+    query = query * jnp.asarray(scale**0.5, query.dtype)
+    query_y, query_x = _positions(query_rows, grid[1])
+    memory_y, memory_x = _positions(jnp.arange(grid[0]), grid[1])
+
+    def logits_of(slot: _Slot) -> Float[Array, "Q K"]:
+        logits = affinity(query, slot.key * jnp.asarray(scale**0.5, slot.key.dtype))
+        visible = slot.pixel_valid[None, :]
+        if kernelized:
+            best = jnp.argmax(jnp.where(visible, logits, MASKED), axis=0)
+            squared = jnp.square(query_y[:, None] - query_y[best][None, :])
+            squared += jnp.square(query_x[:, None] - query_x[best][None, :])
+            logits -= squared / (2.0 * config.sigma**2)
+        if config.window:
+            near = jnp.abs(query_y[:, None] - memory_y[None, :]) <= config.window
+            near &= jnp.abs(query_x[:, None] - memory_x[None, :]) <= config.window
+            visible &= near | slot.pinned
+        return jnp.where(visible, logits, MASKED)
+
+    return logits_of
+
+
+def _blockwise(
+    query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, read_block: Callable, rows: int
+) -> Read:
+    """Reads `rows` rows of query pixels at a time and puts the results together."""
+    h, w, channels = query_key.shape
+    blocks = query_key.reshape(h // rows, rows * w, channels), jnp.arange(h).reshape(h // rows, rows)
+    if rows == h:
+        results = jax.tree.map(lambda x: x[None], read_block(blocks[0][0], blocks[1][0]))
+    else:
+        results = jax.lax.map(lambda block: read_block(*block), blocks)
+    value, embed, prob, mass = results
+    mass = jnp.sum(mass, axis=0)
+
+    def to_grid(x: Float[Array, "B N Q *c"]) -> Float[Array, "N h w *c"]:
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(x.shape[0], h, w, *x.shape[3:])
+
+    return Read(
+        value=to_grid(value).astype(memory.value.dtype),
+        embed=to_grid(embed).astype(memory.embed.dtype),
+        prob=jnp.clip(to_grid(prob), 0.0, 1.0),
+        mass=mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), 1e-6),
+    )
+
+
 def _stream(
     query_key: Float[Array, "h w Ck"],
     memory: memory_lib.Memory,
@@ -124,89 +181,47 @@ def _stream(
     config: ReadConfig,
     affinity: Callable = dot,
     weight: Callable = lambda prob: prob + EPSILON,
-    topk: int | None = None,
     kernelized: bool = False,
 ) -> Read:
-    """Reads every slot once (twice with `topk`), keeping running sums: nothing of size Q x (M K) is made."""
-    h, w, channels = query_key.shape
-    num_slots = memory.slot_valid.shape[0]
-    scale = channels**-0.5 if config.scale is None else config.scale
-    query_key = query_key * jnp.asarray(scale**0.5, query_key.dtype)
-    memory_y, memory_x = _positions(jnp.arange(h), w)
+    """Reads every slot once, keeping running sums: nothing of size Q x (M K) is ever made."""
+    n, num_slots, h, w = memory.prob.shape
 
-    def block(query: Float[Array, "Q Ck"], query_rows: Array) -> tuple[Array, ...]:
-        query_y, query_x = _positions(query_rows, w)
-
-        def logits_of(slot: _Slot) -> Float[Array, "Q K"]:
-            logits = affinity(query, slot.key * jnp.asarray(scale**0.5, slot.key.dtype))
-            visible = slot.pixel_valid[None, :]
-            if kernelized:
-                # KMN: a Gaussian around the query pixel that each memory pixel matches best.
-                best = jnp.argmax(jnp.where(visible, logits, MASKED), axis=0)
-                squared = jnp.square(query_y[:, None] - query_y[best][None, :])
-                squared += jnp.square(query_x[:, None] - query_x[best][None, :])
-                logits -= squared / (2.0 * config.sigma**2)
-            if config.window:
-                near = jnp.abs(query_y[:, None] - memory_y[None, :]) <= config.window
-                near &= jnp.abs(query_x[:, None] - memory_x[None, :]) <= config.window
-                visible &= near | slot.pinned
-            return jnp.where(visible, logits, MASKED)
-
-        threshold = None
-        if topk is not None:
-            threshold = _kth_highest(logits_of, memory, query.shape[0], topk)
+    def read_block(query: Float[Array, "Q Ck"], query_rows: Array) -> tuple[Array, ...]:
+        q = query.shape[0]
+        logits_of = _logits_fn(
+            query, query_rows, (h, w), config=config, affinity=affinity, kernelized=kernelized
+        )
 
         def add_slot(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
             slot = _slot(memory, index)
             logits = logits_of(slot)
-            if threshold is not None:
-                logits = jnp.where(logits >= threshold[:, None], logits, MASKED)
             maximum = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
             plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[:, None]), 0.0)
             plain = plain.astype(slot.key.dtype)
             add = functools.partial(_add_object, plain=plain, maximum=maximum, embed=slot.embed, weight=weight)
             return jax.vmap(add)(sums, slot.value, slot.prob, slot.object_in_slot)
 
+        def skip_slot(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
+            del index
+            return sums, (jnp.full((n, q), MASKED), jnp.zeros((n, q)))
+
         def step(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
             # Empty slots cost nothing: early frames are cheap.
-            silent = jnp.full((memory.prob.shape[0], query.shape[0]), MASKED), jnp.zeros(
-                (memory.prob.shape[0], query.shape[0])
-            )
-            return jax.lax.cond(
-                memory.slot_valid[index], add_slot, lambda sums, _: (sums, silent), sums, index
-            )
+            return jax.lax.cond(memory.slot_valid[index], add_slot, skip_slot, sums, index)
 
-        n, q = memory.prob.shape[0], query.shape[0]
-        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
         sums = _Sums(
-            maximum=jnp.full((n, q), MASKED, jnp.float32),
-            value=zeros((n, q, memory.value.shape[-1])),
-            embed=zeros((n, q, memory.embed.shape[-1])),
-            partition=zeros((n, q)),
-            total=zeros((n, q)),
-            prob=zeros((n, q)),
+            maximum=jnp.full((n, q), MASKED),
+            value=jnp.zeros((n, q, memory.value.shape[-1])),
+            embed=jnp.zeros((n, q, memory.embed.shape[-1])),
+            partition=jnp.zeros((n, q)),
+            total=jnp.zeros((n, q)),
+            prob=jnp.zeros((n, q)),
         )
         sums, (slot_maximum, slot_partition) = jax.lax.scan(step, sums, jnp.arange(num_slots))
         return _finish(sums, slot_maximum, slot_partition)
 
-    rows = _block_rows(h, w) if not kernelized else h
-    blocks = query_key.reshape(h // rows, rows * w, channels), jnp.arange(h).reshape(h // rows, rows)
-    if rows == h:
-        value, embed, prob, mass = jax.tree.map(lambda x: x[None], block(blocks[0][0], blocks[1][0]))
-    else:
-        value, embed, prob, mass = jax.lax.map(lambda args: block(*args), blocks)
-    mass = jnp.sum(mass, axis=0)
-
-    def grid(x: Float[Array, "B N Q *c"]) -> Float[Array, "N h w *c"]:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(x.shape[0], h, w, *x.shape[3:])
-
-    return Read(
-        value=grid(value).astype(memory.value.dtype),
-        embed=grid(embed).astype(memory.embed.dtype),
-        prob=grid(prob),
-        mass=mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), 1e-6),
-    )
+    # KMN's kernel needs each memory pixel's best query among all of them.
+    return _blockwise(query_key, memory, read_block, h if kernelized else _block_rows(h, w))
 
 
 def _block_rows(height: int, width: int) -> int:
@@ -253,41 +268,11 @@ def _finish(sums: _Sums, slot_maximum: Float[Array, "M N Q"], slot_partition: Fl
     """Divides by the partition functions; an object that no slot knows reads zeros."""
     tiny = 1e-30
     partition = jnp.maximum(sums.partition, tiny)
-    prob = jnp.clip(sums.prob / jnp.maximum(sums.total, tiny), 0.0, 1.0)
+    prob = sums.prob / jnp.maximum(sums.total, tiny)
     share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / partition[None]
     # Only the object's own pixels say which slots it needs.
     mass = jnp.einsum("mnq,nq->nm", share, prob)
     return sums.value / partition[..., None], sums.embed / partition[..., None], prob, mass
-
-
-def _kth_highest(logits_of: Callable, memory: memory_lib.Memory, num_queries: int, k: int) -> Float[Array, "Q"]:
-    """Each query pixel's k-th highest affinity over all valid slots."""
-
-    def merge(best: Float[Array, "Q k"], index: Array) -> Float[Array, "Q k"]:
-        logits = jax.lax.stop_gradient(logits_of(_slot(memory, index)))
-        return jax.lax.top_k(jnp.concatenate([best, _top(logits, k)], axis=-1), k)[0]
-
-    def step(best: Array, index: Array) -> tuple[Array, None]:
-        return jax.lax.cond(memory.slot_valid[index], merge, lambda best, _: best, best, index), None
-
-    best = jnp.full((num_queries, k), MASKED)
-    best, _ = jax.lax.scan(step, best, jnp.arange(memory.slot_valid.shape[0]))
-    # With fewer than k candidates all of them count; masked ones never do.
-    return jnp.maximum(best[:, -1], MASKED / 2)
-
-
-def _top(logits: Float[Array, "Q K"], k: int, group: int = 16) -> Float[Array, "Q k"]:
-    """The k highest of each row: they lie in the k groups of highest maximum, so most need no sorting."""
-    q, size = logits.shape
-    if size <= 2 * k * group:
-        if size < k:
-            logits = jnp.pad(logits, ((0, 0), (0, k - size)), constant_values=MASKED)
-        return jax.lax.top_k(logits, k)[0]
-    padded = jnp.pad(logits, ((0, 0), (0, -size % group)), constant_values=MASKED)
-    groups = padded.reshape(q, -1, group)
-    _, indices = jax.lax.top_k(jnp.max(groups, axis=-1), k)
-    candidates = jnp.take_along_axis(groups, indices[:, :, None], axis=1)
-    return jax.lax.top_k(candidates.reshape(q, -1), k)[0]
 
 
 def _uniform(prob: Float[Array, "K"]) -> Float[Array, "K"]:
@@ -309,8 +294,47 @@ def topk(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: R
     """`shared` over each query pixel's `config.topk` highest affinities.
 
     They are the highest over all slots; those in slots older than an object do not count for that object.
+    Only what they point at is gathered, so values cost k per query pixel and not M K.
     """
-    return _stream(query_key, memory, config=config, weight=_uniform, topk=config.topk)
+    n, num_slots, h, w = memory.prob.shape
+    k = min(config.topk, h * w)
+
+    def read_block(query: Float[Array, "Q Ck"], query_rows: Array) -> tuple[Array, ...]:
+        logits_of = _logits_fn(query, query_rows, (h, w), config=config)
+
+        def merge_slot(best: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
+            highest, pixels = jax.lax.top_k(logits_of(_slot(memory, index)), k)
+            highest = jnp.concatenate([best[0], highest], axis=-1)
+            pixels = jnp.concatenate([best[1], pixels + index * (h * w)], axis=-1)
+            highest, order = jax.lax.top_k(highest, k)
+            return highest, jnp.take_along_axis(pixels, order, axis=-1)
+
+        def step(best: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+            return jax.lax.cond(memory.slot_valid[index], merge_slot, lambda b, _: b, best, index), None
+
+        none = jnp.full((query.shape[0], k), MASKED), jnp.zeros((query.shape[0], k), jnp.int32)
+        (highest, pixels), _ = jax.lax.scan(step, none, jnp.arange(num_slots))
+        visible = highest > MASKED / 2
+        maximum = jax.lax.stop_gradient(jnp.max(highest, axis=-1, keepdims=True))
+        plain = jnp.where(visible, jnp.exp(highest - maximum), 0.0)
+        slots = pixels // (h * w)
+
+        def read_object(value: Array, prob: Array, in_slot: Array) -> tuple[Array, ...]:
+            weights = jnp.where(in_slot[slots], plain, 0.0)
+            weights /= jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
+
+            def gather(x: Float[Array, "M h w c"]) -> Float[Array, "Q c"]:
+                x = x.reshape(num_slots * h * w, -1)[pixels]
+                return jnp.einsum("qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32)
+
+            read_prob = gather(prob)[:, 0]
+            shares = weights * read_prob[:, None]
+            mass = jnp.zeros(num_slots).at[slots.ravel()].add(shares.ravel())
+            return gather(value), gather(memory.embed), read_prob, mass
+
+        return jax.vmap(read_object)(memory.value, memory.prob, memory.object_in_slot)
+
+    return _blockwise(query_key, memory, read_block, _block_rows(h, w))
 
 
 def kernelized(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
