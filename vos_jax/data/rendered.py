@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vos_jax.data import masks
 from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8
 
-MAX_OBJECTS = 64
 _FRAMES_PER_CYCLE = 96  # A motion repeats after four seconds at 24 frames per second.
 _SUPERSAMPLING = 2
 
@@ -42,8 +42,8 @@ class RenderedSource:
     split: str = "demo"
 
     def __post_init__(self):
-        if not 1 <= self.objects <= MAX_OBJECTS:
-            raise VosError(f"a rendered video holds 1 to {MAX_OBJECTS} objects, not {self.objects}")
+        if not 1 <= self.objects <= masks.MAX_OBJECTS:
+            raise VosError(f"a rendered video holds 1 to {masks.MAX_OBJECTS} objects, not {self.objects}")
         if self.frames < 1 or min(self.size) < 16:
             raise VosError(
                 f"a rendered video needs a frame and 16 pixels a side, not {self.frames} x {self.size}"
@@ -252,8 +252,6 @@ def write_davis(
     `JPEGImages/480p/<sequence>/00000.jpg`, `Annotations/480p/<sequence>/00000.png` (indexed, DAVIS
     palette) and `ImageSets/<year>/<split>.txt`. Same arguments, same files.
     """
-    from vos_jax.data import masks
-
     root = pathlib.Path(root)
     source = RenderedSource(
         sequence_names=tuple(sequences), size=size, frames=frames, objects=objects, seed=seed, split=split
@@ -265,7 +263,7 @@ def write_davis(
         annotations.mkdir(parents=True, exist_ok=True)
         for index, name in enumerate(video.frame_names):
             Image.fromarray(video.frame(index)).save(images / f"{name}.jpg", quality=95)
-            masks.write(annotations / f"{name}.png", video.annotation(index))
+            masks.write_mask(annotations / f"{name}.png", video.annotation(index))
     listing = root / "ImageSets" / str(year) / f"{split}.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{sequence}\n" for sequence in sequences))
