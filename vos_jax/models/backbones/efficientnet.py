@@ -1,0 +1,101 @@
+"""EfficientNet-Lite0 (Tan & Le 2019, the "lite" series): no squeeze-excite, ReLU6, 3 M parameters to C5."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models.backbones import conv, features
+from vos_jax.typing import Array, Float, Shaped
+
+# Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
+# statistics confirm it: photographs meet the stem's means to 0.06 deviations, ImageNet's scaling to 0.34.
+MEAN = (127 / 255,) * 3
+STD = (128 / 255,) * 3
+
+STEM_CHANNELS = 32
+
+
+class Stage(NamedTuple):
+    """A run of blocks with the same output; the first one strides."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+LITE0 = (
+    Stage(blocks=1, kernel=3, stride=1, expansion=1, channels=16),
+    Stage(blocks=2, kernel=3, stride=2, expansion=6, channels=24),  # C2
+    Stage(blocks=2, kernel=5, stride=2, expansion=6, channels=40),  # C3
+    Stage(blocks=3, kernel=3, stride=2, expansion=6, channels=80),
+    Stage(blocks=3, kernel=5, stride=1, expansion=6, channels=112),  # C4
+    Stage(blocks=4, kernel=5, stride=2, expansion=6, channels=192),
+    Stage(blocks=1, kernel=3, stride=1, expansion=6, channels=320),  # C5
+)
+ENDPOINTS = (1, 2, 4, 6)
+
+
+class InvertedBottleneck(nn.Module):
+    """Expand 1×1, depthwise k×k, project 1×1; with a skip where the shape stays."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        y = x
+        if self.expansion != 1:
+            expand = conv.Conv(x.shape[-1] * self.expansion, 1, dtype=self.dtype, name="expand")
+            y = jax.nn.relu6(expand(y))
+        y = jax.nn.relu6(conv.Depthwise(self.kernel, self.stride, dtype=self.dtype, name="depthwise")(y))
+        y = conv.Conv(self.channels, 1, dtype=self.dtype, name="project")(y)
+        return x + y if x.shape == y.shape else y
+
+
+class BottleneckStage(nn.Module):
+    """The blocks of one `Stage`, named block0, block1, …"""
+
+    stage: Stage
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        for index in range(self.stage.blocks):
+            x = InvertedBottleneck(
+                kernel=self.stage.kernel,
+                stride=self.stage.stride if index == 0 else 1,
+                expansion=self.stage.expansion,
+                channels=self.stage.channels,
+                dtype=self.dtype,
+                name=f"block{index}",
+            )(x)
+        return x
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0's features of one frame (DESIGN §2); parameters under stem, stage1 … stage7.
+
+    Attributes:
+        dtype: of the computation and of the features; parameters stay float32.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:
+        """Features of an RGB frame, uint8 or float in [0, 1], with 24, 40, 112 and 320 channels."""
+        x = features.normalise(frame, mean=MEAN, std=STD, dtype=self.dtype)
+        x = jax.nn.relu6(conv.Conv(STEM_CHANNELS, 3, 2, dtype=self.dtype, name="stem")(x))
+        levels = []
+        for index, stage in enumerate(LITE0):
+            x = BottleneckStage(stage, self.dtype, name=f"stage{index + 1}")(x)
+            if index in ENDPOINTS:
+                levels.append(x)
+        return features.Features(*levels)

@@ -1,0 +1,34 @@
+"""What every backbone returns, and the pixel scaling every backbone begins with."""
+
+import flax.struct
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Float, Shaped
+
+
+@flax.struct.dataclass
+class Features:
+    """A frame's features at strides 4, 8, 16, 32 (DESIGN §2); ck is `[ceil(H/2^k), ceil(W/2^k), Ck]`."""
+
+    c2: Float[Array, "*b h4 w4 C2"]
+    c3: Float[Array, "*b h8 w8 C3"]
+    c4: Float[Array, "*b h w C4"]
+    c5: Float[Array, "*b h32 w32 C5"]
+
+
+def normalise(
+    frame: Shaped[Array, "H W 3"],
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: jnp.dtype,
+) -> Float[Array, "H W 3"]:
+    """RGB pixels, uint8 or float in [0, 1], to zero mean and unit deviation, in `dtype`.
+
+    The arithmetic is float32: bfloat16 holds only 8 of a pixel's bits, less the mean's.
+    """
+    scale = 255.0 if jnp.issubdtype(frame.dtype, jnp.integer) else 1.0
+    # Python first, so that the whole scaling is one multiply and one add per pixel.
+    gain = jnp.asarray([1.0 / (scale * s) for s in std], jnp.float32)
+    offset = jnp.asarray([-m / s for m, s in zip(mean, std, strict=True)], jnp.float32)
+    return (frame.astype(jnp.float32) * gain[None, None, :] + offset[None, None, :]).astype(dtype)

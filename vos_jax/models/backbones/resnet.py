@@ -1,0 +1,107 @@
+"""ResNet-18 and ResNet-50 (He et al. 2016) in torchvision's layout: the stride is the 3×3 convolution's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models.backbones import conv, features
+from vos_jax.typing import Array, Float, Shaped
+
+# ImageNet's, which torchvision's weights were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+STEM_CHANNELS = 64
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a skip, projected where the shape changes."""
+
+    channels: int
+    stride: int
+    dtype: jnp.dtype
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        y = _conv(self.channels, 3, self.stride, self.dtype, "conv1")(x)
+        y = _conv(self.channels, 3, 1, self.dtype, "conv2")(jax.nn.relu(y))
+        if x.shape != y.shape:
+            x = _conv(self.channels, 1, self.stride, self.dtype, "project")(x)
+        return jax.nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1×1 down, 3×3, 1×1 up by 4, and a skip, projected where the shape changes."""
+
+    channels: int
+    stride: int
+    dtype: jnp.dtype
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        y = _conv(self.channels, 1, 1, self.dtype, "conv1")(x)
+        y = _conv(self.channels, 3, self.stride, self.dtype, "conv2")(jax.nn.relu(y))
+        y = _conv(self.channels * 4, 1, 1, self.dtype, "conv3")(jax.nn.relu(y))
+        if x.shape != y.shape:
+            x = _conv(self.channels * 4, 1, self.stride, self.dtype, "project")(x)
+        return jax.nn.relu(x + y)
+
+
+def _conv(channels: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> conv.Conv:
+    return conv.Conv(channels, size, stride, symmetric=True, dtype=dtype, name=name)
+
+
+class ResidualStage(nn.Module):
+    """A run of blocks of one width, named block0, block1, …; the first one strides."""
+
+    block: type[nn.Module]
+    blocks: int
+    channels: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
+        for index in range(self.blocks):
+            stride = self.stride if index == 0 else 1
+            x = self.block(self.channels, stride, self.dtype, name=f"block{index}")(x)
+        return x
+
+
+class ResNet(nn.Module):
+    """A ResNet's features of one frame (DESIGN §2); parameters are grouped as stem, stage1 … stage4.
+
+    Attributes:
+        block: BasicBlock or Bottleneck.
+        stage_blocks: blocks per stage.
+        dtype: of the computation and of the features; parameters stay float32.
+    """
+
+    block: type[nn.Module]
+    stage_blocks: tuple[int, int, int, int]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:
+        """Features of an RGB frame, uint8 or float in [0, 1]."""
+        x = features.normalise(frame, mean=MEAN, std=STD, dtype=self.dtype)
+        x = jax.nn.relu(_conv(STEM_CHANNELS, 7, 2, self.dtype, "stem")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        levels = []
+        for index, blocks in enumerate(self.stage_blocks):
+            width, stride = STEM_CHANNELS * 2**index, 1 if index == 0 else 2
+            x = ResidualStage(self.block, blocks, width, stride, self.dtype, name=f"stage{index + 1}")(x)
+            levels.append(x)
+        return features.Features(*levels)
+
+
+def resnet18(dtype: jnp.dtype = jnp.float32) -> ResNet:
+    """ResNet-18: 11 M parameters to C5, channels 64, 128, 256, 512."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), dtype)
+
+
+def resnet50(dtype: jnp.dtype = jnp.float32) -> ResNet:
+    """ResNet-50: 23 M parameters to C5, channels 256, 512, 1024, 2048."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), dtype)
