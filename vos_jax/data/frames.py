@@ -1,0 +1,110 @@
+"""Frame files: header-only checks up front, strict decoding later."""
+
+import os
+import pathlib
+import struct
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from vos_jax import errors
+from vos_jax.data import masks
+from vos_jax.typing import UInt8
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def frame_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of a whole frame file, read from its header; nothing is decoded.
+
+    Raises:
+      VosError: the file is missing, no image, absurdly large, or cut off before its end.
+    """
+    try:
+        with Image.open(path, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise errors.VosError(f"{path}: {error}") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise _undecodable(path, error) from error
+    masks.check_size(path, height, width)
+    with open(path, "rb") as file:
+        head = file.read(16)
+        file.seek(0, os.SEEK_END)
+        length = file.tell()
+        file.seek(max(0, length - 12))
+        tail = file.read()
+        if not _ends_well(head, tail, length):
+            file.seek(0)
+            _check_complete(path, file.read())
+    return height, width
+
+
+def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes one frame as RGB; grey is repeated, alpha dropped, EXIF orientation ignored as by the toolkits.
+
+    Raises:
+      VosError: the file is missing, cannot be decoded, or is truncated (decoders would hand back a frame
+        whose lower part is grey).
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise _undecodable(path, error) from error
+    _check_complete(path, data)
+    try:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise _undecodable(path, error) from error
+    if frame is None:
+        raise _undecodable(path, None)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _check_complete(path: str | os.PathLike, data: bytes) -> None:
+    if not data:
+        raise errors.VosError(f"{path}: the file is empty")
+    if _ends_well(data[:16], data[-12:], len(data)):
+        return
+    # Some writers leave bytes behind the image's end: look for the end mark itself.
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[_first_scan(data) :]:
+        return
+    if data[:4] == b"\x89PNG" and b"IEND" in data[-4096:]:
+        return
+    kind = {b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"BM": "BMP", b"RI": "WebP"}.get(data[:2])
+    if kind is None:
+        raise _undecodable(path, None)
+    raise errors.VosError(f"{path}: the {kind} is truncated (its end is missing); copy or export it again")
+
+
+def _ends_well(head: bytes, tail: bytes, length: int) -> bool:
+    """Whether the last bytes, or the length noted in the header, say that the file is whole."""
+    if head[:2] == b"\xff\xd8":
+        return tail[-2:] == b"\xff\xd9"
+    if head[:4] == b"\x89PNG":
+        return tail[-8:-4] == b"IEND"
+    if head[:2] == b"BM" and len(head) >= 6:
+        return length >= struct.unpack("<I", head[2:6])[0]
+    if head[:4] == b"RIFF" and len(head) >= 8:
+        return length >= struct.unpack("<I", head[4:8])[0] + 8
+    return False
+
+
+def _first_scan(data: bytes) -> int:
+    """Where a JPEG's compressed pixels begin; a thumbnail's end mark before that is not the image's."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xDA:
+            return at
+        if data[at + 1] == 0xFF:
+            at += 1
+        else:
+            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    return len(data)
+
+
+def _undecodable(path: str | os.PathLike, error: Exception | None) -> errors.VosError:
+    if isinstance(error, OSError) and error.strerror:
+        return errors.VosError(f"{path}: cannot read the frame: {error.strerror}")
+    return errors.VosError(f"{path}: not an image that can be decoded ({', '.join(EXTENSIONS)} are read)")

@@ -1,0 +1,68 @@
+"""Work ahead of the consumer in a thread: frames are decoded while the model runs."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:
+    """Yields the items in order while a thread computes up to `size` of them ahead.
+
+    The thread starts with the first `next`. An exception raised by `items` reaches the consumer after the
+    items before it, with its type and traceback. When the consumer stops early (`close`, `break` and the
+    generator's end of life), the thread finishes the item at hand, closes `items` and ends.
+
+    Args:
+      items: an iterable or generator, consumed in one thread only.
+      size: how many items wait at most, >= 1; one more may be in the making.
+
+    Raises:
+      ValueError: `size` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"prefetch size is at least 1, not {size}")
+    return _consume(items, size)
+
+
+def _consume(items: Iterable[Item], size: int) -> Iterator[Item]:
+    # The semaphore, not the queue, bounds the work: `stop` wakes a waiting producer at once, no polling.
+    ready: queue.SimpleQueue = queue.SimpleQueue()
+    free = threading.Semaphore(size)
+    stop = threading.Event()
+
+    def produce() -> None:
+        iterator = None
+        try:
+            iterator = iter(items)
+            while True:
+                free.acquire()
+                if stop.is_set():
+                    return
+                ready.put(("item", next(iterator)))
+        except StopIteration:
+            ready.put(("end", None))
+        except BaseException as error:  # noqa: B036 - it is raised again, in the consumer
+            ready.put(("error", error))
+        finally:
+            if stop.is_set() and hasattr(iterator, "close"):
+                iterator.close()
+
+    # A daemon: a source that blocks for ever (a silent camera) must not keep the program alive.
+    thread = threading.Thread(target=produce, name="vos-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            free.release()
+            yield value
+    finally:
+        stop.set()
+        free.release()
+        thread.join(timeout=5.0)
