@@ -89,6 +89,12 @@ def test_object_that_starts_hidden_appears_later():
     assert set(np.unique(video.inputs()[0])) == {0, 1, 3} and set(np.unique(video.inputs()[1])) == {0, 2}
 
 
+def test_merged_objects_are_one():
+    merged, apart = _video(merge_objects=True), _video()
+    np.testing.assert_array_equal(merged.annotation(2), apart.annotation(2) > 0)
+    assert merged.first_frames == {1: 0} and (merged.inputs()[0] == merged.annotation(0)).all()
+
+
 @pytest.mark.parametrize("objects", [1, 9])
 def test_other_counts(objects):
     ids = _video(objects=objects, size=(96, 140)).annotation(0)

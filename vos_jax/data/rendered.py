@@ -31,6 +31,7 @@ class RenderedSource:
         frames: number of frames; a longer video begins with the shorter one's frames.
         objects: number of objects, 1 to 64; their ids are 1..objects.
         seed: changes textures and paths.
+        merge_objects: all objects are one, as in DAVIS 2016.
     """
 
     sequence_names: tuple[str, ...] = ("rendered",)
@@ -38,6 +39,7 @@ class RenderedSource:
     frames: int = 24
     objects: int = 3
     seed: int = 0
+    merge_objects: bool = False
     name: str = "rendered"
     split: str = "demo"
 
@@ -58,15 +60,30 @@ class RenderedSource:
         if sequence not in self.sequence_names:
             raise VosError(f"no rendered sequence {sequence!r}: there are {', '.join(self.sequence_names)}")
         return RenderedVideo(
-            sequence, size=self.size, frames=self.frames, objects=self.objects, seed=self.seed
+            sequence,
+            size=self.size,
+            frames=self.frames,
+            objects=self.objects,
+            seed=self.seed,
+            merge_objects=self.merge_objects,
         )
 
 
 class RenderedVideo:
     """One rendered video; frames are drawn when asked for, in any order."""
 
-    def __init__(self, name: str, *, size: tuple[int, int], frames: int, objects: int, seed: int):
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: tuple[int, int],
+        frames: int,
+        objects: int,
+        seed: int,
+        merge_objects: bool = False,
+    ):
         self.name = name
+        self.merge_objects = merge_objects
         self.size = size
         self.frame_names = tuple(f"{index:05d}" for index in range(frames))
         self._objects = objects
@@ -96,7 +113,7 @@ class RenderedVideo:
 
     @functools.cached_property
     def _first_ids(self) -> dict[int, list[int]]:
-        missing, found = set(range(1, self._objects + 1)), {}
+        missing, found = {1} if self.merge_objects else set(range(1, self._objects + 1)), {}
         for index in range(len(self)):
             if not missing:
                 break
@@ -123,7 +140,7 @@ class RenderedVideo:
         ids = np.zeros(self.size, np.uint8)
         for sprite in self._sprites:
             alpha = _down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), self.size)
-            ids[alpha >= 0.5] = sprite.object_id
+            ids[alpha >= 0.5] = 1 if self.merge_objects else sprite.object_id
         return ids
 
     @functools.cached_property
