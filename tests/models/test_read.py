@@ -46,7 +46,9 @@ def dense(query, memory, variant, config):
         logits = -np.sum((q[:, None, None] - keys[None]) ** 2, axis=-1)
     logits = logits * scale
     y, x = np.divmod(np.arange(h * w), w)
-    visible = np.broadcast_to(m.pixel_valid.reshape(1, SLOTS, h * w), logits.shape) & m.slot_valid[None, :, None]
+    visible = (
+        np.broadcast_to(m.pixel_valid.reshape(1, SLOTS, h * w), logits.shape) & m.slot_valid[None, :, None]
+    )
     if variant == "kernelized":
         best = np.argmax(np.where(visible, logits, -np.inf), axis=0)
         logits = logits - ((y[:, None, None] - y[best]) ** 2 + (x[:, None, None] - x[best]) ** 2) / (

@@ -127,9 +127,7 @@ def choose_slot(
     free = jnp.where(memory.slot_pinned, jnp.inf, order)
     free = jnp.where(memory.slot_valid, free, -1e9)
     free = jnp.where(temporary, -2e9, free)
-    oldest_pin = jnp.where(
-        memory.slot_pinned & ~is_first, memory.slot_frame.astype(jnp.float32), jnp.inf
-    )
+    oldest_pin = jnp.where(memory.slot_pinned & ~is_first, memory.slot_frame.astype(jnp.float32), jnp.inf)
     full = pinned & (jnp.sum(memory.slot_pinned) >= config.max_pins)
     return jnp.argmin(jnp.where(full, oldest_pin, free))
 

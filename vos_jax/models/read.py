@@ -198,7 +198,9 @@ def _stream(
             maximum = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
             plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[:, None]), 0.0)
             plain = plain.astype(slot.key.dtype)
-            add = functools.partial(_add_object, plain=plain, maximum=maximum, embed=slot.embed, weight=weight)
+            add = functools.partial(
+                _add_object, plain=plain, maximum=maximum, embed=slot.embed, weight=weight
+            )
             return jax.vmap(add)(sums, slot.value, slot.prob, slot.object_in_slot)
 
         def skip_slot(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
@@ -325,7 +327,9 @@ def topk(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: R
 
             def gather(x: Float[Array, "M h w c"]) -> Float[Array, "Q c"]:
                 x = x.reshape(num_slots * h * w, -1)[pixels]
-                return jnp.einsum("qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32)
+                return jnp.einsum(
+                    "qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32
+                )
 
             read_prob = gather(prob)[:, 0]
             shares = weights * read_prob[:, None]

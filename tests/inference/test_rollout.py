@@ -1,0 +1,179 @@
+"""The frame step and the tracker, on a training-free model whose features are pooled colours."""
+
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax import errors
+from vos_jax.inference import rollout, tracker
+from vos_jax.models import backbones, memory, training_free
+from vos_jax.models import state as state_lib
+
+
+class Colours(nn.Module):
+    """A backbone whose features at each stride are the mean colours and a constant."""
+
+    @nn.compact
+    def __call__(self, frame):
+        frame = frame.astype(jnp.float32) / (255.0 if frame.dtype == jnp.uint8 else 1.0)
+
+        def level(stride):
+            h, w = frame.shape[0] // stride, frame.shape[1] // stride
+            pooled = frame.reshape(h, stride, w, stride, 3).mean(axis=(1, 3))
+            return jnp.concatenate([pooled, jnp.full((h, w, 1), 0.2)], axis=-1)
+
+        return backbones.Features(*(level(s) for s in (4, 8, 16, 32)))
+
+
+def make_model(capacity=4):
+    return training_free.TrainingFree(
+        backbone=Colours(),
+        key_size=4,
+        config=training_free.TrainingFreeConfig(features=("c2",), temperature=0.01, topk=4, window=0),
+        memory_config=memory.MemoryConfig(capacity=capacity, every=2),
+    )
+
+
+def make_video(size=(50, 70), length=6):
+    """Coloured squares that move right; ids 3 and 7, of which 7 comes in at frame 2."""
+    frames = np.full((length, *size, 3), 40, np.uint8)
+    ids = np.zeros((length, *size), np.uint8)
+    for t in range(length):
+        squares = [(3, 8, 8 + 4 * t, (250, 20, 20))]
+        if t >= 2:
+            squares.append((7, 28, 40 - 4 * t, (20, 250, 20)))
+        for i, y, x, colour in squares:
+            frames[t, y : y + 16, x : x + 16] = colour
+            ids[t, y : y + 16, x : x + 16] = i
+    return frames, ids
+
+
+def iou(a, b):
+    return np.sum(a & b) / np.sum(a | b)
+
+
+def track(frames, annotations, **kwargs):
+    run = tracker.Tracker(make_model(), {}, **kwargs)
+    return run, list(run.track(frames, annotations))
+
+
+def test_follows_objects_that_come_late_under_the_users_ids():
+    frames, ids = make_video()
+    run, results = track(frames, {0: ids[0], 2: np.where(ids[2] == 7, ids[2], 0).astype(np.uint8)})
+    for t, result in enumerate(results):
+        assert result.ids.dtype == np.uint8 and result.ids.shape == ids[t].shape
+        assert set(np.unique(result.ids)) == set(np.unique(ids[t]))
+        for i in set(np.unique(ids[t])) - {0}:
+            assert iou(result.ids == i, ids[t] == i) > 0.7, (t, i)
+            assert result.presence[int(i)] > 0.5
+    np.testing.assert_array_equal(results[0].ids, ids[0], err_msg="a given mask comes back to the pixel")
+    assert results[1].presence == {3: pytest.approx(1.0, abs=0.05)}, "7 is unknown before it is given"
+
+
+def test_compiles_once_per_padded_size_and_bucket(caplog):
+    frames, ids = make_video()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run = tracker.Tracker(make_model(), {})
+        for size in ((50, 70), (64, 96), (40, 68)):  # all padded to 64 x 96
+            list(run.track(*(lambda f, i: (f, {0: i[0]}))(*make_video(size))))
+        assert run.compilations == 1
+        list(run.track(frames, {0: ids[0], 2: ids[2]}))  # two objects: the next bucket
+        assert run.compilations == 2
+        list(run.track(*(lambda f, i: (f, {0: i[0]}))(*make_video((70, 100)))))  # 96 x 128
+        assert run.compilations == 3
+    steps = [r for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of jit(_step)")]
+    assert len(steps) == 3, "what the counter says is what XLA did"
+
+
+def test_scan_equals_streaming():
+    frames, ids = make_video((64, 96))
+    model = make_model()
+    run = tracker.Tracker(model, {}, with_prob=True)
+    streamed = list(run.track(frames, {0: ids[0]}))
+    given = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_given(1, (64, 96)))
+    given = given.replace(prob=given.prob.at[0, 0].set(ids[0] > 0), valid=given.valid.at[0, 0].set(True))
+    state = state_lib.init_state(model, 1, (64, 96), (64, 96))
+    final, prob, _ = rollout.scan(model, {}, state, jnp.asarray(frames), given)
+    assert int(final.frame_index) == len(frames)
+    for t in range(1, len(frames)):
+        full = jax.image.resize(prob[t], (2, 64, 96), "bilinear")
+        np.testing.assert_allclose(streamed[t].prob, full, atol=1e-5)
+        np.testing.assert_allclose(streamed[t].prob.sum(axis=0), 1.0, atol=1e-5)
+
+
+def test_a_larger_bucket_and_more_padding_change_nothing():
+    frames, ids = make_video()
+    _, small = track(frames, {0: ids[0]})
+    _, large = track(frames, {0: ids[0]}, buckets=(4,))
+    for a, b in zip(small, large, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_objects_are_removed_corrected_and_their_place_is_used_again():
+    frames, ids = make_video()
+    run = tracker.Tracker(make_model(), {})
+    one = run.start(frames.shape[1:3], 1)
+    one.step(frames[0], ids[0])
+    gone = one.step(frames[1], remove=[3])
+    assert not np.any(gone.ids) and gone.presence == {}
+    both = np.where(ids[2] == 3, 9, ids[2]).astype(np.uint8)
+    back = one.step(frames[2], both)
+    np.testing.assert_array_equal(back.ids, both)
+    assert set(back.presence) == {7, 9} and one.capacity == 2
+    corrected = np.where(ids[3] == 3, 9, 0).astype(np.uint8)
+    result = one.step(frames[3], corrected)
+    assert iou(result.ids == 9, ids[3] == 3) == 1.0 and iou(result.ids == 7, ids[3] == 7) > 0.7
+
+
+def test_permuting_objects_permutes_masks():
+    frames, ids = make_video()
+    ids, frames = ids[2:], frames[2:]
+    swap = np.zeros(256, np.uint8)
+    swap[[3, 7]] = 7, 3
+    _, plain = track(frames, {0: ids[0]})
+    _, swapped = track(frames, {0: swap[ids[0]]})
+    for a, b in zip(plain, swapped, strict=True):
+        np.testing.assert_array_equal(swap[a.ids], b.ids)
+
+
+def test_memory_stays_bounded_and_the_step_does_not_change_with_time():
+    frames, ids = make_video(length=3)
+    run = tracker.Tracker(make_model(), {})
+    one = run.start(frames.shape[1:3], 1)
+    shapes = None
+    for t in range(40):
+        one.step(frames[t % 3], ids[0] if t == 0 else None)
+        now = jax.tree.map(lambda x: (x.shape, x.dtype), one.state)
+        assert shapes is None or shapes == now
+        shapes = now
+    assert run.compilations == 1 and run.frames == 40
+
+
+def test_wrong_input_is_refused_by_name_and_leaves_the_track_as_it_was():
+    frames, ids = make_video()
+    run = tracker.Tracker(make_model(), {}, buckets=(1, 2))
+    with pytest.raises(errors.VosError, match="no annotated frame holds an object"):
+        list(run.track(frames, {0: np.zeros_like(ids[0])}))
+    many = np.arange(50, dtype=np.uint8)[:, None].repeat(70, 1)
+    with pytest.raises(errors.VosError, match="49 objects at once; at most 2"):
+        list(run.track(frames, {0: many}))
+    late = {t: np.full_like(ids[0], t + 1) for t in range(3)}
+    with pytest.raises(errors.VosError, match="object 3 in frame 2.*memory.capacity to 5"):
+        list(tracker.Tracker(make_model(), {}).track(frames, late))
+    one = run.start(frames.shape[1:3], 1)
+    one.step(frames[0], ids[0])
+    before = jax.tree.map(np.asarray, one.state)
+    for wrong, match in (
+        (dict(frame=frames[1][:-1]), "frame 1 is 70x49"),
+        (dict(frame=frames[1], ids=ids[0][:, :-1]), "mask for frame 1 is 69x50"),
+        (dict(frame=frames[1], remove=[4]), "object 4 cannot be removed"),
+        (dict(frame=frames[1], ids=many), "objects at once"),
+    ):
+        with pytest.raises(errors.VosError, match=match):
+            one.step(**wrong)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, one.state))
+    assert one.objects == {3: 0}

@@ -1,0 +1,97 @@
+"""The one step from frame to frame; streaming, `lax.scan` over a video and training all use it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models import masks
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import state as state_lib
+from vos_jax.typing import Array, Float, Shaped
+
+
+def frame_step(
+    model: state_lib.Model,
+    params: Any,
+    state: state_lib.State,
+    frame: Shaped[Array, "H W 3"],
+    given: state_lib.Given,
+) -> tuple[state_lib.State, Float[Array, "N+1 H/4 W/4"], state_lib.Prediction]:
+    """Segments one frame and remembers it (DESIGN.md section 3).
+
+    Objects that appear, are corrected or removed come in through `given`, so nothing recompiles.
+
+    Args:
+      model: the method.
+      params: its parameters.
+      state: what is known so far.
+      frame: padded RGB, uint8 or float in [0, 1].
+      given: the user's masks for this frame; always passed (see `state.no_given`).
+
+    Returns:
+      The next state; probabilities of background and objects, which sum to 1; the model's prediction before
+      `given` and aggregation.
+    """
+    removed = given.remove & ~given.valid
+    state = state.replace(
+        memory=memory_lib.forget(state.memory, given.remove),
+        object_valid=state.object_valid & ~given.remove,
+        prev_prob=jnp.where(given.remove[:, None, None], 0.0, state.prev_prob),
+    )
+    encoded = model.encode(params, frame)
+    prediction = model.predict(params, encoded, state)
+
+    given_prob = masks.downsample(given.prob, state_lib.MASK_STRIDE)
+    object_valid = (state.object_valid | given.valid) & ~removed
+    prob = jnp.where(given.valid[:, None, None], given_prob, prediction.prob)
+    prob = masks.aggregate(prob, object_valid)
+    objects = prob[1:]
+
+    state = state.replace(object_valid=object_valid)
+    h, w = encoded.key.shape[:2]
+    stride = frame.shape[0] // h
+    entry = memory_lib.Entry(
+        key=encoded.key,
+        embed=encoded.embed,
+        value=model.value(params, encoded, objects, state),
+        prob=masks.downsample(objects, stride // state_lib.MASK_STRIDE),
+        pixel_valid=masks.pixel_valid(state.frame_size, (h, w), stride),
+    )
+    memory = memory_lib.record_usage(state.memory, prediction.read.mass, object_valid)
+    memory = memory_lib.write(
+        memory,
+        entry,
+        frame_index=state.frame_index,
+        pinned=jnp.any(given.valid),
+        first=given.valid & (memory.first_slot < 0),
+        object_valid=object_valid,
+        config=model.memory_config,
+    )
+    boxes, found = jax.vmap(lambda mask: masks.bounding_box(mask, state_lib.MASK_STRIDE))(objects > 0.5)
+    new_state = state_lib.State(
+        memory=memory,
+        prev_prob=objects,
+        last_box=jnp.where(found[:, None], boxes, state.last_box),
+        object_valid=object_valid,
+        frame_index=state.frame_index + 1,
+        frame_size=state.frame_size,
+    )
+    return new_state, prob, prediction
+
+
+def scan(
+    model: state_lib.Model,
+    params: Any,
+    state: state_lib.State,
+    frames: Shaped[Array, "T H W 3"],
+    given: state_lib.Given,
+) -> tuple[state_lib.State, Float[Array, "T N+1 H/4 W/4"], state_lib.Prediction]:
+    """Runs `frame_step` over a whole clip; every leaf of `given` has a leading axis T."""
+
+    def step(state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple]:
+        state, prob, prediction = frame_step(model, params, state, *inputs)
+        return state, (prob, prediction)
+
+    state, (prob, prediction) = jax.lax.scan(step, state, (frames, given))
+    return state, prob, prediction

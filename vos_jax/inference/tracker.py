@@ -1,0 +1,251 @@
+"""Following objects through a video, frame by frame: numpy in, numpy out, the user's own ids."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.inference import rollout
+from vos_jax.models import masks
+from vos_jax.models import state as state_lib
+
+DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedFrame:
+    """One frame's result.
+
+    Attributes:
+      ids: uint8 [H, W], the user's object ids, 0 for background.
+      presence: per id, how sure the model is that the object is in the frame, in [0, 1].
+      prob: float [N+1, H, W] in the order (background, *presence), or None if it was not asked for.
+    """
+
+    ids: np.ndarray
+    presence: dict[int, float]
+    prob: np.ndarray | None = None
+
+
+class Tracker:
+    """Runs a model over videos; holds what is compiled, so that videos of one size share it.
+
+    Attributes:
+      seconds: wall time spent so far, split into "compile" and "inference".
+      frames: how many frames were segmented.
+      compilations: how often the step was compiled: once per (padded size, object bucket).
+    """
+
+    def __init__(
+        self,
+        model: state_lib.Model,
+        params: Any,
+        *,
+        buckets: Sequence[int] = DEFAULT_BUCKETS,
+        with_prob: bool = False,
+    ):
+        self.model = model
+        self.params = jax.device_put(params)
+        self.buckets = tuple(sorted(buckets))
+        self.with_prob = with_prob
+        self.seconds = {"compile": 0.0, "inference": 0.0}
+        self.frames = 0
+        self._steps = {}
+        self._jitted = jax.jit(self._step, donate_argnums=1)
+
+    @property
+    def compilations(self) -> int:
+        """How often the step was compiled."""
+        return len(self._steps)
+
+    def _step(self, params: Any, state: state_lib.State, frame: jax.Array, given: state_lib.Given):
+        state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
+        ids = masks.to_ids(prob, state_lib.MASK_STRIDE)
+        full = masks.upsample(prob, state_lib.MASK_STRIDE) if self.with_prob else None
+        return state, ids, prediction.presence, full
+
+    def step(self, state: state_lib.State, frame: np.ndarray, given: state_lib.Given):
+        """Runs the compiled step for these shapes, compiling it first where that is new."""
+        shapes = frame.shape, given.valid.shape[0]
+        if shapes not in self._steps:
+            start = time.perf_counter()
+            # Ahead of time: such a program refuses other shapes instead of silently compiling again.
+            self._steps[shapes] = self._jitted.lower(self.params, state, frame, given).compile()
+            self.seconds["compile"] += time.perf_counter() - start
+        start = time.perf_counter()
+        outputs = jax.block_until_ready(self._steps[shapes](self.params, state, frame, given))
+        self.seconds["inference"] += time.perf_counter() - start
+        self.frames += 1
+        return outputs
+
+    def bucket(self, num_objects: int) -> int:
+        """Returns the capacity used for so many objects.
+
+        Raises:
+          VosError: no bucket is large enough.
+        """
+        for size in self.buckets:
+            if num_objects <= size:
+                return size
+        raise errors.VosError(
+            f"{num_objects} objects at once; at most {self.buckets[-1]} can be followed (objects.buckets)"
+        )
+
+    def start(self, size: tuple[int, int], num_objects: int = 1) -> "Track":
+        """Returns a new track for frames of (height, width) pixels, with room for `num_objects`."""
+        return Track(self, size, self.bucket(max(num_objects, 1)))
+
+    def track(
+        self, frames: Iterable[np.ndarray], annotations: Mapping[int, np.ndarray]
+    ) -> Iterator[TrackedFrame]:
+        """Yields every frame's result, in order and in bounded memory.
+
+        Args:
+          frames: uint8 RGB [H, W, 3], all of one size.
+          annotations: per frame index, ids uint8 [H, W] of objects that appear or are corrected there.
+
+        Raises:
+          VosError: an annotation has another size than the frames, there are more objects than the largest
+            bucket, or objects appear in more different frames than the memory can pin.
+        """
+        check_annotations(annotations, self)
+        count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
+        track = None
+        for index, frame in enumerate(frames):
+            if track is None:
+                track = self.start(frame.shape[:2], count)
+            yield track.step(frame, annotations.get(index))
+
+
+class Track:
+    """One video being followed: the model's state, and which of its objects is which of the user's ids."""
+
+    def __init__(self, tracker: Tracker, size: tuple[int, int], capacity: int):
+        self.tracker = tracker
+        self.size = size
+        self.padded = tuple(-(-n // state_lib.SIZE_MULTIPLE) * state_lib.SIZE_MULTIPLE for n in size)
+        self.state = state_lib.init_state(tracker.model, capacity, self.padded, size)
+        self.objects: dict[int, int] = {}  # user's id -> index in the state
+        self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
+        self._index = 0
+        self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
+
+    @property
+    def capacity(self) -> int:
+        """How many objects the state has room for."""
+        return self.state.object_valid.shape[0]
+
+    def step(
+        self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
+    ) -> TrackedFrame:
+        """Segments the next frame.
+
+        Args:
+          frame: uint8 RGB [H, W, 3].
+          ids: uint8 [H, W]: masks of objects that appear in this frame or are corrected; 0 elsewhere.
+          remove: the user's ids of objects to stop following.
+
+        Raises:
+          VosError: wrong size, too many objects, or an unknown id to remove. The track stays as it was.
+        """
+        if frame.shape[:2] != self.size:
+            raise errors.VosError(
+                f"frame {self._index} is {frame.shape[1]}x{frame.shape[0]}, "
+                f"the video's first one is {self.size[1]}x{self.size[0]}"
+            )
+        given = self._given(ids, tuple(remove))
+        outputs = self.tracker.step(self.state, self._pad(frame), given)
+        self.state, padded_ids, presence, prob = outputs
+        self._index += 1
+        height, width = self.size
+        table = np.zeros(256, np.uint8)
+        for user_id, index in self.objects.items():
+            table[index + 1] = user_id
+        result = table[np.asarray(padded_ids)[:height, :width]]
+        if ids is not None:
+            # What the user drew is true, to the pixel.
+            given_ids = np.setdiff1d(np.unique(ids), [0])
+            result = np.where(np.isin(result, given_ids), 0, result)
+            result = np.where(ids > 0, ids, result).astype(np.uint8)
+        presence = np.asarray(presence)
+        present = {
+            user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
+            for user_id, index in self.objects.items()
+        }
+        if prob is not None:
+            order = [0, *[index + 1 for index in self.objects.values()]]
+            prob = np.asarray(prob)[order, :height, :width]
+        return TrackedFrame(ids=result, presence=present, prob=prob)
+
+    def _pad(self, frame: np.ndarray) -> np.ndarray:
+        extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]
+        return np.pad(frame, [*extra, (0, 0)], mode="edge") if any(e for _, e in extra) else frame
+
+    def _given(self, ids: np.ndarray | None, remove: tuple[int, ...]) -> state_lib.Given:
+        """Turns the user's ids into the model's indices; changes this track only when all is well."""
+        if ids is None and not remove:
+            return self._nothing
+        unknown = [i for i in remove if i not in self.objects]
+        if unknown:
+            raise errors.VosError(
+                f"object {unknown[0]} cannot be removed; followed are {sorted(self.objects)}"
+            )
+        if ids is not None and ids.shape != self.size:
+            raise errors.VosError(
+                f"the mask for frame {self._index} is {ids.shape[1]}x{ids.shape[0]}, "
+                f"the frame is {self.size[1]}x{self.size[0]}"
+            )
+        present = [int(i) for i in np.unique(ids) if i] if ids is not None else []
+        objects = {user_id: index for user_id, index in self.objects.items() if user_id not in remove}
+        first_frames = {i: f for i, f in self._first_frames.items() if i in objects}
+        for user_id in present:
+            if user_id not in objects:
+                objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
+                first_frames[user_id] = self._index
+        check_pins(first_frames, self.tracker.model.memory_config.max_pins)
+        capacity = self.tracker.bucket(max(len(objects), 1))
+        if capacity > self.capacity:
+            self.state = state_lib.grow(self.state, capacity)
+            self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
+        given = state_lib.no_given(self.capacity, self.padded)
+        prob, valid, removed = (np.array(x) for x in (given.prob, given.valid, given.remove))
+        for user_id in remove:
+            removed[self.objects[user_id]] = True
+        for user_id in present:
+            prob[objects[user_id], : self.size[0], : self.size[1]] = ids == user_id
+            valid[objects[user_id]] = True
+        self.objects, self._first_frames = objects, first_frames
+        return state_lib.Given(jnp.asarray(prob), jnp.asarray(valid), jnp.asarray(removed))
+
+
+def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
+    """Raises VosError where objects first appear in more frames than the memory can keep."""
+    frames = sorted(set(first_frames.values()))
+    if len(frames) > max_pins:
+        late = sorted(i for i, frame in first_frames.items() if frame == frames[max_pins])
+        raise errors.VosError(
+            f"objects first appear in {len(frames)} different frames (object {late[0]} in frame "
+            f"{frames[max_pins]}); the memory keeps {max_pins}: set memory.capacity to {len(frames) + 2} or more"
+        )
+
+
+def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Tracker) -> None:
+    """Refuses, before any frame is segmented, what would fail in mid-video.
+
+    Raises:
+      VosError: see `Tracker.track`; also if there is no object at all.
+    """
+    first_frames: dict[int, int] = {}
+    for index in sorted(annotations):
+        for user_id in np.unique(annotations[index]):
+            if user_id:
+                first_frames.setdefault(int(user_id), index)
+    if not first_frames:
+        raise errors.VosError("no annotated frame holds an object")
+    tracker.bucket(len(first_frames))
+    check_pins(first_frames, tracker.model.memory_config.max_pins)

@@ -1,0 +1,67 @@
+"""Soft masks of several objects: changing their resolution, and making them share each pixel."""
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Bool, Float, Int
+
+# Odds are clamped here, so that a certain mask stays finite (STM's soft aggregation).
+CLAMP = 1e-7
+
+
+def downsample(prob: Float[Array, "*n H W"], factor: int) -> Float[Array, "*n h w"]:
+    """Averages `factor` x `factor` pixels; a soft mask stays the share of the cell that is covered."""
+    *lead, height, width = prob.shape
+    blocks = prob.reshape(*lead, height // factor, factor, width // factor, factor)
+    return jnp.mean(blocks, axis=(-3, -1))
+
+
+def upsample(prob: Float[Array, "*n h w"], factor: int) -> Float[Array, "*n H W"]:
+    """Resizes bilinearly by an integer factor, half-pixel aligned."""
+    *lead, height, width = prob.shape
+    return jax.image.resize(prob, (*lead, height * factor, width * factor), "bilinear")
+
+
+def aggregate(prob: Float[Array, "N *p"], valid: Bool[Array, "N"]) -> Float[Array, "N+1 *p"]:
+    """Merges independent object masks by soft aggregation (DESIGN.md section 7, after STM).
+
+    The background's probability is the product of (1 - p_o); all N + 1 odds p / (1 - p) are normalised to sum
+    to 1 at each pixel. Invalid objects get exactly 0 and change nothing.
+
+    Args:
+      prob: each object's probability in [0, 1], on its own.
+      valid: objects that exist.
+
+    Returns:
+      Probabilities that sum to 1, background first.
+    """
+    valid = valid.reshape(-1, *[1] * (prob.ndim - 1))
+    prob = jnp.where(valid, prob, 0.0)
+    background = jnp.prod(1.0 - prob, axis=0, keepdims=True)
+    clamped = jnp.clip(jnp.concatenate([background, prob]), CLAMP, 1.0 - CLAMP)
+    odds = clamped / (1.0 - clamped)
+    odds = odds * jnp.concatenate([jnp.ones_like(valid[:1]), valid])
+    return odds / jnp.sum(odds, axis=0, keepdims=True)
+
+
+def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: int) -> Bool[Array, "h w"]:
+    """Marks the cells of a strided grid whose centre lies in the real frame of (height, width) pixels."""
+    centres = [(jnp.arange(n) + 0.5) * stride for n in grid]
+    return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
+
+
+def bounding_box(mask: Bool[Array, "h w"], stride: int) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
+    """Returns the box (y0, x0, y1, x1) in pixels around a strided mask, and whether it holds anything."""
+    rows, columns = jnp.any(mask, axis=1), jnp.any(mask, axis=0)
+
+    def span(hit: Bool[Array, "n"]) -> tuple[Array, Array]:
+        return jnp.argmax(hit), hit.shape[0] - jnp.argmax(hit[::-1])
+
+    (y0, y1), (x0, x1) = span(rows), span(columns)
+    box = jnp.stack([y0, x0, y1, x1]).astype(jnp.float32) * stride
+    return box, jnp.any(rows)
+
+
+def to_ids(prob: Float[Array, "N+1 h w"], factor: int) -> Int[Array, "H W"]:
+    """Returns the most probable object of each full-size pixel, 0 for background; ties go to the lower."""
+    return jnp.argmax(upsample(prob, factor), axis=0).astype(jnp.uint8)

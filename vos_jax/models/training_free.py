@@ -1,0 +1,98 @@
+"""The model without training: unit-vector keys from ImageNet features, the read's own mask as prediction.
+
+Label propagation in the sense of self-supervised tracking: DESIGN.md section 3, "Training-free keys". It is the
+floor that a trained model has to beat, and stays in the product as `--checkpoint none`.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models import masks
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import read as read_lib
+from vos_jax.models import state as state_lib
+from vos_jax.typing import Array, Float, Shaped
+
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFreeConfig:
+    """Settings of label propagation.
+
+    Attributes:
+      features: backbone levels that make the key; the finest one sets the grid, coarser ones are upsampled.
+      temperature: of the softmax over cosines.
+      topk: memory pixels that vote for a query pixel.
+      window: how far, in cells of the grid, an unpinned slot is searched; 0: everywhere.
+    """
+
+    features: tuple[str, ...] = ("c4",)
+    temperature: float = 0.05
+    topk: int = 10
+    window: int = 8
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the memory's grid."""
+        return min(STRIDES[level] for level in self.features)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFree:
+    """A `state.Model` whose only parameters are the backbone's."""
+
+    backbone: nn.Module
+    key_size: int
+    config: TrainingFreeConfig
+    memory_config: memory_lib.MemoryConfig
+
+    def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
+        """Returns an empty memory; keys are all it holds beside the masks."""
+        grid = size[0] // self.config.stride, size[1] // self.config.stride
+        return memory_lib.init_memory(
+            self.memory_config, num_objects, grid, key_size=self.key_size, embed_size=0, value_size=0
+        )
+
+    def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
+        """Returns unit-vector keys; of several levels, each counts the same."""
+        features = self.backbone.apply({"params": params}, frame)
+        stride = self.config.stride
+        levels = []
+        for name in self.config.features:
+            level = getattr(features, name).astype(jnp.float32)
+            level = level / (jnp.linalg.norm(level, axis=-1, keepdims=True) + 1e-6)
+            factor = STRIDES[name] // stride
+            if factor > 1:
+                shape = level.shape[0] * factor, level.shape[1] * factor, level.shape[2]
+                level = jax.image.resize(level, shape, "bilinear")
+            levels.append(level)
+        key = jnp.concatenate(levels, axis=-1) / len(levels) ** 0.5
+        return state_lib.Encoded(key=key, embed=key[..., :0], features=None)
+
+    def predict(
+        self, params: Any, encoded: state_lib.Encoded, state: state_lib.State
+    ) -> state_lib.Prediction:
+        """Returns the memory's own propagated mask R^p."""
+        del params
+        config = read_lib.ReadConfig(
+            variant="topk",
+            scale=1.0 / self.config.temperature,
+            topk=self.config.topk,
+            window=self.config.window,
+        )
+        read = read_lib.read(encoded.key, state.memory, config)
+        prob = masks.upsample(read.prob, self.config.stride // state_lib.MASK_STRIDE)
+        presence = jnp.max(read.prob, axis=(1, 2))
+        return state_lib.Prediction(prob=prob, presence=presence, read=read, out=None)
+
+    def value(
+        self, params: Any, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
+    ) -> Float[Array, "N h w 0"]:
+        """Returns nothing: only masks are propagated."""
+        del params, state
+        return jnp.zeros((prob.shape[0], *encoded.key.shape[:2], 0), encoded.key.dtype)
