@@ -1,0 +1,140 @@
+"""Matching layers: time and memory over objects and proposals, and how far from the optimum they end.
+
+python -m benchmarks.matching             time and memory (under a minute)
+python -m benchmarks.matching --regret    the tables of docs/regret.md (some minutes on 2 CPU cores)
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from vos_jax.models import matching
+
+REPEATS = 15
+CASES = 1000
+
+
+def median_ms(function, *args) -> tuple[float, float]:
+    """Median and interquartile range of several calls, compiled and warm."""
+    jax.block_until_ready(function(*args))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(1e3 * (time.perf_counter() - start))
+    low, median, high = np.percentile(times, (25, 50, 75))
+    return median, high - low
+
+
+def time_table() -> None:
+    config = matching.MatchingConfig()
+    print(f"{jax.devices()[0].device_kind}, null columns, median (interquartile range) of {REPEATS} calls")
+    print(f"{'layer':>10} {'N':>3} {'P':>4} {'forward ms':>15} {'with gradient ms':>17} {'memory KiB':>11}")
+    rng = np.random.default_rng(0)
+    for name, layer in matching.MATCHINGS.items():
+        for num_objects, num_proposals in ((1, 8), (5, 32), (16, 32), (16, 128)):
+            costs = jnp.asarray(-rng.random((num_objects, num_proposals)), jnp.float32)
+            null = jnp.full(num_objects, -0.3)
+            valid = jnp.ones(num_objects, bool), jnp.ones(num_proposals, bool)
+
+            def run(costs, null, layer=layer, valid=valid):
+                return layer(costs, null, *valid, config=config)
+
+            def energy(costs, null, run=run):
+                return jnp.sum(run(costs, null) ** 2)
+
+            forward = jax.jit(run).lower(costs, null).compile()
+            plan = forward.memory_analysis()
+            kib = (plan.temp_size_in_bytes + plan.output_size_in_bytes) / 1024
+            time_ms, spread = median_ms(forward, costs, null)
+            gradient = "-"
+            if name in ("pgd", "sinkhorn"):
+                both_ms, both_spread = median_ms(jax.jit(jax.grad(energy, (0, 1))), costs, null)
+                gradient = f"{both_ms:.2f} ({both_spread:.2f})"
+            print(
+                f"{name:>10} {num_objects:>3} {num_proposals:>4} {f'{time_ms:.2f} ({spread:.2f})':>15}"
+                f" {gradient:>17} {kib:>11.0f}",
+                flush=True,
+            )
+
+
+def uniform_costs(rng: np.random.Generator, num_objects: int, num_proposals: int) -> np.ndarray:
+    """Independent costs in [-1, 0]."""
+    return -rng.random((CASES, num_objects, num_proposals))
+
+
+def contested_costs(rng: np.random.Generator, num_objects: int, num_proposals: int) -> np.ndarray:
+    """Look-alikes: how well a proposal fits is mostly the same for all objects."""
+    shared = rng.random((CASES, 1, num_proposals))
+    own = rng.random((CASES, num_objects, num_proposals))
+    return -(0.8 * shared + 0.2 * own)
+
+
+def optimum(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each case's best columns and their cost."""
+    columns = np.stack([optimize.linear_sum_assignment(case)[1] for case in costs])
+    return columns, np.take_along_axis(costs, columns[..., None], -1).sum((1, 2))
+
+
+def regret_table(costs: np.ndarray) -> None:
+    """Prints how one distribution's assignments compare with the optimum."""
+    best, best_cost = optimum(costs)
+    _, num_objects, num_proposals = costs.shape
+    inputs = (jnp.zeros(num_objects), jnp.ones(num_objects, bool), jnp.ones(num_proposals, bool))
+    layers = {"greedy start of pgd": None, "greedy": matching.MatchingConfig(null=False)}
+    for steps, cycles in ((10, 5), (400, 50)):
+        for average in ("pre", "post"):
+            layers[f"pgd {average} {steps}/{cycles}"] = matching.MatchingConfig(
+                null=False, num_grad=steps, num_proj=cycles, average=average
+            )
+    for temperature, iterations in ((0.05, 50), (0.005, 2000)):
+        layers[f"sinkhorn {temperature} x {iterations}"] = matching.MatchingConfig(
+            null=False, sinkhorn_temperature=temperature, sinkhorn_iterations=iterations
+        )
+    layers["hungarian"] = matching.MatchingConfig(null=False)
+    print("| layer | rows optimal | cases optimal | double use | regret | row sum | column sum | largest |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, config in layers.items():
+
+        def run(case, name=name, config=config):
+            if config is None:
+                allowed = jnp.ones(case.shape, bool)
+                return matching.initial_assignment(
+                    matching.Problem(cost=case, allowed=allowed, shared=allowed[0])
+                )
+            layer = matching.MATCHINGS[name.split()[0]]
+            return layer(case, *inputs, config=config)[:, :num_proposals]
+
+        found = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(costs, jnp.float32)), np.float64)
+        choice = found.argmax(-1)
+        double = np.array([len(set(row)) < num_objects for row in choice])
+        # A soft answer is made an assignment by its own weights: the one it gives most mass to.
+        rounded, _ = optimum(-found)
+        rounded_cost = np.take_along_axis(costs, rounded[..., None], -1).sum((1, 2))
+        print(
+            f"| {name} | {(choice == best).mean():.3f} | {(choice == best).all(-1).mean():.3f}"
+            f" | {double.mean():.3f} | {(rounded_cost - best_cost).mean():.4f} | {found.sum(-1).mean():.2f}"
+            f" | {found.sum(-2).max(-1).mean():.2f} | {found.max():.2f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--regret", action="store_true", help="compare with the optimum instead of timing")
+    if not parser.parse_args().regret:
+        time_table()
+        return
+    for make_costs in (uniform_costs, contested_costs):
+        for num_objects, num_proposals in ((3, 33), (5, 10)):
+            rng = np.random.default_rng(0)
+            print(f"\n**{make_costs.__name__}, N = {num_objects}, P = {num_proposals}, {CASES} cases**\n")
+            regret_table(make_costs(rng, num_objects, num_proposals))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Templates: what an object is known to look like, on a fixed grid, for the alignment to compare proposals
+with.
+
+Every variant is a plain function of ONE object,
+
+    make_template(context, *, size) -> Template
+
+A new variant is one function in `TEMPLATES`; all of them see the same `TemplateContext`. DESIGN section 3.
+"""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax.numpy as jnp
+
+from vos_jax.models import masks, roi_align
+from vos_jax.typing import Array, Bool, Float, Int
+
+MEMORY_STRIDE = 16  # of the memory and of what is read from it
+MASK_STRIDE = 4  # of the previous mask
+ENLARGED = 1.25  # reference box over the box of the propagated mask
+
+
+@flax.struct.dataclass
+class Template:
+    """An object's features on a grid of S = size * size locations, row-major."""
+
+    vectors: Float[Array, "S Ce"]
+    weights: Float[Array, " S"]  # share of each location that is the object, in [0, 1]; all 0: unknown
+    box: Float[Array, "4"]  # where the grid lay, in the frame that it was sampled from
+
+
+@flax.struct.dataclass
+class TemplateContext:
+    """All that a template may be made of: the read for the current frame and the memory itself."""
+
+    read_embed: Float[Array, "h w Ce"]  # R^e_o: the memory's embedding as read for this frame
+    read_prob: Float[Array, "h w"]  # R^p_o: the memory's own propagated mask
+    prev_prob: Float[Array, "H4 W4"]  # the previous frame's mask at stride 4
+    last_box: Float[Array, "4"]  # the object's last box; without extent: none yet
+    frame_size: Float[Array, "2"]  # height and width in pixels without padding
+    memory_embed: Float[Array, "M h w Ce"]
+    memory_prob: Float[Array, "M h w"]  # this object's mask in every slot
+    in_slot: Bool[Array, " M"]  # slots that are filled and not older than this object
+    slot_frame: Int[Array, " M"]
+    first_slot: Int[Array, ""]  # the slot of this object's first annotation; -1: none
+
+
+OBJECT_AXES = TemplateContext(
+    read_embed=0,
+    read_prob=0,
+    prev_prob=0,
+    last_box=0,
+    frame_size=None,
+    memory_embed=None,
+    memory_prob=0,
+    in_slot=0,
+    slot_frame=None,
+    first_slot=0,
+)
+"""`jax.vmap(make_template, in_axes=(OBJECT_AXES,))` maps over objects: frame and memory frames are shared."""
+
+
+def dynamic(context: TemplateContext, *, size: int = 14) -> Template:
+    """Samples what the memory knows of the object with regard to the current frame, over the reference box.
+
+    `X_o = RoIAlign(R^e_o, box_o)`, weighted by `w_o = RoIAlign(R^p_o, box_o)`. DESIGN section 3, paper
+    supplement section 5.
+    """
+    return _sample(context.read_embed, context.read_prob, reference_box(context), size)
+
+
+def first(context: TemplateContext, *, size: int = 14) -> Template:
+    """Samples the frame of the object's first annotation over its mask there, as the paper's pictures do."""
+    return _from_slot(context, context.first_slot, size)
+
+
+def previous(context: TemplateContext, *, size: int = 14) -> Template:
+    """Samples the most recent frame in memory over the object's mask there."""
+    newest = jnp.argmax(jnp.where(context.in_slot, context.slot_frame, -1))
+    return _from_slot(context, jnp.where(jnp.any(context.in_slot), newest, -1), size)
+
+
+def mean(context: TemplateContext, *, size: int = 14) -> Template:
+    """Averages `first` and `previous` location by location, as DMM-Net does; a missing one is left out.
+
+    The box is that of `previous`.
+    """
+    one, other = first(context, size=size), previous(context, size=size)
+    known_one, known_other = (jnp.any(t.weights > 0).astype(jnp.float32) for t in (one, other))
+    share = known_one / jnp.maximum(known_one + known_other, 1.0)
+
+    def average(a, b):
+        return (share * a + (1 - share) * b).astype(b.dtype)
+
+    return Template(
+        vectors=average(one.vectors, other.vectors),
+        weights=average(one.weights, other.weights),
+        box=other.box,
+    )
+
+
+TEMPLATES: dict[str, Callable[..., Template]] = {
+    "dynamic": dynamic,
+    "first": first,
+    "previous": previous,
+    "mean": mean,
+}
+
+
+def reference_box(context: TemplateContext) -> Float[Array, "4"]:
+    """Where to look for the object in the current frame.
+
+    The box of the propagated mask R^p_o > .5, enlarged 1.25 times about its centre and clipped to the
+    frame; where that mask is empty, the previous mask's box; then the last box; then the whole frame.
+    DESIGN section 3.
+
+    Returns:
+        Box (y0, x0, y1, x1) in pixels, inside the frame without its padding.
+    """
+    propagated, propagated_found = _mask_box(context.read_prob > 0.5, MEMORY_STRIDE, context.frame_size)
+    before, before_found = _mask_box(context.prev_prob > 0.5, MASK_STRIDE, context.frame_size)
+    last = _clip(context.last_box, context.frame_size)
+    box = jnp.where(_has_extent(last), last, _whole(context.frame_size))
+    box = jnp.where(before_found, before, box)
+    return jnp.where(propagated_found, enlarge(propagated, ENLARGED, context.frame_size), box)
+
+
+def enlarge(box: Float[Array, "4"], factor: float, frame_size: Float[Array, "2"]) -> Float[Array, "4"]:
+    """Scales a box about its centre and clips it to the frame of `frame_size` (height, width) pixels."""
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return _clip(jnp.concatenate([centre - factor * half, centre + factor * half]), frame_size)
+
+
+def _sample(embed, prob, box, size: int) -> Template:
+    vectors = roi_align.roi_align(embed, box, size=size, stride=MEMORY_STRIDE)
+    weights = roi_align.roi_align(prob[..., None], box, size=size, stride=MEMORY_STRIDE)
+    return Template(vectors=vectors.reshape(size * size, -1), weights=weights.reshape(size * size), box=box)
+
+
+def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Template:
+    """Samples one memory slot over the object's mask in it; no slot (-1): weights of 0."""
+    embed, prob = context.memory_embed[slot], context.memory_prob[slot]
+    prob = jnp.where(slot >= 0, prob, jnp.zeros_like(prob))
+    # An object smaller than half a cell never reaches .5 at this stride, yet it is there.
+    threshold = jnp.minimum(0.5, jnp.max(prob) / 2)
+    box, found = _mask_box(prob > threshold, MEMORY_STRIDE, context.frame_size)
+    box = jnp.where(found, enlarge(box, ENLARGED, context.frame_size), _whole(context.frame_size))
+    return _sample(embed, prob, box, size)
+
+
+def _mask_box(mask, stride: int, frame_size) -> tuple[Array, Array]:
+    """The box of a mask inside the frame, and whether there is one: padding may not show objects."""
+    box, found = masks.bounding_box(mask & masks.pixel_valid(frame_size, mask.shape, stride), stride)
+    return _clip(box, frame_size), found
+
+
+def _clip(box, frame_size):
+    return jnp.clip(box, 0.0, jnp.tile(frame_size.astype(box.dtype), 2))
+
+
+def _whole(frame_size):
+    return jnp.concatenate([jnp.zeros(2), frame_size.astype(jnp.float32)])
+
+
+def _has_extent(box):
+    return jnp.all(box[2:] > box[:2])
