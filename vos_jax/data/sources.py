@@ -13,11 +13,14 @@ from vos_jax.typing import UInt8
 
 
 class Video(Protocol):
-    """One video and its annotations, opened lazily."""
+    """One video and its annotations, opened lazily.
+
+    A video may also have `merge_objects = True` (DAVIS 2016): its annotations hold id 1 only, and
+    predictions to score may carry any ids above 0.
+    """
 
     name: str
     frame_names: tuple[str, ...]  # file stems, in order
-    merge_objects: bool  # all objects are one (DAVIS 2016): predictions may carry any ids above 0
 
     @property
     def size(self) -> tuple[int, int]: ...  # (height, width) of every frame
@@ -194,8 +197,8 @@ def _read_listing(path: pathlib.Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
     # A line is a sequence, or in the archive of 2016 "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
-    names = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
-    return list(dict.fromkeys(names.safe_name(name, f"{path}: sequence") for name in names))
+    listed = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
+    return list(dict.fromkeys(names.safe_name(name, f"{path}: sequence") for name in listed))
 
 
 def _no_davis(root: pathlib.Path, year: int, missing: list) -> errors.VosError:

@@ -55,9 +55,9 @@ class FolderVideo:
                 first.setdefault(object_id, index)
             if not first:
                 raise errors.VosError(
-                    f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object (every "
-                    "pixel is background); draw the objects to follow, or delete the file if they appear in "
-                    "a later mask"
+                    f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object "
+                    "(every pixel is background); draw the objects to follow, or delete the file if they "
+                    "appear in a later mask"
                 )
         if len(first) > masks.MAX_OBJECTS:
             raise errors.VosError(
@@ -129,7 +129,7 @@ class FolderVideo:
         if 0 not in self.mask_paths:
             folder = min(self.mask_paths.values()).parent
             raise errors.VosError(
-                f"{folder / self.frame_names[0]}.png: missing; the mask of the first frame says what to follow"
+                f"{folder / self.frame_names[0]}.png: missing; the first frame's mask says what to follow"
             )
         return [0]
 

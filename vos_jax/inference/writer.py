@@ -1,0 +1,169 @@
+"""Result masks, written in a background thread, and how to tell that a sequence is finished."""
+
+import os
+import pathlib
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.data import masks, names
+from vos_jax.typing import UInt8
+
+
+def check_writable(out_dir: str | os.PathLike) -> None:
+    """Makes `out_dir` and proves that a file can be written there, before any work is done.
+
+    Raises:
+      VosError: the folder cannot be made, is a file, is read-only, or its disk is full.
+    """
+    folder = pathlib.Path(out_dir)
+    probe = folder / f".writable-{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(65536))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise errors.VosError(
+            f"cannot write to {folder}: {error.strerror or error}; name another folder with --out"
+        ) from error
+
+
+def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
+    """Where a result lies: OUT/SEQUENCE/FRAME.png; VosError for names that would leave `out_dir`."""
+    return (
+        pathlib.Path(out_dir)
+        / names.safe_name(sequence)
+        / f"{names.safe_name(frame_name, f'{sequence}: frame')}.png"
+    )
+
+
+def finished(
+    out_dir: str | os.PathLike, sequence: str, frame_names: Sequence[str], size: tuple[int, int]
+) -> bool:
+    """Whether every frame of a sequence has a whole result PNG of the right size (headers are read only).
+
+    Files appear by rename and `MaskWriter.begin` removes a former run's first, so the files themselves are
+    the record of progress; no marker can disagree with them.
+
+    Args:
+      size: (height, width) of the frames.
+    """
+    try:
+        return all(masks.png_size(mask_path(out_dir, sequence, name)) == tuple(size) for name in frame_names)
+    except errors.VosError:
+        return False
+
+
+class MaskWriter:
+    """Writes masks as OUT/SEQUENCE/FRAME.png in a thread; a context manager.
+
+    A failed write (disk full, folder gone) is raised by the next `write`, `flush` or `close` as a VosError
+    naming the file; what is queued behind it is dropped, so that the run stops at a clean prefix.
+
+    Args:
+      out_dir: the results folder, made if needed.
+      queue_size: masks waiting at most; `write` blocks beyond.
+
+    Attributes:
+      seconds: time the thread has spent encoding and writing.
+
+    Raises:
+      VosError: `out_dir` is not writable.
+    """
+
+    def __init__(self, out_dir: str | os.PathLike, *, queue_size: int = 8):
+        check_writable(out_dir)
+        self.out_dir = pathlib.Path(out_dir)
+        self.seconds = 0.0
+        self._queue: queue.Queue = queue.Queue(queue_size)
+        self._error: errors.VosError | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="vos-mask-writer", daemon=True)
+        self._thread.start()
+
+    def begin(self, sequence: str, frame_names: Sequence[str]) -> None:
+        """Prepares a sequence's folder: results of a former run for these frames are removed.
+
+        Otherwise an interrupted `--overwrite` would leave a mixture of two runs that looks finished.
+        """
+        self.flush()
+        try:
+            for name in frame_names:
+                path = mask_path(self.out_dir, sequence, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def write(self, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Queues one mask of the input's own size; the caller must not change `ids` afterwards."""
+        if self._closed:
+            raise RuntimeError("MaskWriter is closed")
+        self._raise()
+        self._queue.put((mask_path(self.out_dir, sequence, frame_name), ids))
+
+    def flush(self) -> None:
+        """Returns when everything queued is on disk; raises what went wrong."""
+        self._queue.join()
+        self._raise()
+
+    def close(self) -> None:
+        """Flushes and ends the thread; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+        self._raise()
+
+    def __enter__(self) -> "MaskWriter":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except errors.VosError:
+            # An error that is already on its way says more than what followed from it.
+            if kind is None:
+                raise
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                start = time.perf_counter()
+                self._error = _write(*item)
+                self.seconds += time.perf_counter() - start
+            self._queue.task_done()
+        self._queue.task_done()
+
+
+def _write(path: pathlib.Path, ids: np.ndarray) -> errors.VosError | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        masks.write_mask(path, ids)
+    except OSError as error:
+        return _unwritable(path, error)
+    except Exception as error:  # a mask of a wrong type is a bug, but must not hang the queue
+        return errors.VosError(f"{path}: cannot write the mask: {error}")
+    return None
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> errors.VosError:
+    try:
+        free = f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free)"
+    except OSError:
+        free = ""
+    return errors.VosError(
+        f"{path}: cannot write: {error.strerror or error}{free}; "
+        "type the same command again once it is solved, finished sequences are kept"
+    )
