@@ -22,22 +22,21 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
       VosError: the file is missing, no image, absurdly large, or cut off before its end.
     """
     try:
-        with Image.open(path, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
-            width, height = image.size
+        with open(path, "rb") as file:
+            head = file.read(16)
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - 12))
+            if not _ends_well(head, file.read(), length):
+                file.seek(0)
+                _check_complete(path, file.read())
+            file.seek(0)
+            with Image.open(file, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
+                width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise errors.VosError(f"{path}: {error}") from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise _undecodable(path, error) from error
     masks.check_size(path, height, width)
-    with open(path, "rb") as file:
-        head = file.read(16)
-        file.seek(0, os.SEEK_END)
-        length = file.tell()
-        file.seek(max(0, length - 12))
-        tail = file.read()
-        if not _ends_well(head, tail, length):
-            file.seek(0)
-            _check_complete(path, file.read())
     return height, width
 
 

@@ -87,8 +87,7 @@ def png_size(path: str | os.PathLike) -> tuple[int, int]:
     except OSError as error:
         raise _unreadable(path, error) from error
     height, width, _, _ = _png_header(path, head)
-    if b"IEND" not in tail:
-        raise errors.VosError(f"{path}: the PNG is truncated (its end is missing); copy or export it again")
+    _check_end(path, tail)
     return height, width
 
 
@@ -127,6 +126,7 @@ def read_mask(
         raise errors.VosError(
             f"{path}: 16-bit PNG; object ids go up to {VOID - 1}, so export the mask with 8 bits"
         )
+    _check_end(path, data[-4096:])
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if kind in (_RGB, _RGBA):
@@ -193,6 +193,12 @@ def _png_header(path: str | os.PathLike, data: bytes) -> tuple[int, int, int, in
     width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
     check_size(path, height, width)
     return height, width, depth, kind
+
+
+def _check_end(path: str | os.PathLike, tail: bytes) -> None:
+    # In the tail, not at its end: some writers leave bytes behind the image.
+    if b"IEND" not in tail:
+        raise errors.VosError(f"{path}: the PNG is truncated (its end is missing); copy or export it again")
 
 
 def _without_alpha(path: str | os.PathLike, pixels: np.ndarray) -> np.ndarray:
