@@ -81,7 +81,7 @@ def get_config():
     config.eval = evaluation = config_dict.ConfigDict()
     # Where masks and results.json go; eval.py's --out.
     evaluation.out = "results"
-    # Processes that score.
+    # Threads that score.
     evaluation.workers = 2
     # Whether to draw overlays: mp4 and contact sheet; eval.py's --overlay.
     evaluation.overlay = False

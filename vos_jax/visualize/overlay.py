@@ -3,13 +3,14 @@
 import fractions
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import av
 import cv2
 import numpy as np
+from PIL import Image
 
-from vos_jax.data import masks
+from vos_jax.data import masks, sources
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
 
@@ -105,3 +106,39 @@ def contact_sheet(
 def pick(count: int, *, shown: int = 6) -> list[int]:
     """Indices of up to `shown` frames spread evenly over `count`, both ends among them."""
     return sorted(set(np.linspace(0, count - 1, min(shown, count)).round().astype(int).tolist()))
+
+
+def draw_video(
+    video: sources.Video, mask_path: Callable[[str], pathlib.Path], folder: pathlib.Path | str
+) -> pathlib.Path:
+    """Draws FOLDER/<video>.mp4 and the contact sheet FOLDER/<video>.png from masks on disk.
+
+    Args:
+        video: where the frames come from.
+        mask_path: from a frame's name to its mask.
+        folder: made if it is not there.
+
+    Returns:
+        The contact sheet's path.
+
+    Raises:
+        VosError: a mask is missing, broken or of another size; the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    sheet, shown = [], set(pick(len(video)))
+
+    def drawn() -> Iterator[np.ndarray]:
+        for index, name in enumerate(video.frame_names):
+            picture = overlay(video.frame(index), masks.read_mask(mask_path(name), video.size))
+            if index in shown:
+                sheet.append(picture)
+            yield picture
+
+    try:
+        write_video(folder / f"{video.name}.mp4", drawn())
+        part = folder / f".{video.name}.{os.getpid()}.part.png"
+        Image.fromarray(contact_sheet(sheet)).save(part)
+        os.replace(part, folder / f"{video.name}.png")
+    except OSError as error:
+        raise VosError(f"{folder}: cannot draw '{video.name}': {error.strerror or error}") from error
+    return folder / f"{video.name}.png"

@@ -1,0 +1,45 @@
+"""From a config's `data` section to the video source it names."""
+
+from ml_collections import config_dict
+
+from vos_jax.data import names, rendered, sources
+from vos_jax.errors import VosError
+
+
+def _davis(data: config_dict.ConfigDict) -> sources.VideoSource:
+    return sources.DavisSource(
+        data.root,
+        year=data.year,
+        split=data.split,
+        resolution=data.resolution,
+        sequences=data.sequences,
+        merge_objects=data.merge_objects or data.year == 2016,
+    )
+
+
+def _folders(data: config_dict.ConfigDict) -> sources.VideoSource:
+    return sources.FoldersSource(data.root, sequences=data.sequences, merge_objects=data.merge_objects)
+
+
+def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
+    if data.root:
+        raise VosError(
+            f"data.source=rendered draws its own video and reads no data; leave {data.root} (--data) away"
+        )
+    source = rendered.RenderedSource(merge_objects=data.merge_objects)
+    names.subset(data.sequences, source.sequences(), "the rendered sample")
+    return source
+
+
+SOURCES = {"davis": _davis, "folders": _folders, "rendered": _rendered}
+
+
+def open_source(data: config_dict.ConfigDict) -> sources.VideoSource:
+    """The source that `config.data` describes (configs/default.py), restricted to its `sequences`.
+
+    Raises:
+        VosError: an unknown kind of source, and whatever the source finds missing.
+    """
+    if data.source not in SOURCES:
+        raise VosError(f"data.source is {data.source!r}; there are: {', '.join(SOURCES)}")
+    return SOURCES[data.source](data)

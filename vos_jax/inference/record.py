@@ -1,0 +1,108 @@
+"""How the masks in a results folder were made, so that an interrupted run goes on and none are mixed."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from vos_jax.data import sources
+from vos_jax.errors import VosError
+from vos_jax.inference import writer
+
+NAME = "run.json"
+
+
+class Record:
+    """OUT/run.json: per sequence, the settings it was made with and the seconds it took.
+
+    The masks themselves say whether a sequence is complete (`writer.finished`); this says whether it is ours.
+
+    Args:
+        folder: the results folder; it exists.
+        settings: everything that decides what the masks look like, JSON-able.
+        overwrite: what is there already counts for nothing.
+    """
+
+    def __init__(self, folder: pathlib.Path | str, settings: Mapping[str, Any], *, overwrite: bool = False):
+        self.folder = pathlib.Path(folder)
+        self._overwrite = overwrite
+        self._settings = json.loads(json.dumps(settings))
+        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
+        self._entries, self._known = self._read()
+
+    def is_finished(self, video: sources.Video) -> bool:
+        """Whether every mask of the video is there, made with these settings.
+
+        Raises:
+            VosError: there are masks of it that were made with other settings or by another program.
+        """
+        if self._overwrite:
+            return False
+        folder = self.folder / video.name
+        entry = self._entries.get(video.name)
+        if entry is None:
+            if any(writer.mask_path(self.folder, video.name, name).exists() for name in video.frame_names):
+                raise VosError(
+                    f"{folder} holds masks that this program did not record; score them with --score_only, "
+                    "choose another --out, or --overwrite to replace them"
+                )
+            return False
+        if entry["settings"] != self._key:
+            raise VosError(
+                f"{folder} was made with other settings ({self._difference(entry['settings'])}); "
+                "choose another --out, or --overwrite to replace it"
+            )
+        complete = entry["seconds"] is not None
+        return complete and writer.finished(self.folder, video.name, video.frame_names, video.size)
+
+    def note(self, sequence: str, seconds: Mapping[str, float] | None) -> None:
+        """Notes that a sequence is begun (`seconds` None) or finished, and what it took."""
+        self._entries[sequence] = {"settings": self._key, "seconds": seconds and dict(seconds)}
+        used = {entry["settings"] for entry in self._entries.values()}
+        self._known = {key: self._known[key] for key in used if key in self._known} | {
+            self._key: self._settings
+        }
+        write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
+
+    def seconds(self, sequence: str) -> dict[str, float]:
+        """What a finished sequence took, in this run or an earlier one."""
+        return self._entries[sequence]["seconds"]
+
+    def _read(self) -> tuple[dict[str, dict], dict[str, Any]]:
+        path = self.folder / NAME
+        if not path.exists():
+            return {}, {}
+        try:
+            content = json.loads(path.read_text())
+            return dict(content["sequences"]), dict(content["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise VosError(
+                f"{path} is not a record of this program ({error}); choose another --out"
+            ) from error
+
+    def _difference(self, key: str) -> str:
+        """The first keys in which other settings differ, as `memory.every: 5, now 3`."""
+        before, now = _flat(self._known.get(key, {})), _flat(self._settings)
+        names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
+        return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the whole new one; `VosError` if it cannot."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise VosError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
