@@ -44,8 +44,11 @@ def main() -> None:
 
             both = jax.jit(jax.value_and_grad(energy))
             row = f"{height}x{width}x{channels}"
-            print(f"{row:>14} {form:>8} {fastest_ms(forward, features, boxes):11.2f} "
-                  f"{fastest_ms(both, features, boxes):17.2f}", flush=True)
+            print(
+                f"{row:>14} {form:>8} {fastest_ms(forward, features, boxes):11.2f} "
+                f"{fastest_ms(both, features, boxes):17.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

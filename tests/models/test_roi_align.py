@@ -1,5 +1,7 @@
 """RoIAlign against a plain numpy reference, and what must hold for any box."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,10 @@ import pytest
 from vos_jax.models import roi_align
 
 FORMS = sorted(roi_align.FORMS)
+
+
+def compiled(form, **options):
+    return jax.jit(functools.partial(roi_align.roi_align, form=form, **options))
 
 
 def reference(features, box, size, stride, samples):
@@ -67,7 +73,7 @@ def test_the_box_of_one_cell_returns_that_cell(form):
     # One sample falls on the centre; four samples sit symmetrically about it, and the map is linear.
     for samples in (1, 2):
         box = jnp.array([2 * 16, 3 * 16, 3 * 16, 4 * 16.0])
-        out = roi_align.roi_align(features, box, size=1, stride=16, samples=samples, form=form)
+        out = compiled(form, size=1, stride=16, samples=samples)(features, box)
         assert out.item() == features[2, 3, 0].item()
 
 
@@ -78,17 +84,17 @@ def test_gradients_reach_the_cells_under_the_box_and_no_others(form):
     def total(features):
         return roi_align.roi_align(features, box, size=2, stride=8, form=form).sum()
 
-    gradient = jax.grad(total)(jnp.zeros((8, 10, 1)))[..., 0]
+    gradient = np.asarray(jax.jit(jax.grad(total))(jnp.zeros((8, 10, 1))))[..., 0]
     assert gradient.sum() == pytest.approx(4.0)  # every bin's weights sum to 1
-    touched = np.argwhere(np.asarray(gradient) != 0)
+    touched = np.argwhere(gradient != 0)
     # Cells 2..3 × 2..5. A bin is 1 × 2 cells: its points lie between rows, but on the columns' centres.
     assert touched.min(0).tolist() == [1, 2] and touched.max(0).tolist() == [4, 5]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_degenerate_boxes_stay_finite(form):
-    features = jnp.ones((4, 6, 2))
-    boxes = jnp.array(
+    features = np.ones((4, 6, 2), np.float32)
+    boxes = np.array(
         [
             [10, 10, 10, 10],  # a point
             [40, 40, 10, 10],  # inside out
@@ -96,25 +102,39 @@ def test_degenerate_boxes_stay_finite(form):
             [500, 500, 600, 600],  # outside the map
             [-1e6, -1e6, 1e6, 1e6],
         ],
-        jnp.float32,
+        np.float32,
     )
+    align = functools.partial(roi_align.roi_align, size=3, stride=16, form=form)
 
-    def align(features, boxes):
-        one = lambda box: roi_align.roi_align(features, box, size=3, stride=16, form=form)  # noqa: E731
-        return jax.vmap(one)(boxes)
+    @jax.jit
+    def values_and_gradients(features, boxes):
+        values, pull = jax.vjp(jax.vmap(align, (None, 0)), features, boxes)
+        return values, pull(jnp.ones_like(values))
 
-    values = align(features, boxes)
-    assert jnp.isfinite(values).all()
+    values, gradients = jax.device_get(values_and_gradients(features, boxes))
+    assert np.isfinite(values).all()
     np.testing.assert_allclose(values[:3], 1.0, atol=1e-6)
     np.testing.assert_array_equal(values[3], 0.0)
-    for gradient in jax.grad(lambda f, b: align(f, b).sum(), argnums=(0, 1))(features, boxes):
-        assert jnp.isfinite(gradient).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bfloat16_follows_float32(form):
-    features = jax.random.normal(jax.random.key(0), (6, 6, 4))
-    align = lambda f: roi_align.roi_align(f, jnp.asarray(BOXES[1]), size=4, stride=8, form=form)  # noqa: E731
-    half = align(features.astype(jnp.bfloat16))
+    features = np.random.default_rng(0).normal(size=(6, 6, 4)).astype(np.float32)
+    align = compiled(form, size=4, stride=8)
+    half = align(features.astype(jnp.bfloat16), BOXES[1])
     assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype(jnp.float32), align(features), atol=0.05)
+    np.testing.assert_allclose(np.asarray(half, np.float32), align(features, BOXES[1]), atol=0.05)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_padding_is_never_read(form):
+    """A box that reaches the real border gives the same in a larger map, whatever the padding holds."""
+    features = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
+    padded = np.full((8, 7, 3), 1e3, np.float32)
+    padded[:5, :6] = features
+    box = np.array([10.0, 5.0, 40.0, 44.0], np.float32)
+    expected = compiled(form, size=4, stride=8)(features, box)
+    # 35 pixels end within the fifth cell.
+    out = compiled(form, size=4, stride=8)(padded, box, frame_size=np.array([35, 48]))
+    np.testing.assert_allclose(out, expected, atol=1e-5)

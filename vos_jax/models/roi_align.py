@@ -13,23 +13,30 @@ import jax.numpy as jnp
 from vos_jax.typing import Array, Float
 
 
-def interpolation_matrix(position: Float[Array, "n"], length: int) -> Float[Array, "n {length}"]:
+def _clamp(position: Array, length: Array | int) -> tuple[Array, Array]:
+    """Positions moved onto a line of cells, and 1 where they were at most one cell away from it, else 0."""
+    inside = (position >= -1.0) & (position <= length)
+    return jnp.clip(position, 0.0, length - 1.0), inside.astype(jnp.float32)
+
+
+def interpolation_matrix(
+    position: Float[Array, "n"], length: int, real_length: Array | None = None
+) -> Float[Array, "n {length}"]:
     """The matrix that reads a line of `length` cells at fractional cell positions, linearly.
 
     Args:
       position: [n] in cells; position i is the centre of cell i.
       length: number of cells of the line.
+      real_length: how many of them are real (default: all); the others are never read.
 
     Returns:
-      [n, length] fp32. Rows sum to 1 for positions inside [-1, length]: up to one cell outside the line
+      [n, length] fp32. Rows sum to 1 for positions inside [-1, real_length]: up to one cell outside the line
       the nearest cell repeats. Beyond, the row is zero (detectron's rule).
     """
-    position = position.astype(jnp.float32)
-    inside = (position >= -1.0) & (position <= float(length))
-    clipped = jnp.clip(position, 0.0, float(length - 1))
+    clipped, inside = _clamp(position.astype(jnp.float32), length if real_length is None else real_length)
     cells = jnp.arange(length, dtype=jnp.float32)
     hat = jnp.maximum(0.0, 1.0 - jnp.abs(clipped[:, None] - cells[None, :]))
-    return jnp.where(inside[:, None], hat, 0.0)
+    return inside[:, None] * hat
 
 
 def _sample_positions(low: Array, high: Array, size: int, stride: int, samples: int) -> Float[Array, "n"]:
@@ -39,32 +46,31 @@ def _sample_positions(low: Array, high: Array, size: int, stride: int, samples: 
     return (low + fraction * length) / stride - 0.5
 
 
-def _matmul(features: Array, rows: Array, columns: Array, size: int, samples: int) -> Array:
+def _matmul(features: Array, rows: Array, columns: Array, real: Array, size: int, samples: int) -> Array:
     """Two small matrix products, columns first: the other order took up to 3.5× as long (CPU, 33 boxes)."""
 
-    def averaged(position: Array, length: int) -> Array:
-        matrix = interpolation_matrix(position, length).reshape(size, samples, length).mean(1)
-        return matrix.astype(features.dtype)
+    def averaged(position: Array, axis: int) -> Array:
+        matrix = interpolation_matrix(position, features.shape[axis], real[axis])
+        return matrix.reshape(size, samples, features.shape[axis]).mean(1).astype(features.dtype)
 
-    height, width, _ = features.shape
     accumulate = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    partial = accumulate("qw,hwc->hqc", averaged(columns, width), features).astype(features.dtype)
-    return accumulate("ph,hqc->pqc", averaged(rows, height), partial)
+    partial = accumulate("qw,hwc->hqc", averaged(columns, 1), features).astype(features.dtype)
+    return accumulate("ph,hqc->pqc", averaged(rows, 0), partial)
 
 
-def _gather(features: Array, rows: Array, columns: Array, size: int, samples: int) -> Array:
+def _gather(features: Array, rows: Array, columns: Array, real: Array, size: int, samples: int) -> Array:
     """Four gathers per sample point, weighted and averaged per bin."""
 
-    def taps(position: Array, length: int) -> tuple[Array, Array, Array, Array]:
-        inside = ((position >= -1.0) & (position <= float(length))).astype(jnp.float32)
-        clipped = jnp.clip(position, 0.0, float(length - 1))
+    def taps(position: Array, axis: int) -> tuple[Array, Array, Array, Array]:
+        clipped, inside = _clamp(position, real[axis])
         low = jnp.floor(clipped).astype(jnp.int32)
+        high = jnp.minimum(low + 1, features.shape[axis] - 1)
         fraction = clipped - low
-        return low, jnp.minimum(low + 1, length - 1), inside * (1.0 - fraction), inside * fraction
+        return low, high, inside * (1.0 - fraction), inside * fraction
 
     height, width, channels = features.shape
-    top, bottom, top_weight, bottom_weight = taps(rows, height)
-    left, right, left_weight, right_weight = taps(columns, width)
+    top, bottom, top_weight, bottom_weight = taps(rows, 0)
+    left, right, left_weight, right_weight = taps(columns, 1)
     flat = features.reshape(height * width, channels)
     total = 0.0
     for row, row_weight in ((top, top_weight), (bottom, bottom_weight)):
@@ -86,6 +92,7 @@ def roi_align(
     size: int,
     stride: int,
     samples: int = 2,
+    frame_size: Array | None = None,
     form: str = "matmul",
 ) -> Float[Array, "{size} {size} C"]:
     """Resamples the features under ONE box on a size×size grid; `vmap` over boxes.
@@ -99,6 +106,8 @@ def roi_align(
       features: [h, w, C], any float dtype; sums are fp32, the result has the features' dtype.
       box: [4] (y0, x0, y1, x1) in pixels of the padded frame, finite.
       size: bins per side. stride: pixels per feature cell. samples: points per bin and side.
+      frame_size: [2] real (height, width) in pixels: cells without a real pixel are then not part of the map,
+        so padding is never read, nor does it matter how much there is. Without it the whole map is real.
       form: "matmul" or "gather", equal up to rounding (benchmarks/roi_align.py measures both).
 
     Returns:
@@ -109,4 +118,7 @@ def roi_align(
     y0, x0, y1, x1 = jax.lax.stop_gradient(box).astype(jnp.float32)
     rows = _sample_positions(y0, y1, size, stride, samples)
     columns = _sample_positions(x0, x1, size, stride, samples)
-    return FORMS[form](features, rows, columns, size, samples).astype(features.dtype)
+    real = jnp.array(features.shape[:2], jnp.float32)
+    if frame_size is not None:
+        real = jnp.minimum(real, jnp.ceil(frame_size / stride))
+    return FORMS[form](features, rows, columns, real, size, samples).astype(features.dtype)

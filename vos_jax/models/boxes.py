@@ -1,0 +1,111 @@
+"""Boxes (y0, x0, y1, x1) in pixels of the padded frame: areas, overlaps, suppression of duplicates."""
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Bool, Float
+
+
+def area(box: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+    """Pixels² of boxes; an inside-out box has none."""
+    return jnp.maximum(box[..., 2] - box[..., 0], 0.0) * jnp.maximum(box[..., 3] - box[..., 1], 0.0)
+
+
+def clip(box: Float[Array, "*b 4"], frame_size: Array) -> Float[Array, "*b 4"]:
+    """Boxes cut at the borders of the real frame, `frame_size` [2] = (height, width)."""
+    limit = jnp.concatenate([frame_size, frame_size]).astype(box.dtype)
+    return jnp.clip(box, 0.0, limit.reshape((1,) * (box.ndim - 1) + (4,)))
+
+
+def _intersection(a: Array, b: Array) -> Array:
+    low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
+    return area(jnp.concatenate([low, high], -1))
+
+
+def pairwise_iou(a: Float[Array, "K 4"], b: Float[Array, "L 4"]) -> Float[Array, "K L"]:
+    """IoU of every box of `a` with every box of `b`, in [0, 1]; 0 where both are empty."""
+    intersection = _intersection(*jnp.broadcast_arrays(a[:, None], b[None, :]))
+    union = area(a)[:, None] + area(b)[None, :] - intersection
+    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1.0), 0.0)
+
+
+def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+    """Generalised IoU of corresponding boxes, in [-1, 1]: IoU minus the empty share of the enclosing box.
+
+    Source: Rezatofighi et al., Generalized Intersection over Union, 2019.
+    """
+    intersection = _intersection(a, b)
+    union = area(a) + area(b) - intersection
+    low, high = jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])
+    hull = area(jnp.concatenate([low, high], -1))
+    epsilon = 1e-6  # pixels²; two empty boxes give 0, not NaN
+    return intersection / jnp.maximum(union, epsilon) - (hull - union) / jnp.maximum(hull, epsilon)
+
+
+def of_mask(prob: Float[Array, "H4 W4"], *, stride: int = 4) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
+    """The tight box of prob > .5, in pixels, and whether there is one (else the box is all zero)."""
+    inside = prob > 0.5
+
+    def extent(present: Array) -> tuple[Array, Array]:
+        return jnp.argmax(present), present.shape[0] - jnp.argmax(present[::-1])
+
+    (y0, y1), (x0, x1) = extent(inside.any(1)), extent(inside.any(0))
+    found = inside.any()
+    box = jnp.stack([y0, x0, y1, x1]).astype(jnp.float32) * stride
+    return jnp.where(found, box, 0.0), found
+
+
+def greedy_nms(
+    boxes: Float[Array, "K 4"], scores: Float[Array, "K"], valid: Bool[Array, "K"], *, threshold: float
+) -> Float[Array, "K"]:
+    """Greedy non-maximum suppression as a fixed point: exactly the sequential result, without a loop over
+    boxes.
+
+    keep_i = valid_i and no kept j before i overlaps it by more than `threshold`. Iterated from "all kept",
+    the first n boxes are settled after n rounds, so the fixed point is the greedy answer; a few rounds are
+    usual.
+
+    Args:
+      boxes: [K, 4]. scores: [K], descending. valid: [K]; others neither stay nor suppress.
+      threshold: IoU in [0, 1] above which the lower-scored box goes.
+
+    Returns:
+      scores [K], 0 where suppressed or invalid.
+
+    Source: DESIGN §4 ("matrix form, no dynamic shapes").
+    """
+    earlier = jnp.tri(boxes.shape[0], k=-1, dtype=bool)
+    suppresses = jax.lax.stop_gradient(pairwise_iou(boxes, boxes)) > threshold
+    suppresses = suppresses & earlier
+
+    def changed(state: tuple[Array, Array]) -> Array:
+        return (state[0] != state[1]).any()
+
+    def settle(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        keep, _ = state
+        return valid & ~(suppresses & keep[None, :]).any(1), keep
+
+    keep, _ = jax.lax.while_loop(changed, settle, settle((valid, valid)))
+    return jnp.where(keep, scores, 0.0)
+
+
+def matrix_nms(
+    boxes: Float[Array, "K 4"], scores: Float[Array, "K"], valid: Bool[Array, "K"], *, threshold: float
+) -> Float[Array, "K"]:
+    """Soft suppression in one step: every score decays by its worst overlap with a better box.
+
+    decay_i = min over better j of f(iou_ij) / f(worst overlap of j itself), f(u) = exp(-(u / threshold)²).
+    Arguments and result as `greedy_nms`.
+
+    Source: Wang et al., SOLOv2, 2020 (§3.4, Gaussian decay).
+    """
+    earlier = jnp.tri(boxes.shape[0], k=-1, dtype=bool)
+    usable = earlier & valid[None, :] & valid[:, None]
+    overlap = jnp.where(usable, jax.lax.stop_gradient(pairwise_iou(boxes, boxes)), 0.0)
+    worst = overlap.max(1)
+    log_decay = (jnp.square(worst)[None, :] - jnp.square(overlap)) / threshold**2
+    decay = jnp.exp(jnp.minimum(jnp.where(usable, log_decay, 0.0).min(1), 0.0))
+    return jnp.where(valid, scores * decay, 0.0)
+
+
+NMS = {"greedy": greedy_nms, "matrix": matrix_nms}

@@ -1,0 +1,81 @@
+"""The feature pyramid P3..P6 that proposals are found on, and the convolution block its users share.
+
+Padding never matters here: cells beyond the real frame are set to zero before every spatial convolution,
+which is what the convolution's own border padding is, and nothing else mixes cells.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vos_jax.models.backbones import Features, conv
+from vos_jax.typing import Array, Bool, Float
+
+STRIDES = (8, 16, 32, 64)  # of P3..P6
+
+
+def real_cells(shape: tuple[int, ...], frame_size: Array, stride: int) -> Bool[Array, "h w"]:
+    """Which cells of a map [h, w, ...] hold any pixel of the real frame; `frame_size` [2] (height, width)."""
+    rows = jnp.arange(shape[0]) * stride < frame_size[0]
+    columns = jnp.arange(shape[1]) * stride < frame_size[1]
+    return rows[:, None] & columns[None, :]
+
+
+def keep_real(x: Float[Array, "h w C"], frame_size: Array, stride: int) -> Float[Array, "h w C"]:
+    """Zero beyond the real frame."""
+    return jnp.where(real_cells(x.shape, frame_size, stride)[:, :, None], x, jnp.zeros((), x.dtype))
+
+
+class ConvBlock(nn.Module):
+    """3×3 convolution, LayerNorm over the channels, ReLU: `[h, w, Ci] -> [h, w, features]`.
+
+    The norm works per location (not over the map, as GroupNorm would), so padding cannot change its
+    statistics.
+
+    Attributes:
+      features: output channels.
+      depthwise: 3×3 depthwise then 1×1, an eighth of the cost at 64 channels, instead of one dense 3×3.
+    """
+
+    features: int
+    depthwise: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w Ci"]) -> Float[Array, "h w Co"]:
+        if self.depthwise:
+            x = conv.Depthwise(3, dtype=self.dtype, name="depthwise")(x)
+            x = conv.Conv(self.features, 1, dtype=self.dtype, name="pointwise")(x)
+        else:
+            x = conv.Conv(self.features, 3, dtype=self.dtype, name="dense")(x)
+        return nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(x))
+
+
+class FeaturePyramid(nn.Module):
+    """C3, C4, C5 -> P3, P4, P5, P6: 1×1 laterals, top-down sums, one block per level; P6 from P5 by stride 2.
+
+    Source: DESIGN §4 [O]; Lin et al., Feature Pyramid Networks, 2017; P6 as in FCOS.
+    """
+
+    channels: int
+    depthwise: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, frame_size: Array) -> tuple[Float[Array, "h w C"], ...]:
+        merged = []
+        for name, x, stride in (("5", features.c5, 32), ("4", features.c4, 16), ("3", features.c3, 8)):
+            # Backbones' levels differ in scale by far; normalised, each starts with an equal say.
+            lateral = conv.Conv(self.channels, 1, dtype=self.dtype, name=f"lateral{name}")(x)
+            lateral = nn.LayerNorm(dtype=self.dtype, name=f"norm{name}")(lateral)
+            if merged:
+                above = jnp.repeat(jnp.repeat(merged[-1], 2, axis=0), 2, axis=1)
+                lateral = lateral + above[: lateral.shape[0], : lateral.shape[1]]
+            merged.append(keep_real(lateral, frame_size, stride))
+        levels = []
+        for index, x in enumerate(reversed(merged)):
+            block = ConvBlock(self.channels, self.depthwise, self.dtype, name=f"output{index + 3}")
+            levels.append(keep_real(block(x), frame_size, STRIDES[index]))
+        # Symmetric: the SAME rule would shift the grid with the parity of the padded size.
+        down = conv.Conv(self.channels, 3, stride=2, symmetric=True, dtype=self.dtype, name="output6")
+        levels.append(keep_real(down(levels[-1]), frame_size, STRIDES[-1]))
+        return tuple(levels)

@@ -1,0 +1,252 @@
+"""Proposals: where the objects of ONE frame may be. Class-agnostic, one stage, every shape static (DESIGN
+§4).
+
+    C3..C5 → FPN P3..P6 → per location objectness · centerness and a box (FCOS form) → top-K → NMS → top-P
+           boxes → RoIAlign 14×14 of P3 → mask head 28×28 → pasted to stride 4
+
+Other sources of proposals (files, the truth) are in `proposal_sources`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models import boxes as box_lib
+from vos_jax.models import fpn, mask_paste, roi_align
+from vos_jax.models.backbones import Features
+from vos_jax.typing import Array, Bool, Float
+
+MASK_STRIDE = 4  # pixels per cell of the frame-sized masks
+ROI_STRIDE = 8  # of P3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProposalConfig:
+    """What the proposal network is made of, and what it keeps."""
+
+    channels: int = 64  # of the pyramid and the heads: 64 for lite0, 128 for resnet50
+    depthwise: bool = True  # depthwise-separable 3×3 convolutions (lite0) or dense ones
+    head_layers: int = 2  # blocks before the dense outputs, shared by all levels
+    mask_layers: int = 2  # blocks of the mask head
+    candidates: int = 256  # K: locations that reach NMS
+    capacity: int = 32  # P: proposals kept
+    nms: str | Callable[..., Array] = "greedy"  # a name in boxes.NMS, or a function of that signature
+    nms_threshold: float = 0.6  # IoU
+    score_threshold: float = 0.05  # a proposal that scores less is not valid
+    min_size: float = 4.0  # pixels per side; a smaller box is not valid
+    roi_size: int = 14  # bins per side; the mask has twice as many
+    dtype: jnp.dtype = jnp.float32  # of the computation; parameters and outputs are float32
+
+
+@flax.struct.dataclass
+class Proposals:
+    """A frame's candidates in P fixed places, best first; places that are not `valid` hold nothing."""
+
+    boxes: Float[Array, "*b P 4"]  # pixels of the padded frame, inside the real frame
+    scores: Float[Array, "*b P"]  # [0, 1]
+    masks: Float[Array, "*b P H4 W4"]  # probability at stride 4, zero outside the box
+    valid: Bool[Array, "*b P"]
+
+
+@flax.struct.dataclass
+class Detections:
+    """The network's dense outputs over all L locations of all levels, for the losses; and its proposals."""
+
+    locations: Float[Array, "*b L 2"]  # centre (y, x) of each location, pixels
+    strides: Float[Array, "*b L"]  # of each location's level, pixels
+    location_valid: Bool[Array, "*b L"]  # centre inside the real frame
+    objectness_logits: Float[Array, "*b L"]
+    centerness_logits: Float[Array, "*b L"]
+    boxes: Float[Array, "*b L 4"]  # pixels, not clipped
+    proposals: Proposals
+    mask_logits: Float[Array, "*b P 28 28"]  # on the grid of each proposal's box
+
+
+def locations_of(shape: tuple[int, ...], stride: int) -> Float[Array, "L 2"]:
+    """The centres (y, x) of a map's cells, in pixels, row by row."""
+    rows = (jnp.arange(shape[0], dtype=jnp.float32) + 0.5) * stride
+    columns = (jnp.arange(shape[1], dtype=jnp.float32) + 0.5) * stride
+    return jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+
+
+class DenseHead(nn.Module):
+    """Per location of one level: objectness, centerness, and the distances to the box's four sides.
+
+    The same parameters serve every level but for one learned factor each (FCOS).
+    """
+
+    config: ProposalConfig
+
+    def setup(self):
+        c = self.config
+        self.blocks = [fpn.ConvBlock(c.channels, c.depthwise, c.dtype) for _ in range(c.head_layers)]
+        # Prior 0.01: at the start almost all locations are background (focal loss, Lin et al. 2017, §4.1).
+        prior = nn.initializers.constant(-math.log((1 - 0.01) / 0.01))
+        self.objectness = nn.Dense(1, dtype=c.dtype, bias_init=prior)
+        self.centerness = nn.Dense(1, dtype=c.dtype)
+        # A box starts 8 strides wide: the middle of its level's range of sizes.
+        self.distances = nn.Dense(4, dtype=c.dtype, bias_init=nn.initializers.constant(math.log(4.0)))
+        self.scales = self.param("scales", nn.initializers.ones, (len(fpn.STRIDES),))
+
+    def __call__(self, x: Array, level: int, frame_size: Array) -> tuple[Array, Array, Array]:
+        stride = fpn.STRIDES[level]
+        for block in self.blocks:
+            x = block(fpn.keep_real(x, frame_size, stride))
+        x = x.reshape(-1, x.shape[-1])
+        outputs = (self.objectness(x)[:, 0], self.centerness(x)[:, 0], self.distances(x))
+        objectness, centerness, distances = (y.astype(jnp.float32) for y in outputs)
+        # exp(8) strides is wider than any frame: the bound only keeps a diverging network finite.
+        return objectness, centerness, jnp.exp(jnp.clip(distances * self.scales[level], -8.0, 8.0)) * stride
+
+
+class MaskHead(nn.Module):
+    """The mask of ONE region, on twice its grid: `[s, s, C] -> [2s, 2s]` logits."""
+
+    config: ProposalConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "s s C"]) -> Float[Array, "2*s 2*s"]:
+        c = self.config
+        for index in range(c.mask_layers):
+            x = fpn.ConvBlock(c.channels, c.depthwise, c.dtype, name=f"block{index}")(x)
+        # A 2×2 transposed convolution of stride 2: every cell becomes four, none overlap, one matrix product.
+        size, quarter = x.shape[0], max(c.channels // 2, 1)
+        x = nn.relu(nn.Dense(4 * quarter, dtype=c.dtype, name="upsample")(x))
+        x = x.reshape(size, size, 2, 2, quarter).transpose(0, 2, 1, 3, 4).reshape(2 * size, 2 * size, quarter)
+        return nn.Dense(1, dtype=c.dtype, name="logit")(x)[..., 0].astype(jnp.float32)
+
+
+class ProposalNetwork(nn.Module):
+    """Finds the objects of ONE frame; `vmap` for more. Source: DESIGN §4 [O]; Tian et al., FCOS, 2019."""
+
+    config: ProposalConfig = ProposalConfig()
+
+    def setup(self):
+        c = self.config
+        self.pyramid = fpn.FeaturePyramid(c.channels, c.depthwise, c.dtype)
+        self.dense_head = DenseHead(c)
+        self.mask_head = nn.vmap(
+            MaskHead, in_axes=0, variable_axes={"params": None}, split_rngs={"params": False}
+        )(c)
+
+    def __call__(self, features: Features, frame_size: Array) -> Detections:
+        """Dense outputs and proposals of a frame.
+
+        Args:
+          features: the backbone's, C3..C5 are used, each [H/s, W/s, C].
+          frame_size: [2] real (height, width) in pixels; what lies beyond neither counts nor is proposed.
+
+        Returns:
+          `Detections`. Boxes and scores of its proposals are constants to the gradient (they learn by the
+          dense losses); their masks and mask logits are not.
+        """
+        c = self.config
+        levels = self.pyramid(features, frame_size)
+        outputs = [self.dense_head(x, level, frame_size) for level, x in enumerate(levels)]
+        objectness, centerness, distances = (jnp.concatenate(parts) for parts in zip(*outputs, strict=True))
+        pairs = list(zip(levels, fpn.STRIDES, strict=True))
+        locations = jnp.concatenate([locations_of(x.shape, stride) for x, stride in pairs])
+        strides = jnp.concatenate([jnp.full(x.shape[:2], stride, jnp.float32).ravel() for x, stride in pairs])
+        location_valid = (locations < frame_size[None, :]).all(1)
+        boxes = jnp.concatenate([locations - distances[:, :2], locations + distances[:, 2:]], 1)
+        score = jnp.sqrt(nn.sigmoid(objectness) * nn.sigmoid(centerness))
+        score = jnp.where(location_valid, score, 0.0)
+        kept, scores, valid = select(boxes, score, frame_size, c)
+
+        mask_logits = self._masks(levels[0], kept, frame_size)
+        height, width = (n * ROI_STRIDE // MASK_STRIDE for n in levels[0].shape[:2])
+        masks = paste(nn.sigmoid(mask_logits), kept, valid, height=height, width=width)
+        return Detections(
+            locations=locations,
+            strides=strides,
+            location_valid=location_valid,
+            objectness_logits=objectness,
+            centerness_logits=centerness,
+            boxes=boxes,
+            proposals=Proposals(boxes=kept, scores=scores, masks=masks, valid=valid),
+            mask_logits=mask_logits,
+        )
+
+    def masks_of_boxes(
+        self, features: Features, boxes: Float[Array, "K 4"], frame_size: Array | None = None
+    ) -> Float[Array, "K 28 28"]:
+        """Mask logits of any boxes, on each box's own grid (`mask_paste.paste` puts them into the frame).
+
+        Without `frame_size` the whole padded frame counts as real.
+        """
+        if frame_size is None:
+            frame_size = jnp.array([n * ROI_STRIDE for n in features.c3.shape[:2]])
+        return self._masks(self.pyramid(features, frame_size)[0], boxes, frame_size)
+
+    def _masks(self, p3: Float[Array, "h w C"], boxes: Float[Array, "K 4"], frame_size: Array) -> Array:
+        # One level for all sizes: choosing per box means pooling from every level and keeping one. P3 is the
+        # sharpest, and the top-down sums have brought it what P4 and P5 know.
+        def pool(box: Array) -> Array:
+            size = self.config.roi_size
+            return roi_align.roi_align(p3, box, size=size, stride=ROI_STRIDE, frame_size=frame_size)
+
+        return self.mask_head(jax.vmap(pool)(boxes))
+
+
+def select(
+    boxes: Float[Array, "L 4"], score: Float[Array, "L"], frame_size: Array, config: ProposalConfig
+) -> tuple[Float[Array, "P 4"], Float[Array, "P"], Bool[Array, "P"]]:
+    """The best P boxes after suppression, with scores and validity; constants to the gradient."""
+    boxes, score = jax.lax.stop_gradient((boxes, score))
+    scores, index = jax.lax.top_k(score, min(config.candidates, score.shape[0]))
+    boxes = box_lib.clip(boxes[index], frame_size)
+    # A tiny frame has fewer locations than places.
+    missing = max(config.capacity - index.shape[0], 0)
+    boxes, scores = jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing))
+    large = (boxes[:, 2:] - boxes[:, :2] >= config.min_size).all(1)
+    valid = large & (scores >= config.score_threshold)
+    suppress = box_lib.NMS[config.nms] if isinstance(config.nms, str) else config.nms
+    scores = suppress(boxes, scores, valid, threshold=config.nms_threshold)
+    scores, index = jax.lax.top_k(scores, config.capacity)
+    valid = valid[index] & (scores >= config.score_threshold)
+    return jnp.where(valid[:, None], boxes[index], 0.0), jnp.where(valid, scores, 0.0), valid
+
+
+def paste(
+    prob: Float[Array, "K s s"],
+    boxes: Float[Array, "K 4"],
+    valid: Bool[Array, "K"],
+    *,
+    height: int,
+    width: int,
+) -> Float[Array, "K H4 W4"]:
+    """Masks on their boxes' grids -> masks at stride 4, height×width cells; zero where not valid."""
+
+    def one(prob: Array, box: Array) -> Array:
+        return mask_paste.paste(prob, box, height=height, width=width, stride=MASK_STRIDE)
+
+    return jnp.where(valid[:, None, None], jax.vmap(one)(prob, boxes), 0.0)
+
+
+def append(proposals: Proposals, masks: Float[Array, "N H4 W4"], valid: Bool[Array, "N"]) -> Proposals:
+    """Adds N masks as candidates of their own, behind the others: P + N places (DESIGN §4).
+
+    Args:
+      proposals: P places.
+      masks: [N, H/4, W/4] probability, such as the memory's own propagated masks; kept as they are.
+      valid: [N]; a mask that is nowhere above .5 is not valid either.
+
+    Returns:
+      `Proposals`; the boxes of the new ones are tight around prob > .5, their scores the mean prob there.
+    """
+    boxes, found = jax.vmap(box_lib.of_mask)(masks)
+    inside = masks > 0.5
+    scores = jnp.where(inside, masks, 0.0).sum((1, 2)) / jnp.maximum(inside.sum((1, 2)), 1)
+    valid = valid & found
+    new = Proposals(
+        boxes=jnp.where(valid[:, None], boxes, 0.0),
+        scores=jax.lax.stop_gradient(jnp.where(valid, scores, 0.0)),
+        masks=jnp.where(valid[:, None, None], masks, 0.0),
+        valid=valid,
+    )
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), proposals, new)

@@ -1,0 +1,145 @@
+"""What the proposal network learns from: FCOS targets and the five losses of ONE frame (DESIGN §8)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from vos_jax.models import boxes as box_lib
+from vos_jax.models import fpn, roi_align
+from vos_jax.models.proposals import MASK_STRIDE, Detections
+from vos_jax.typing import Array, Bool, Float, Int
+
+# A level is responsible for boxes whose farthest side, seen from the location, lies in (low, high] strides
+# (FCOS).
+# The first level also takes all smaller boxes, the last all larger ones.
+RANGE_IN_STRIDES = (4.0, 8.0)
+CENTRE_RADIUS = 1.5  # strides: a location counts as positive if it is this near the middle of the box
+MASK_IOU = 0.5  # a proposal teaches the mask head if its box overlaps a true one by more
+
+
+@struct.dataclass
+class Targets:
+    """What each location should say."""
+
+    positive: Bool[Array, "L"]
+    object_index: Int[Array, "L"]  # whose box; 0 where not positive
+    centerness: Float[Array, "L"]  # [0, 1]
+
+
+def assign(
+    locations: Float[Array, "L 2"],
+    strides: Float[Array, "L"],
+    location_valid: Bool[Array, "L"],
+    boxes: Float[Array, "N 4"],
+    valid: Bool[Array, "N"],
+) -> Targets:
+    """Which true box every location answers for: centre sampling, one range of sizes per level.
+
+    A location that several boxes claim takes the smallest. Shapes as named; pixels.
+
+    Source: Tian et al., FCOS, 2019 (§3.2) and its centre sampling.
+    """
+    before = locations[:, None] - boxes[None, :, :2]  # [L, N, 2]: distances to the top and left sides
+    after = boxes[None, :, 2:] - locations[:, None]
+    distances = jnp.concatenate([before, after], -1)
+    inside = (distances > 0).all(-1)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    radius = CENTRE_RADIUS * strides[:, None]
+    central = jnp.abs(locations[:, None] - middle[None]).max(-1) < radius
+    low = jnp.where(strides == fpn.STRIDES[0], 0.0, RANGE_IN_STRIDES[0] * strides)[:, None]
+    high = jnp.where(strides == fpn.STRIDES[-1], jnp.inf, RANGE_IN_STRIDES[1] * strides)[:, None]
+    farthest = distances.max(-1)
+    claimed = inside & central & (farthest > low) & (farthest <= high)
+    claimed = claimed & valid[None, :] & location_valid[:, None]
+    index = jnp.where(claimed, box_lib.area(boxes)[None, :], jnp.inf).argmin(1)
+    positive = claimed.any(1)
+    index = jnp.where(positive, index, 0)
+    own = jnp.take_along_axis(distances, index[:, None, None], axis=1)[:, 0]
+    own = jnp.where(positive[:, None], own, 1.0)
+    ratio = jnp.minimum(own[:, :2], own[:, 2:]) / jnp.maximum(own[:, :2], own[:, 2:])
+    return Targets(positive, index, jnp.where(positive, jnp.sqrt(ratio.prod(-1)), 0.0))
+
+
+def mask_losses(
+    mask_logits: Float[Array, "K s s"],
+    boxes: Float[Array, "K 4"],
+    valid: Bool[Array, "K"],
+    truth_prob: Float[Array, "N H4 W4"],
+    truth_valid: Bool[Array, "N"],
+) -> dict[str, Float[Array, ""]]:
+    """Cross-entropy and dice of the masks whose boxes overlap a true object's box by more than .5.
+
+    Each is compared with the object it overlaps most, resampled on the box's grid. Also serves
+    `ProposalNetwork.masks_of_boxes` on true boxes, which teaches the mask head before the detector finds
+    anything.
+
+    Returns:
+      {"mask_bce", "mask_dice"}: means over the masks that count; 0 if there are none.
+    """
+    truth_prob = truth_prob.astype(jnp.float32)
+    truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
+    overlap = jnp.where((truth_valid & found)[None, :], box_lib.pairwise_iou(boxes, truth_boxes), 0.0)
+    counts = valid & (overlap.max(1) > MASK_IOU)
+    size = mask_logits.shape[-1]
+
+    def target_of(index: Array, box: Array) -> Array:
+        region = roi_align.roi_align(truth_prob[index][..., None], box, size=size, stride=MASK_STRIDE)
+        return (region[..., 0] > 0.5).astype(jnp.float32)
+
+    targets = jax.lax.stop_gradient(jax.vmap(target_of)(overlap.argmax(1), boxes))
+    logits = mask_logits.astype(jnp.float32)
+    bce = optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean((1, 2))
+    dice = optax.losses.dice_loss(logits[..., None], targets[..., None], reduction="none")[:, 0]
+    number = jnp.maximum(counts.sum(), 1)
+    return {
+        "mask_bce": jnp.where(counts, bce, 0.0).sum() / number,
+        "mask_dice": jnp.where(counts, dice, 0.0).sum() / number,
+    }
+
+
+def proposal_losses(
+    detections: Detections,
+    truth_prob: Float[Array, "N H4 W4"],
+    truth_valid: Bool[Array, "N"],
+    frame_size: Int[Array, "2"],
+) -> dict[str, Float[Array, ""]]:
+    """The proposal network's losses on ONE frame, each normalised by this frame's own counts.
+
+    Args:
+      detections: of the network on this frame.
+      truth_prob: [N, H/4, W/4] true masks in [0, 1]; what is above .5 is the object.
+      truth_valid: [N]; other objects, and objects with no pixel here, do not count.
+      frame_size: [2] real (height, width); the truth beyond it is ignored.
+
+    Returns:
+      "objectness" (focal, per positive location), "centerness" (cross-entropy, mean over positives),
+      "box" (1 − GIoU, centerness-weighted mean over positives), "mask_bce", "mask_dice" (see `mask_losses`).
+      All ≥ 0 and unweighted; without any object only "objectness" is not 0.
+
+    Source: DESIGN §8; FCOS 2019; Mask R-CNN 2017.
+    """
+    inside = fpn.real_cells(truth_prob.shape[1:], frame_size, MASK_STRIDE)
+    truth_prob = jnp.where(inside[None], truth_prob.astype(jnp.float32), 0.0)
+    truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
+    # A stride-4 cell may hang out of the frame; proposals are cut there, so the truth is too.
+    truth_boxes = box_lib.clip(truth_boxes, frame_size)
+    d = detections
+    targets = assign(d.locations, d.strides, d.location_valid, truth_boxes, truth_valid & found)
+    positive = targets.positive
+    number = jnp.maximum(positive.sum(), 1)
+
+    focal = optax.losses.sigmoid_focal_loss(
+        d.objectness_logits.astype(jnp.float32), positive.astype(jnp.float32), alpha=0.25, gamma=2.0
+    )
+    centerness = optax.losses.sigmoid_binary_cross_entropy(
+        d.centerness_logits.astype(jnp.float32), targets.centerness
+    )
+    box = 1.0 - box_lib.giou(d.boxes.astype(jnp.float32), truth_boxes[targets.object_index])
+    weight = targets.centerness
+    return {
+        "objectness": jnp.where(d.location_valid, focal, 0.0).sum() / number,
+        "centerness": jnp.where(positive, centerness, 0.0).sum() / number,
+        "box": jnp.where(positive, weight * box, 0.0).sum() / jnp.maximum(weight.sum(), 1e-6),
+        **mask_losses(d.mask_logits, d.proposals.boxes, d.proposals.valid, truth_prob, truth_valid),
+    }
