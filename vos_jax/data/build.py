@@ -1,0 +1,58 @@
+"""Packs folders of training data into ArrayRecord: `python -m vos_jax.data.build --help`."""
+
+import argparse
+import logging
+import sys
+
+from vos_jax import errors
+from vos_jax.data import sequences
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.data.build",
+        description="Pack a folder of training data into one ArrayRecord dataset (read with kind='array_record').",
+        epilog="example: python -m vos_jax.data.build --kind davis_folder --root data/DAVIS --out data/packed",
+    )
+    parser.add_argument("--kind", required=True, choices=("davis_folder", "ytvos", "static"))
+    parser.add_argument("--root", required=True, help="folder of the data")
+    parser.add_argument("--out", required=True, help="folder that receives packed_sequences/NAME/VERSION")
+    parser.add_argument("--name", help="name of the dataset; default: the last part of --root")
+    parser.add_argument(
+        "--split", default="train", help="ImageSets list, YouTube-VOS folder, and name of the split"
+    )
+    parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
+    parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
+    parser.add_argument("--short_side", type=int, help="shrink larger frames to this")
+    parser.add_argument("--sequences", nargs="*", default=[], help="names or patterns to take; default: all")
+    parser.add_argument("--exclude", nargs="*", default=[], help="names or patterns to leave out")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
+    return parser.parse_args(arguments)
+
+
+@errors.entry_point
+def main(arguments: list[str] | None = None) -> int:
+    """Packs what the command line says and prints the dataset's folder."""
+    args = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = sequences.SourceConfig(
+        kind=args.kind,
+        root=args.root,
+        split=args.split,
+        year=args.year,
+        resolution=args.resolution,
+        short_side=args.short_side,
+        sequences=tuple(args.sequences),
+        exclude=tuple(args.exclude),
+        unannotated=True,
+    )
+    # Imported here: --help need not wait for tensorflow-datasets.
+    from vos_jax.data import builders
+
+    print(builders.pack(config, args.out, name=args.name, overwrite=args.overwrite))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

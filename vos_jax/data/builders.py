@@ -1,0 +1,197 @@
+"""Packing training sequences into ArrayRecord through tensorflow-datasets, without TensorFlow.
+
+One record per frame: a clip of three frames costs three small reads wherever in the video it lies, and a shard may
+hold any part of a video. The index (names, lengths, which frames are annotated, which show an object) goes into
+the dataset's metadata.json, so nothing is scanned when training starts.
+"""
+
+import concurrent.futures
+import logging
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vos_jax import errors
+from vos_jax.data import clips, sequences, transforms
+
+log = logging.getLogger(__name__)
+
+JPEG_QUALITY = 95
+"""Of frames that have to be encoded again: shrunk ones, and files that are no JPEGs."""
+
+
+class PackedSequences(tfds.core.GeneratorBasedBuilder):
+    """Writes a `Sequences` as one split; frames keep their bytes unless they are shrunk.
+
+    Args:
+      source: what to pack.
+      index: one entry per sequence, from `make_index`.
+      name: name of the dataset's config.
+      data_dir: folder that receives packed_sequences/NAME/VERSION.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "One record per frame."}
+
+    def __init__(
+        self,
+        *,
+        source: sequences.FileSequences,
+        index: list[dict[str, Any]],
+        name: str,
+        data_dir: str | os.PathLike,
+    ):
+        self._source, self._index = source, index
+        config = tfds.core.BuilderConfig(name=name)
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Frames with object ids, packed for training video object segmentation.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "frame": tfds.features.Image(shape=(None, None, 3)),
+                    "ids": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "annotated": np.bool_,
+                    "sequence": np.str_,
+                    "time": np.int32,
+                }
+            ),
+            metadata=tfds.core.MetadataDict(static=self._source.static, sequences=self._index),
+            # Frames of a video stay neighbours: one disk page or object-store request serves a clip.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager
+        return {self._source.config.split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, entry in enumerate(self._index):
+            annotated = set(entry["annotated"])
+            for time in range(entry["length"]):
+                yield (
+                    entry["start"] + time,
+                    {
+                        "frame": encode_frame(self._source, number, time),
+                        "ids": encode_ids(self._source, number, time if time in annotated else None),
+                        "annotated": time in annotated,
+                        "sequence": entry["name"],
+                        "time": time,
+                    },
+                )
+
+
+def encode_frame(source: sequences.FileSequences, index: int, time: int) -> bytes:
+    """Returns a frame's own JPEG bytes, or newly encoded ones where it is shrunk or no JPEG."""
+    path = source.files[index].frame_paths[time]
+    data = path.read_bytes()
+    if source.config.short_side is None and data[:2] == b"\xff\xd8":
+        return data
+    frame = cv2.cvtColor(source.frame(index, time), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def encode_ids(source: sequences.FileSequences, index: int, time: int | None) -> bytes:
+    """Returns a mask as an 8-bit grey PNG of object ids; one blank pixel for a frame that has none (None)."""
+    ids = np.zeros((1, 1), np.uint8) if time is None else source.ids(index, time)
+    side = source.config.short_side
+    if side is not None and min(ids.shape) > side:
+        factor = side / min(ids.shape)
+        size = (round(ids.shape[1] * factor), round(ids.shape[0] * factor))
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode(".png", ids)[1].tobytes()
+
+
+def make_index(source: sequences.FileSequences, *, threads: int = 4) -> list[dict[str, Any]]:
+    """Decodes every frame and mask once and returns what metadata.json holds of each sequence.
+
+    Entries: name, start (record of its first frame), length, annotated and holding (frame numbers).
+
+    Raises:
+      VosError: a file that cannot be read, or a mask of another size than its frame; nothing is written then.
+    """
+
+    def check(index: int, start: int) -> dict[str, Any]:
+        annotated = source.annotated(index).tolist()
+        known = set(annotated)
+        holding = []
+        for time in range(source.length(index)):
+            frame = source.frame(index, time)
+            ids = source.ids(index, time) if time in known else None
+            clips.check_sizes(source.names[index], [time], (frame,), (ids,))
+            if transforms.holds_object(ids):
+                holding.append(time)
+        return {
+            "name": source.names[index],
+            "start": start,
+            "length": source.length(index),
+            "annotated": annotated,
+            "holding": holding,
+        }
+
+    numbers = range(len(source.names))
+    lengths = [source.length(i) for i in numbers]
+    starts = np.cumsum([0, *lengths])[:-1].tolist()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(check, numbers, starts))
+
+
+def pack(
+    config: sequences.SourceConfig,
+    out: str | os.PathLike,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    make_builder: Callable[..., tfds.core.DatasetBuilder] = PackedSequences,
+) -> pathlib.Path:
+    """Packs a source of files and returns the dataset's folder, readable as kind "array_record".
+
+    Args:
+      config: a source of kind "davis_folder", "ytvos" or "static"; `short_side` shrinks while packing.
+      out: folder that receives packed_sequences/NAME/VERSION.
+      name: defaults to the last part of the root.
+      overwrite: replace a dataset of that name; it stays until the new one is complete.
+      make_builder: the builder, of `PackedSequences`' arguments.
+
+    Raises:
+      VosError: an unreadable source or file, a dataset that is there already, a disk that cannot be written.
+    """
+    source = clips.open_sequences(config)
+    if not isinstance(source, sequences.FileSequences):
+        raise errors.VosError(f"{config.root}: only folders can be packed, not kind '{config.kind}'")
+    name = name or re.sub(r"\W+", "_", pathlib.Path(config.root).resolve().name).strip("_").lower()
+    if not re.fullmatch(r"\w+", name):
+        raise errors.VosError(f"dataset name '{name}': only letters, digits and underscores (--name NAME)")
+    # Written beside and moved at the end: a stopped run leaves nothing that looks complete.
+    out = pathlib.Path(out)
+    work = out / f".packing-{uuid.uuid4().hex[:8]}"
+    try:
+        work.mkdir(parents=True)
+        builder = make_builder(source=source, index=[], name=name, data_dir=work)
+        target = out / pathlib.Path(builder.data_dir).relative_to(work)
+        if target.exists() and not overwrite:
+            raise errors.VosError(
+                f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
+            )
+        log.info("checking %d sequences", len(source.names))
+        builder = make_builder(source=source, index=make_index(source), name=name, data_dir=work)
+        builder.download_and_prepare()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(builder.data_dir, target)
+    except OSError as error:
+        raise errors.VosError(f"{out}: cannot write the packed dataset: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target

@@ -1,0 +1,222 @@
+"""From a training sequence to one clip: which frames, how far apart, and the arrays a training step gets."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from vos_jax import errors
+from vos_jax.data import records, sequences, transforms
+
+KINDS: dict[str, Callable[[sequences.SourceConfig], sequences.Sequences]] = {
+    "davis_folder": sequences.open_davis,
+    "ytvos": sequences.open_ytvos,
+    "static": sequences.open_static,
+    "array_record": records.open_records,
+    "tfds": records.open_catalogue,
+}
+
+
+def open_sequences(config: sequences.SourceConfig) -> sequences.Sequences:
+    """Opens a source, keeps what `sequences` and `exclude` leave of it, and lists it without decoding anything.
+
+    Sequences that can never give a clip (a single frame where videos are wanted, no mask at all) are left out
+    and named in one log line.
+
+    Raises:
+      VosError: unknown kind, missing folder, a name that matches nothing, or nothing left to train on.
+    """
+    if config.kind not in KINDS:
+        raise errors.VosError(f"unknown kind of source '{config.kind}'; known: {', '.join(sorted(KINDS))}")
+    if not pathlib.Path(config.root).is_dir():
+        raise errors.VosError(f"{config.root}: no such folder (source of kind '{config.kind}')")
+    return KINDS[config.kind](config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GapSchedule:
+    """Most frames skipped between two frames of a clip, as a function of the training step (DESIGN §8: 0 → 25).
+
+    Linear from `start` at `begin_step` to `end` at `end_step`, constant outside.
+    """
+
+    start: int = 0
+    end: int = 25
+    begin_step: int = 0
+    end_step: int = 10_000
+
+    def __call__(self, step: int) -> int:
+        """Returns the gap at `step`, a whole number of frames."""
+        run = max(1, self.end_step - self.begin_step)
+        share = min(1.0, max(0.0, (step - self.begin_step) / run))
+        return round(self.start + share * (self.end - self.start))
+
+
+def choose_frames(
+    frames: int,
+    startable: Int[np.ndarray, "A"],
+    holds: Callable[[int], bool],
+    *,
+    length: int,
+    max_gap: int,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Draws the frames of a clip: the first shows an object, 0..max_gap frames are skipped before each next one.
+
+    Where the drawn distances leave no room behind any frame with an object, neighbours are taken; where even
+    these do not fit, the clip is shorter than `length`, with at least two frames.
+
+    Args:
+      frames: how many there are to draw from; they are numbered 0..frames−1.
+      startable: numbers of those that may be first.
+      holds: tells whether a startable frame shows an object (reads its mask).
+      length: frames of a full clip.
+      max_gap: most frames skipped.
+      rng: where the draws come from.
+
+    Returns:
+      ascending frame numbers.
+
+    Raises:
+      UnusableClip: no startable frame with a successor shows an object.
+    """
+    if frames < 2:
+        raise transforms.UnusableClip("a clip needs two frames")
+    count = min(length, frames)
+    # A distance may never ask for more frames than there are.
+    reach = min(max_gap + 1, (frames - 1) // (count - 1))
+    drawn = rng.integers(1, reach + 1, count - 1)
+    known: dict[int, bool] = {}
+    for steps in (drawn, np.ones(count - 1, int), np.ones(1, int)):
+        offsets = np.concatenate([[0], np.cumsum(steps)])
+        for first in rng.permutation(startable[startable + offsets[-1] < frames]).tolist():
+            if first not in known:
+                known[first] = holds(first)
+            if known[first]:
+                if len(steps) < count - 1:
+                    return list(range(first, min(first + count, frames)))
+                return (first + offsets).tolist()
+    raise transforms.UnusableClip("no annotated frame with another frame behind it shows an object")
+
+
+def load_clip(
+    source: sequences.Sequences,
+    index: int,
+    *,
+    length: int,
+    max_gap: int,
+    unannotated: bool,
+    key: transforms.Key,
+) -> transforms.View:
+    """Draws and decodes one clip of sequence `index`.
+
+    Args:
+      source: where the sequence is.
+      length: frames of a clip.
+      max_gap: most frames skipped between two, counted among the frames drawn from.
+      unannotated: draw from all frames, not only from those with a mask.
+
+    Raises:
+      VosError: a file cannot be read, or its size differs from its frame's.
+      UnusableClip: the sequence shows no object where a clip could start.
+    """
+    annotated = source.annotated(index)
+    candidates = np.arange(source.length(index)) if unannotated else annotated
+    holding = source.holding(index)
+    startable = np.flatnonzero(np.isin(candidates, annotated if holding is None else holding))
+    masks: dict[int, np.ndarray] = {}
+
+    def ids_of(time: int) -> np.ndarray:
+        if time not in masks:
+            masks[time] = source.ids(index, time)
+        return masks[time]
+
+    chosen = choose_frames(
+        len(candidates),
+        startable,
+        lambda number: transforms.holds_object(ids_of(int(candidates[number]))),
+        length=length,
+        max_gap=max_gap,
+        rng=key.generator(),
+    )
+    times = [int(candidates[number]) for number in chosen]
+    has_mask = set(annotated.tolist())
+    frames = tuple(source.frame(index, time) for time in times)
+    ids = tuple(ids_of(time) if time in has_mask else None for time in times)
+    check_sizes(source.names[index], times, frames, ids)
+    return transforms.make_view(frames, ids)
+
+
+def load_picture(source: sequences.Sequences, index: int, *, key: transforms.Key) -> transforms.View:
+    """Decodes one frame of sequence `index` that shows an object: the picture of a pseudo-clip.
+
+    Raises:
+      VosError: a file cannot be read, or the mask's size differs from its frame's.
+      UnusableClip: no annotated frame shows an object.
+    """
+    holding = source.holding(index)
+    startable = source.annotated(index) if holding is None else holding
+    for time in key.generator().permutation(startable).tolist():
+        ids = source.ids(index, time)
+        if transforms.holds_object(ids):
+            frames = (source.frame(index, time),)
+            check_sizes(source.names[index], [time], frames, (ids,))
+            return transforms.make_view(frames, (ids,))
+    raise transforms.UnusableClip("no annotated frame shows an object")
+
+
+def check_sizes(
+    name: str,
+    times: list[int],
+    frames: tuple[UInt8[np.ndarray, "H W 3"], ...],
+    ids: tuple[UInt8[np.ndarray, "H W"] | None, ...],
+) -> None:
+    """Refuses frames of different sizes and masks with another field of view than their frame.
+
+    Reduced decoding makes a mask larger than its frame, so only the shapes' ratio is compared, to a pixel.
+    """
+    height, width = frames[0].shape[:2]
+    for time, frame, mask in zip(times, frames, ids, strict=True):
+        if frame.shape != frames[0].shape:
+            raise errors.VosError(
+                f"{name}: frame {time} is {frame.shape[1]}x{frame.shape[0]}, frame {times[0]} {width}x{height} "
+                "(width x height); all frames of a sequence have one size"
+            )
+        if mask is not None:
+            factor = max(1.0, mask.shape[0] / height)
+            off = (abs(mask.shape[0] / factor - height), abs(mask.shape[1] / factor - width))
+            if max(off) > (0.0 if factor == 1.0 else 1.0):
+                raise errors.VosError(
+                    f"{name}: the mask of frame {time} is {mask.shape[1]}x{mask.shape[0]}, its frame "
+                    f"{width}x{height} (width x height); masks must have the size of their frames"
+                )
+
+
+Example = dict[str, np.ndarray]
+
+
+def pack(clip: transforms.Clip, *, num_objects: int, length: int, max_objects: int, dataset: int) -> Example:
+    """Returns a clip as the arrays of one training example, all of static shape.
+
+    Keys: `frames` uint8 [T, H, W, 3]; `ids` uint8 [T, H, W], 0 background, 1..N objects (void and unknown
+    count as background, there is no 255); `object_valid` bool [N]; `frame_valid` bool [T]; `truth_valid`
+    bool [T], False where a frame has no annotation (its ids are 0); `frame_size` int32 [2], real height and
+    width (padding lies at the bottom and right); `dataset` int32 [], index of the λ (DESIGN §6). A clip
+    shorter than T repeats its last frame with `frame_valid` False.
+    """
+    real = len(clip.frames)
+    missing = length - real
+    blank = np.zeros(clip.frames[0].shape[:2], np.uint8)
+    frame_valid = np.arange(length) < real
+    annotated = np.array([ids is not None for ids in clip.ids] + [False] * missing)
+    return {
+        "frames": np.stack(clip.frames + clip.frames[-1:] * missing),
+        "ids": np.stack([blank if ids is None else ids for ids in clip.ids] + [blank] * missing),
+        "object_valid": np.arange(max_objects) < num_objects,
+        "frame_valid": frame_valid,
+        "truth_valid": frame_valid & annotated,
+        "frame_size": np.array(clip.size, np.int32),
+        "dataset": np.array(dataset, np.int32),
+    }

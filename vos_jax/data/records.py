@@ -1,0 +1,181 @@
+"""Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from vos_jax import errors
+from vos_jax.data import sequences
+
+
+class Records:
+    """Random access to the records of a prepared TFDS dataset as dicts of encoded bytes; opened where it is used."""
+
+    def __init__(self, folder: pathlib.Path, split: str):
+        self._folder, self._split = folder, split
+        self._opened: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> tuple[Any, Any]:
+        if self._opened is None:
+            # Imported here: it costs a second, and sources of files do without.
+            import tensorflow_datasets as tfds
+            from tensorflow_datasets.core import example_parser
+
+            try:
+                builder = tfds.builder_from_directory(self._folder)
+                # Nested images can only be left undecoded by parsing the record ourselves.
+                data = builder.as_data_source(
+                    self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+                )
+            except (OSError, ValueError, KeyError, NotImplementedError) as error:
+                raise errors.VosError(
+                    f"{self._folder}: cannot open split '{self._split}' ({str(error).splitlines()[0]}); pack it "
+                    "with python -m vos_jax.data.build, or prepare it with file_format='array_record'"
+                ) from error
+            self._opened = data, example_parser.ExampleParserNp(builder.info.features.get_serialized_info())
+        return self._opened
+
+    def __len__(self) -> int:
+        return len(self._open()[0])
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        data, parser = self._open()
+        try:
+            return parser.parse_example(data[position])
+        except (OSError, ValueError, RuntimeError, IndexError) as error:
+            raise errors.VosError(f"{self._folder}: record {position} is unreadable ({error})") from error
+
+
+def _find_dataset(config: sequences.SourceConfig) -> pathlib.Path:
+    """Returns the one folder at or below root that holds a prepared TFDS dataset."""
+    root = pathlib.Path(config.root)
+    depths = ("", "*/", "*/*/", "*/*/*/")
+    found = sorted(p.parent for depth in depths for p in root.glob(depth + "dataset_info.json"))
+    if len(found) != 1:
+        what = f"several: {', '.join(str(p.relative_to(root)) for p in found[:5])}" if found else "none"
+        raise errors.VosError(f"{root}: expected one prepared dataset (a dataset_info.json), found {what}")
+    return found[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSequences:
+    """Sequences packed by `vos_jax.data.builders`: one record per frame, the index in metadata.json."""
+
+    index: tuple[dict[str, Any], ...]
+    records: Records
+    config: sequences.SourceConfig
+    static: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry["name"] for entry in self.index)
+
+    def length(self, index: int) -> int:
+        return self.index[index]["length"]
+
+    def annotated(self, index: int) -> Int[np.ndarray, "A"]:
+        return np.array(self.index[index]["annotated"], int)
+
+    def holding(self, index: int) -> Int[np.ndarray, "A"] | None:
+        return np.array(self.index[index]["holding"], int)
+
+    def frame(self, index: int, time: int) -> UInt8[np.ndarray, "H W 3"]:
+        frame = sequences.decode_frame(self._record(index, time)["frame"], self._where(index, time))
+        return sequences.shrink_to(frame, self.config.short_side)
+
+    def ids(self, index: int, time: int) -> UInt8[np.ndarray, "H W"]:
+        ids = sequences.decode_ids(self._record(index, time)["ids"], self._where(index, time))
+        return np.minimum(ids, 1) if self.config.merge_objects else ids
+
+    def _record(self, index: int, time: int) -> dict[str, Any]:
+        return self.records[self.index[index]["start"] + time]
+
+    def _where(self, index: int, time: int) -> str:
+        return f"{self.config.root}: {self.names[index]} frame {time}"
+
+
+def open_records(config: sequences.SourceConfig) -> RecordSequences:
+    """A dataset packed by `python -m vos_jax.data.build`."""
+    folder = _find_dataset(config)
+    try:
+        metadata = json.loads((folder / "metadata.json").read_text())
+        index, static = metadata["sequences"], metadata["static"]
+    except (OSError, ValueError, KeyError) as error:
+        raise errors.VosError(
+            f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m vos_jax.data.build "
+            "have one. For the catalogue's davis say kind='tfds'"
+        ) from error
+    index = [index[i] for i in sequences.select([entry["name"] for entry in index], config)]
+    problems = [
+        sequences.problem_of(entry["length"], len(entry["annotated"]), config, static)
+        or (None if entry["holding"] else "no objects")
+        for entry in index
+    ]
+    kept = sequences.usable([entry["name"] for entry in index], problems, config)
+    records = Records(folder, config.split)
+    records[0]
+    return RecordSequences(tuple(index[i] for i in kept), records, config, static)
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueSequences:
+    """The TFDS catalogue's `davis`: one record per video; only the frames asked for are decoded."""
+
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+    lengths: tuple[int, ...]
+    records: Records
+    config: sequences.SourceConfig
+    static: bool = False
+
+    def length(self, index: int) -> int:
+        return self.lengths[index]
+
+    def annotated(self, index: int) -> Int[np.ndarray, "A"]:
+        return np.arange(self.lengths[index])
+
+    def holding(self, index: int) -> None:
+        return None
+
+    def frame(self, index: int, time: int) -> UInt8[np.ndarray, "H W 3"]:
+        data = self.records[self.positions[index]]["video"]["frames"][time]
+        return sequences.shrink_to(
+            sequences.decode_frame(data, f"{self.names[index]} frame {time}"), self.config.short_side
+        )
+
+    def ids(self, index: int, time: int) -> UInt8[np.ndarray, "H W"]:
+        data = self.records[self.positions[index]]["video"]["segmentations"][time]
+        ids = sequences.decode_ids(data, f"{self.names[index]} frame {time}")
+        return np.minimum(ids, 1) if self.config.merge_objects else ids
+
+
+def open_catalogue(config: sequences.SourceConfig) -> CatalogueSequences:
+    """The catalogue's `davis/480p` (or another config), prepared below root with file_format="array_record"."""
+    folder = _find_dataset(config)
+    records = Records(folder, config.split)
+    try:
+        heads = [records[i]["metadata"] for i in range(len(records))]
+        names = [head["video_name"].decode() for head in heads]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.VosError(f"{folder}: not the catalogue's davis (its records have no {error})") from error
+    chosen = sequences.select(names, config)
+    lengths = [int(heads[i]["num_frames"]) for i in chosen]
+    kept = sequences.usable(
+        [names[i] for i in chosen],
+        [sequences.problem_of(length, length, config, False) for length in lengths],
+        config,
+    )
+    return CatalogueSequences(
+        names=tuple(names[chosen[k]] for k in kept),
+        positions=tuple(chosen[k] for k in kept),
+        lengths=tuple(lengths[k] for k in kept),
+        records=records,
+        config=config,
+    )

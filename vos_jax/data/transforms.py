@@ -1,0 +1,400 @@
+"""Augmentation of training clips: numpy and OpenCV only, every draw from an explicit key.
+
+Geometry is collected in a `View` (a matrix, no pixels) and touched once, by `Crop`, at crop size; what
+follows works on the rendered `Clip`. The order is that of the paper: scale, horizontal flip, temporal flip,
+crop (DESIGN §8, supplementary §2); everything else is optional and off by default.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vos_jax import errors
+
+
+class UnusableClip(errors.VosError):
+    """A clip that shows no object in its first frame; the pipeline replaces it like an unreadable file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A random key of plain integers: `fold` derives an independent one, `generator` draws from it.
+
+    Like `jax.random.key`, without JAX: workers never touch a device.
+    """
+
+    entropy: tuple[int, ...]
+
+    def fold(self, name: str | int) -> "Key":
+        """Returns the key of the stream `name`, independent of every other name's."""
+        return Key((*self.entropy, zlib.crc32(name.encode()) if isinstance(name, str) else name))
+
+    def generator(self) -> np.random.Generator:
+        """Returns a fresh generator: the same key always draws the same numbers."""
+        # The length comes first because numpy pads entropy with zeros: (1,) and (1, 0) would draw the same.
+        return np.random.default_rng((len(self.entropy), *self.entropy))
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Decoded frames of one clip, real ones only, under a geometry that is not yet applied.
+
+    Args:
+      frames: uint8 RGB, each [H, W, 3].
+      ids: uint8 object ids, each [H, W] (0 background), None where a frame is not annotated. A mask may have
+        another resolution than its frame (reduced decoding), never another field of view.
+      size: height and width of the view in its own pixels.
+      to_unit: [2, 3], maps (x, y, 1) in view pixels (pixel i covers [i, i + 1]) to the unit square of a
+        frame.
+    """
+
+    frames: tuple[UInt8[np.ndarray, "H W 3"], ...]
+    ids: tuple[UInt8[np.ndarray, "H W"] | None, ...]
+    size: tuple[int, int]
+    to_unit: Float[np.ndarray, "2 3"]
+
+    def compose(self, matrix: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> "View":
+        """Returns the view whose pixels `matrix` maps to pixels of this one."""
+        return dataclasses.replace(self, size=size, to_unit=self.to_unit @ matrix)
+
+
+def make_view(frames: tuple[np.ndarray, ...], ids: tuple[np.ndarray | None, ...]) -> View:
+    """Returns the untouched view of frames [H, W, 3] and their ids [H, W] or None."""
+    height, width = frames[0].shape[:2]
+    return View(frames, ids, (height, width), np.array([[1 / width, 0, 0], [0, 1 / height, 0]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Rendered frames of one clip, real ones only, padded at the bottom and right to the crop size.
+
+    Args:
+      frames: uint8 RGB, each [h, w, 3].
+      ids: uint8, each [h, w], None where a frame is not annotated.
+      size: real height and width inside the padded arrays.
+    """
+
+    frames: tuple[UInt8[np.ndarray, "h w 3"], ...]
+    ids: tuple[UInt8[np.ndarray, "h w"] | None, ...]
+    size: tuple[int, int]
+
+
+V = TypeVar("V", View, Clip)
+
+
+def holds_object(ids: UInt8[np.ndarray, "H W"] | None) -> bool:
+    """Tells whether an annotation shows any object; an absent annotation shows none."""
+    return ids is not None and cv2.countNonZero(np.ascontiguousarray(ids)) > 0
+
+
+def to_pixels(to_unit: Float[np.ndarray, "2 3"], size: tuple[int, int]) -> Float[np.ndarray, "2 3"]:
+    """Returns the matrix from view pixel centres to pixel centres of an array of `size`, as OpenCV counts them."""
+    matrix = to_unit * np.array([[size[1]], [size[0]]])
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
+    return matrix
+
+
+def render(view: View) -> Clip:
+    """Samples every frame (bilinear) and mask (nearest) of a view at the view's own size."""
+    height, width = view.size
+
+    def warp(array: np.ndarray | None, interpolation: int) -> np.ndarray | None:
+        if array is None:
+            return None
+        matrix = to_pixels(view.to_unit, array.shape[:2])
+        flags = interpolation | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(array, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+    frames = tuple(warp(frame, cv2.INTER_LINEAR) for frame in view.frames)
+    return Clip(frames, tuple(warp(ids, cv2.INTER_NEAREST) for ids in view.ids), view.size)
+
+
+def pad(clip: Clip, size: tuple[int, int]) -> Clip:
+    """Pads a clip with zeros at the bottom and right to `size` (no-op for one that fills it)."""
+    below, right = size[0] - clip.size[0], size[1] - clip.size[1]
+    if below == 0 and right == 0:
+        return clip
+    margins = ((0, below), (0, right))
+    frames = tuple(np.pad(frame, (*margins, (0, 0))) for frame in clip.frames)
+    return Clip(frames, tuple(None if ids is None else np.pad(ids, margins) for ids in clip.ids), clip.size)
+
+
+# --- geometry: View -> View, then one render ----------------------------------------------------------------
+
+
+def resize(view: View, factor: float) -> View:
+    """Returns the view enlarged by `factor`, sides rounded to whole pixels."""
+    size = (max(1, round(view.size[0] * factor)), max(1, round(view.size[1] * factor)))
+    return view.compose(np.diag([view.size[1] / size[1], view.size[0] / size[0], 1.0]), size)
+
+
+def enlarge(view: View, size: tuple[int, int]) -> View:
+    """Enlarges a view just enough that a crop of `size` fits; larger views stay as they are (DESIGN §8)."""
+    return resize(view, max(1.0, size[0] / view.size[0], size[1] / view.size[1]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """One scale factor for all frames of a clip, uniform in [low, high] (supplementary §2: [1, 1.5])."""
+
+    low: float = 1.0
+    high: float = 1.5
+
+    def __call__(self, view: View, key: Key) -> View:
+        return resize(view, key.generator().uniform(self.low, self.high))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HorizontalFlip:
+    """Mirrors all frames of a clip together with probability `prob` (supplementary §2)."""
+
+    prob: float = 0.5
+
+    def __call__(self, view: View, key: Key) -> View:
+        if key.generator().random() >= self.prob:
+            return view
+        return view.compose(np.array([[-1.0, 0, view.size[1]], [0, 1, 0], [0, 0, 1]]), view.size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemporalFlip:
+    """Reverses the frames of a clip with probability `prob` (supplementary §2).
+
+    A clip whose last frame shows no object keeps its order: what becomes frame 0 must hold one (DESIGN §8).
+    """
+
+    prob: float = 0.5
+
+    def __call__(self, clip: V, key: Key) -> V:
+        if key.generator().random() >= self.prob or not holds_object(clip.ids[-1]):
+            return clip
+        return dataclasses.replace(clip, frames=clip.frames[::-1], ids=clip.ids[::-1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crop:
+    """One random crop for all frames (supplementary §2: 352×352), kept to places that show an object of frame 0.
+
+    Uniform over all places where at least the share `keep` of some object of frame 0 (or of what a crop can
+    hold, if that is less) lies inside: `tries` uniform draws, then a draw around one of the object's pixels.
+
+    Args:
+      size: height and width.
+      keep: in [0, 1]; 0 is the paper's crop, blind to objects.
+      tries: blind draws before one is aimed.
+    """
+
+    size: tuple[int, int] = (352, 352)
+    keep: float = 0.25
+    tries: int = 10
+
+    def place(self, view: View, key: Key) -> View:
+        """Returns the view of the crop (smaller than `size` only where the view itself is).
+
+        Raises:
+          UnusableClip: frame 0 shows no object.
+        """
+        ids = view.ids[0]
+        if not holds_object(ids):
+            raise UnusableClip("the first frame of the clip shows no object")
+        rng = key.generator()
+        size = (min(self.size[0], view.size[0]), min(self.size[1], view.size[1]))
+        room = (view.size[0] - size[0], view.size[1] - size[1])
+        areas = np.bincount(ids.ravel(), minlength=256)
+        areas[0] = 0
+        # One object decides; a large one is no likelier than a small one.
+        chosen = int(rng.choice(np.flatnonzero(areas)))
+        mask = (ids == chosen).view(np.uint8)
+        sums = cv2.integral(mask)
+        pixels_per_view = ids.size / (view.size[0] * view.size[1])
+        wanted = self.keep * min(areas[chosen], size[0] * size[1] * pixels_per_view)
+
+        def at(y: int, x: int) -> View:
+            return view.compose(np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]]), size)
+
+        for _ in range(self.tries):
+            placed = at(int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)))
+            if _count(sums, placed) >= wanted:
+                return placed
+        # Aim: centre the crop on the object's pixel nearest to its middle, moved a little.
+        ys, xs = np.nonzero(mask)
+        nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+        unit = np.array([(xs[nearest] + 0.5) / ids.shape[1], (ys[nearest] + 0.5) / ids.shape[0]])
+        x, y = np.linalg.solve(view.to_unit[:, :2], unit - view.to_unit[:, 2])
+        move = rng.uniform(-0.25, 0.25, 2) * size
+        return at(
+            int(np.clip(y - size[0] / 2 + move[0], 0, room[0])),
+            int(np.clip(x - size[1] / 2 + move[1], 0, room[1])),
+        )
+
+    def __call__(self, view: View, key: Key) -> Clip:
+        return pad(render(self.place(view, key)), self.size)
+
+
+def _count(sums: np.ndarray, view: View) -> int:
+    """Counts the mask pixels inside a view, from the mask's integral image [H + 1, W + 1]."""
+    height, width = sums.shape[0] - 1, sums.shape[1] - 1
+    corners = view.to_unit @ np.array([[0, view.size[1]], [0, view.size[0]], [1, 1]])
+    xs = np.clip(np.rint(np.sort(corners[0]) * width), 0, width).astype(int)
+    ys = np.clip(np.rint(np.sort(corners[1]) * height), 0, height).astype(int)
+    return int(sums[ys[1], xs[1]] - sums[ys[0], xs[1]] - sums[ys[1], xs[0]] + sums[ys[0], xs[0]])
+
+
+# --- objects and colours: Clip -> Clip ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectObjects:
+    """Decides which objects a clip is about and numbers them 1..N; everything else becomes background (0).
+
+    An object is what frame 0 shows with at least `min_pixels` pixels after the crop: what appears later has
+    no truth in the memory. More than `max_objects` are drawn from at random. With probability `drop` one of
+    several objects becomes background, with probability `merge` two become one.
+
+    Raises:
+      UnusableClip: no object is left in frame 0.
+    """
+
+    max_objects: int = 4
+    min_pixels: int = 32
+    drop: float = 0.0
+    merge: float = 0.0
+
+    def __call__(self, clip: Clip, key: Key) -> tuple[Clip, int]:
+        """Returns the clip and its number of objects."""
+        rng = key.generator()
+        first = clip.ids[0]
+        areas = np.zeros(256, int) if first is None else np.bincount(first.ravel(), minlength=256)
+        areas[0] = 0
+        found = rng.permutation(np.flatnonzero(areas >= self.min_pixels))
+        if len(found) == 0:
+            raise UnusableClip(f"no object has {self.min_pixels} pixels in the first frame of the clip")
+        groups = [[int(i)] for i in found]
+        if len(groups) > 1 and rng.random() < self.drop:
+            groups.pop()
+        if len(groups) > 1 and rng.random() < self.merge:
+            groups[0] += groups.pop()
+        groups = sorted(groups[: self.max_objects], key=min)
+        table = np.zeros(256, np.uint8)
+        for number, group in enumerate(groups, start=1):
+            table[group] = number
+        ids = tuple(None if frame is None else cv2.LUT(frame, table) for frame in clip.ids)
+        return dataclasses.replace(clip, ids=ids), len(groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColourJitter:
+    """Brightness, contrast, saturation and hue, one draw for the clip and a tenth of it more per frame.
+
+    One 3×4 matrix per frame does all four. With probability 1 − `prob` a clip stays as it is.
+
+    Args:
+      brightness, contrast, saturation: largest relative change; hue: largest turn in degrees.
+    """
+
+    prob: float = 0.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 8.0
+
+    def __call__(self, clip: Clip, key: Key) -> Clip:
+        rng = key.generator()
+        if rng.random() >= self.prob:
+            return clip
+        limits = np.array([self.brightness, self.contrast, self.saturation, self.hue])
+        draws = rng.uniform(-1, 1, (1, 4)) + 0.1 * rng.uniform(-1, 1, (len(clip.frames), 4))
+        matrices = [_colour_matrix(*(draw * limits)) for draw in draws]
+        return _recolour(clip, lambda time, frame: cv2.transform(frame, matrices[time]))
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def _colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    """Returns the [3, 4] matrix of one jitter: turn around the grey axis, mix with grey, scale around 128."""
+    angle = np.deg2rad(hue)
+    axis = np.ones(3) / np.sqrt(3)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    grey = np.ones((3, 1)) * _LUMA[None, :]
+    gain = (1 + contrast) * (1 + brightness)
+    matrix = gain * ((1 + saturation) * np.eye(3) - saturation * grey) @ turn
+    offset = np.full((3, 1), -128 * contrast * (1 + brightness))
+    return np.concatenate([matrix, offset], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JpegQuality:
+    """Compresses all frames of a clip once more, at one quality from [low, high], with probability `prob`."""
+
+    prob: float = 0.0
+    low: int = 40
+    high: int = 95
+
+    def __call__(self, clip: Clip, key: Key) -> Clip:
+        rng = key.generator()
+        if rng.random() >= self.prob:
+            return clip
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(self.low, self.high + 1))]
+
+        def again(time: int, frame: np.ndarray) -> np.ndarray:
+            # The channel order does not matter here: three channels go in and come out the same way.
+            _, encoded = cv2.imencode(".jpg", frame, quality)
+            return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+
+        return _recolour(clip, again)
+
+
+def _recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Clip:
+    """Changes the real part of every frame; padding stays black."""
+    height, width = clip.size
+    shape = clip.frames[0].shape[:2]
+    margins = ((0, shape[0] - height), (0, shape[1] - width), (0, 0))
+    changed = [change(time, frame[:height, :width]) for time, frame in enumerate(clip.frames)]
+    return dataclasses.replace(clip, frames=tuple(np.pad(frame, margins) for frame in changed))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """The whole augmentation; its defaults are exactly the paper's, with the crop kept on an object (DESIGN §8).
+
+    Args:
+      upscale: enlarge frames in which the crop does not fit; without it they are padded instead.
+      extra: further callables (clip, key) -> clip after the crop.
+    """
+
+    scale: Scale = Scale()
+    horizontal_flip: HorizontalFlip = HorizontalFlip()
+    temporal_flip: TemporalFlip = TemporalFlip()
+    crop: Crop = Crop()
+    objects: SelectObjects = SelectObjects()
+    colour: ColourJitter = ColourJitter()
+    jpeg: JpegQuality = JpegQuality()
+    upscale: bool = True
+    extra: tuple[Callable[[Clip, Key], Clip], ...] = ()
+
+    def place(self, view: View, key: Key) -> View:
+        """Applies what is geometry, in the paper's order, and returns the view of the crop."""
+        if self.upscale:
+            view = enlarge(view, self.crop.size)
+        view = self.scale(view, key.fold("scale"))
+        view = self.horizontal_flip(view, key.fold("horizontal_flip"))
+        view = self.temporal_flip(view, key.fold("temporal_flip"))
+        return self.crop.place(view, key.fold("crop"))
+
+    def finish(self, clip: Clip, key: Key) -> tuple[Clip, int]:
+        """Pads a rendered clip, chooses its objects and applies what is colour; returns it and its object count."""
+        clip, num_objects = self.objects(pad(clip, self.crop.size), key.fold("objects"))
+        clip = self.jpeg(self.colour(clip, key.fold("colour")), key.fold("jpeg"))
+        for number, transform in enumerate(self.extra):
+            clip = transform(clip, key.fold("extra").fold(number))
+        return clip, num_objects
+
+    def __call__(self, view: View, key: Key) -> tuple[Clip, int]:
+        return self.finish(render(self.place(view, key)), key)
