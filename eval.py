@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
     for video in videos:
         tracker.check_annotations(video.inputs(), follower)
+    scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
     log = record.Record(out, settings(config, checkpoint), overwrite=config.eval.overwrite)
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn: list[concurrent.futures.Future] = []
     with (
         console.make_progress(screen) as progress,
-        scoring.ScorePool(config.eval.workers) as scores,
+        scores,
         concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
         writer.MaskWriter(out) as masks_out,
     ):
