@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+import vos_jax
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data import datasets, prefetch, sources
@@ -202,10 +203,10 @@ def make_results(source, config, summary: dict, frames: int, fps, seconds: dict,
 
 
 def settings(config, checkpoint: str) -> dict:
-    """What decides how masks look: the config without where things lie, and the weights by their label."""
+    """What decides how masks look: the config without where things lie, the weights' label, our version."""
     plain = configs.as_dict(config)
     del plain["eval"], plain["data"]["root"], plain["data"]["sequences"]
-    return {**plain, "checkpoint": checkpoint}
+    return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}
 
 
 def segment(

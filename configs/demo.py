@@ -16,4 +16,6 @@ def get_config():
     config.data.split = "demo"
     config.eval.out = "results/demo"
     config.eval.overlay = True
+    # A demo that shows an earlier run's masks would show nothing.
+    config.eval.overwrite = True
     return config

@@ -74,7 +74,7 @@ def write_video(
 
 
 def contact_sheet(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]], *, columns: int = 3, width: int = 1280, gap: int = 6
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], *, columns: int = 3, width: int = 1000, gap: int = 6
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """One picture of several: a grid read row by row, `width` pixels wide, on white.
 
