@@ -74,51 +74,70 @@ def contested_costs(rng: np.random.Generator, num_objects: int, num_proposals: i
     return -(0.8 * shared + 0.2 * own)
 
 
-def optimum(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each case's best columns and their cost."""
-    columns = np.stack([optimize.linear_sum_assignment(case)[1] for case in costs])
-    return columns, np.take_along_axis(costs, columns[..., None], -1).sum((1, 2))
+def with_null(values: np.ndarray) -> np.ndarray:
+    """[..., N, P + 1] -> [..., N, P + N]: everybody's own null column; infinity in anybody else's."""
+    num_objects = values.shape[-2]
+    own = np.where(np.eye(num_objects, dtype=bool), values[..., -1:], np.inf)
+    return np.concatenate([values[..., :-1], own], -1)
 
 
-def regret_table(costs: np.ndarray) -> None:
+def optimum(costs: np.ndarray) -> np.ndarray:
+    """Each case's best columns."""
+    return np.stack([optimize.linear_sum_assignment(case)[1] for case in costs])
+
+
+def price(costs: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(costs, columns[..., None], -1).sum((1, 2))
+
+
+def regret_table(costs: np.ndarray, null_cost: float | None) -> None:
     """Prints how one distribution's assignments compare with the optimum."""
-    best, best_cost = optimum(costs)
     _, num_objects, num_proposals = costs.shape
-    inputs = (jnp.zeros(num_objects), jnp.ones(num_objects, bool), jnp.ones(num_proposals, bool))
-    layers = {"greedy start of pgd": None, "greedy": matching.MatchingConfig(null=False)}
+    null = null_cost is not None
+    base = {"null": null}
+    layers = {"greedy start of pgd": base, "greedy": base, "hungarian": base}
     for steps, cycles in ((10, 5), (400, 50)):
         for average in ("pre", "post"):
-            layers[f"pgd {average} {steps}/{cycles}"] = matching.MatchingConfig(
-                null=False, num_grad=steps, num_proj=cycles, average=average
-            )
+            name = f"pgd {average} {steps}/{cycles}"
+            layers[name] = base | {"num_grad": steps, "num_proj": cycles, "average": average}
     for temperature, iterations in ((0.05, 50), (0.005, 2000)):
-        layers[f"sinkhorn {temperature} x {iterations}"] = matching.MatchingConfig(
-            null=False, sinkhorn_temperature=temperature, sinkhorn_iterations=iterations
-        )
-    layers["hungarian"] = matching.MatchingConfig(null=False)
+        name = f"sinkhorn {temperature} x {iterations}"
+        layers[name] = base | {"sinkhorn_temperature": temperature, "sinkhorn_iterations": iterations}
+    extended = (
+        with_null(np.pad(costs, ((0, 0), (0, 0), (0, 1)), constant_values=null_cost)) if null else costs
+    )
+    best = optimum(extended)
+    best_cost = price(extended, best)
+    inputs = (
+        jnp.full(num_objects, null_cost if null else 0.0),
+        jnp.ones(num_objects, bool),
+        jnp.ones(num_proposals, bool),
+    )
     print("| layer | rows optimal | cases optimal | double use | regret | row sum | column sum | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, config in layers.items():
+    for name, fields in layers.items():
+        config = matching.MatchingConfig(**fields)
 
         def run(case, name=name, config=config):
-            if config is None:
-                allowed = jnp.ones(case.shape, bool)
-                return matching.initial_assignment(
-                    matching.Problem(cost=case, allowed=allowed, shared=allowed[0])
-                )
-            layer = matching.MATCHINGS[name.split()[0]]
-            return layer(case, *inputs, config=config)[:, :num_proposals]
+            if name == "greedy start of pgd":
+                found = matching.initial_assignment(matching.extend(case, *inputs, config))
+            else:
+                found = matching.MATCHINGS[name.split()[0]](case, *inputs, config=config)
+            return found[:, : num_proposals + config.null]
 
         found = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(costs, jnp.float32)), np.float64)
         choice = found.argmax(-1)
+        if null:  # everybody's null column is another one
+            choice = np.where(choice == num_proposals, num_proposals + np.arange(num_objects), choice)
         double = np.array([len(set(row)) < num_objects for row in choice])
         # A soft answer is made an assignment by its own weights: the one it gives most mass to.
-        rounded, _ = optimum(-found)
-        rounded_cost = np.take_along_axis(costs, rounded[..., None], -1).sum((1, 2))
+        rounded = optimum(with_null(-found) if null else -found)
+        regret = price(extended, rounded) - best_cost
+        column_sum = found[..., :num_proposals].sum(-2).max(-1)
         print(
             f"| {name} | {(choice == best).mean():.3f} | {(choice == best).all(-1).mean():.3f}"
-            f" | {double.mean():.3f} | {(rounded_cost - best_cost).mean():.4f} | {found.sum(-1).mean():.2f}"
-            f" | {found.sum(-2).max(-1).mean():.2f} | {found.max():.2f} |",
+            f" | {double.mean():.3f} | {regret.mean():.4f} | {found.sum(-1).mean():.2f}"
+            f" | {column_sum.mean():.2f} | {found.max():.2f} |",
             flush=True,
         )
 
@@ -130,10 +149,11 @@ def main() -> None:
         time_table()
         return
     for make_costs in (uniform_costs, contested_costs):
-        for num_objects, num_proposals in ((3, 33), (5, 10)):
+        for num_objects, num_proposals, null_cost in ((3, 33, None), (5, 10, None), (5, 10, -0.6)):
             rng = np.random.default_rng(0)
-            print(f"\n**{make_costs.__name__}, N = {num_objects}, P = {num_proposals}, {CASES} cases**\n")
-            regret_table(make_costs(rng, num_objects, num_proposals))
+            title = f"{make_costs.__name__}, N = {num_objects}, P = {num_proposals}"
+            print(f"\n**{title}, null cost {null_cost}, {CASES} cases**\n")
+            regret_table(make_costs(rng, num_objects, num_proposals), null_cost)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def pgd(
     (`average="pre"`) or after their projection ("post"; only then do rows sum to 1). Entries averaged
     before projection are not confined to [0, 1]. DESIGN section 6.
     """
-    problem = _extend(cost, null_cost, object_valid, proposal_valid, config)
+    problem = extend(cost, null_cost, object_valid, proposal_valid, config)
     start = initial_assignment(problem)
 
     def grad_step(carry, _):
@@ -135,7 +135,7 @@ def hungarian(
 ) -> Float[Array, "N P+1"]:
     """The optimal assignment, 0s and 1s; for test time, as no gradient passes. DESIGN section 6."""
     num_objects, num_proposals = cost.shape
-    problem = _extend(cost, null_cost, object_valid, proposal_valid, config)
+    problem = extend(cost, null_cost, object_valid, proposal_valid, config)
     # N null columns that every valid object may take at its own cost: as there is one for each, whichever
     # it takes can be swapped for its own. So the null block needs no forbidden entries.
     copies = num_objects if config.null else 1
@@ -172,7 +172,7 @@ def sinkhorn(
     because its sum may stay below 1. Ends on the rows, which sum to 1 exactly; the columns hold as far as
     the iterations converged.
     """
-    problem = _extend(cost, null_cost, object_valid, proposal_valid, config)
+    problem = extend(cost, null_cost, object_valid, proposal_valid, config)
     # A finite "minus infinity" keeps the gradients of rows and columns without any allowed entry finite.
     logits = jnp.where(problem.allowed, -problem.cost / config.sinkhorn_temperature, -1e9)
 
@@ -200,7 +200,7 @@ def greedy(
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
     """N times the cheapest pair that is left, 0s and 1s; no gradient passes."""
-    problem = _extend(cost, null_cost, object_valid, proposal_valid, config)
+    problem = extend(cost, null_cost, object_valid, proposal_valid, config)
 
     def take(carry, _):
         assignment, left = carry
@@ -254,7 +254,14 @@ def initial_assignment(problem: Problem) -> Float[Array, "N K"]:
     return (chosen & problem.allowed).astype(problem.cost.dtype)
 
 
-def _extend(cost, null_cost, object_valid, proposal_valid, config: MatchingConfig) -> Problem:
+def extend(
+    cost: Float[Array, "N P"],
+    null_cost: Float[Array, " N"],
+    object_valid: Bool[Array, " N"],
+    proposal_valid: Bool[Array, " P"],
+    config: MatchingConfig,
+) -> Problem:
+    """Appends the columns that stand for no proposal, and masks what does not exist."""
     num_objects, num_proposals = cost.shape
     dtype = jnp.promote_types(cost.dtype, jnp.float32)
     if config.null:
