@@ -18,6 +18,26 @@ _FOLDERS = (
     pathlib.Path(__file__).resolve().parents[1] / "configs",
     pathlib.Path(sys.prefix) / "share" / "vos_jax" / "configs",
 )
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "model.variant": ("lite0", "resnet18", "resnet50"),
+    "memory.eviction": ("fifo", "usage"),
+    "training_free.features": ("c2", "c3", "c4", "c5"),
+}
+"""What plain words may be; variants that may be callables are resolved where they are used."""
+
+MINIMA = {
+    "memory.capacity": 3,
+    "memory.every": 1,
+    "memory.topk": 1,
+    "memory.window": 0,
+    "training_free.topk": 1,
+    "training_free.window": 0,
+    "training_free.temperature": 1e-6,
+    "objects.buckets": 1,
+    "eval.workers": 1,
+}
+
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -32,7 +52,7 @@ def load(name_or_path: str | pathlib.Path, overrides: Sequence[str] = ()) -> con
 
     Raises:
         VosError: no such config, a file without `get_config`, an unknown key (its nearest neighbours are
-            named) or a value of another type.
+            named), a value of another type or out of range.
     """
     config = _run(_find(str(name_or_path)))
     config.lock()
@@ -41,6 +61,7 @@ def load(name_or_path: str | pathlib.Path, overrides: Sequence[str] = ()) -> con
         if not equals:
             raise VosError(f"--config.{key} lacks its value: write --config.{key}=VALUE")
         _set(config, key, text)
+    _check(config)
     return config
 
 
@@ -117,6 +138,28 @@ def _paths(config: config_dict.ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _paths(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def _get(config: config_dict.ConfigDict, key: str) -> Any:
+    """The value at a dotted path; None where the config has no such key."""
+    for name in key.split("."):
+        if name not in config:
+            return None
+        config = config[name]
+    return config
+
+
+def _check(config: config_dict.ConfigDict) -> None:
+    """Raises `VosError` for values that no part of the program could use."""
+    for key in (*CHOICES, *MINIMA):
+        value = _get(config, key)
+        if value == ():
+            raise VosError(f"{key} is empty; it needs a value")
+        for part in value if isinstance(value, tuple) else (value,):
+            if key in CHOICES and part not in (None, *CHOICES[key]):
+                raise VosError(f"{key} is {part!r}; there are: {', '.join(CHOICES[key])}")
+            if key in MINIMA and part is not None and part < MINIMA[key]:
+                raise VosError(f"{key} is {part}; it must be at least {MINIMA[key]}")
 
 
 def _set(config: config_dict.ConfigDict, key: str, text: str) -> None:
