@@ -64,7 +64,8 @@ def test_stopping_early_closes_the_source():
         finally:
             closed.set()
 
-    for _ in prefetch.prefetch(items(), 1):
+    source = items()  # held, so that only an explicit close can end it
+    for _ in prefetch.prefetch(source, 1):
         break
     assert closed.wait(5)
     assert not threads()

@@ -36,18 +36,15 @@ def boundary_similarity(truth: Bool[np.ndarray, "H W"], prediction: Bool[np.ndar
       ValueError: the masks differ in shape.
     """
     _check_shapes(truth, prediction)
-    truth_edge, prediction_edge = boundary(truth), boundary(prediction)
+    radius = int(np.ceil(TOLERANCE * np.linalg.norm(truth.shape)))
+    # All boundary pixels lie in the masks' common box, grown by one; matches are counted at boundary pixels.
+    box = _box(truth | prediction)
+    truth_edge, prediction_edge = boundary(truth[box]), boundary(prediction[box])
     num_truth, num_prediction = np.count_nonzero(truth_edge), np.count_nonzero(prediction_edge)
     if not num_truth or not num_prediction:
         return float(num_truth == num_prediction)
-    # Dilated boundaries are only looked at where boundaries are: nothing outside their box can count.
-    rows, columns = _extent(truth_edge | prediction_edge)
-    truth_edge, prediction_edge = (
-        np.ascontiguousarray(edge[rows, columns]) for edge in (truth_edge, prediction_edge)
-    )
-    disk = _disk(int(np.ceil(TOLERANCE * np.linalg.norm(truth.shape))))
-    precision = np.count_nonzero(prediction_edge & cv2.dilate(truth_edge, disk)) / num_prediction
-    recall = np.count_nonzero(truth_edge & cv2.dilate(prediction_edge, disk)) / num_truth
+    precision = np.count_nonzero(prediction_edge & cv2.dilate(truth_edge, _disk(radius))) / num_prediction
+    recall = np.count_nonzero(truth_edge & cv2.dilate(prediction_edge, _disk(radius))) / num_truth
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -88,9 +85,10 @@ def _check_shapes(truth: np.ndarray, prediction: np.ndarray) -> None:
         raise ValueError(f"masks to compare are planes of one shape: {truth.shape}, {prediction.shape}")
 
 
-def _extent(edge: UInt8[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    x, y, width, height = cv2.boundingRect(edge)
-    return slice(y, y + height), slice(x, x + width)
+def _box(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+    """Rows and columns of the mask's bounding box and one more on each side, inside the frame."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(max(0, y - 1), y + height + 1), slice(max(0, x - 1), x + width + 1)
 
 
 @functools.cache
