@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         writer.MaskWriter(out) as masks_out,
     ):
         total = sum(len(video) for video in videos if video.name not in finished)
-        task = progress.add_task("segmenting", total=total, fps=0.0)
+        task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
 
         def advance(fps: float) -> None:
             progress.update(task, advance=1, fps=fps)
