@@ -12,8 +12,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.data.build",
-        description="Pack a folder of training data into one ArrayRecord dataset (read with kind='array_record').",
-        epilog="example: python -m vos_jax.data.build --kind davis_folder --root data/DAVIS --out data/packed",
+        description="Pack a folder of training data into one ArrayRecord dataset (kind 'array_record').",
+        epilog="example: python -m vos_jax.data.build --kind davis_folder --root data/DAVIS --out packed",
     )
     parser.add_argument("--kind", required=True, choices=("davis_folder", "ytvos", "static"))
     parser.add_argument("--root", required=True, help="folder of the data")
@@ -48,7 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         unannotated=True,
     )
     # Imported here: --help need not wait for tensorflow-datasets.
+    import tensorflow_datasets as tfds
+
     from vos_jax.data import builders
+
+    tfds.disable_progress_bar()
 
     print(builders.pack(config, args.out, name=args.name, overwrite=args.overwrite))
     return 0

@@ -1,8 +1,8 @@
 """Packing training sequences into ArrayRecord through tensorflow-datasets, without TensorFlow.
 
-One record per frame: a clip of three frames costs three small reads wherever in the video it lies, and a shard may
-hold any part of a video. The index (names, lengths, which frames are annotated, which show an object) goes into
-the dataset's metadata.json, so nothing is scanned when training starts.
+One record per frame: a clip of three frames costs three small reads wherever in the video it lies, and a
+shard may hold any part of a video. The index (names, lengths, which frames are annotated, which show an
+object) goes into the dataset's metadata.json, so nothing is scanned when training starts.
 """
 
 import concurrent.futures
@@ -109,7 +109,9 @@ def encode_ids(source: sequences.FileSequences, index: int, time: int | None) ->
         factor = side / min(ids.shape)
         size = (round(ids.shape[1] * factor), round(ids.shape[0] * factor))
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    return cv2.imencode(".png", ids)[1].tobytes()
+    # Ids compress as well without a filter, and decode in half the time.
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    return cv2.imencode(".png", ids, settings)[1].tobytes()
 
 
 def make_index(source: sequences.FileSequences, *, threads: int = 4) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ KINDS: dict[str, Callable[[sequences.SourceConfig], sequences.Sequences]] = {
 
 
 def open_sequences(config: sequences.SourceConfig) -> sequences.Sequences:
-    """Opens a source, keeps what `sequences` and `exclude` leave of it, and lists it without decoding anything.
+    """Opens a source, keeps what `sequences` and `exclude` leave of it, and lists it; decodes nothing.
 
     Sequences that can never give a clip (a single frame where videos are wanted, no mask at all) are left out
     and named in one log line.
@@ -37,7 +37,7 @@ def open_sequences(config: sequences.SourceConfig) -> sequences.Sequences:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GapSchedule:
-    """Most frames skipped between two frames of a clip, as a function of the training step (DESIGN §8: 0 → 25).
+    """Most frames skipped between two frames of a clip, a function of the step (DESIGN §8: 0 → 25).
 
     Linear from `start` at `begin_step` to `end` at `end_step`, constant outside.
     """
@@ -63,7 +63,7 @@ def choose_frames(
     max_gap: int,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Draws the frames of a clip: the first shows an object, 0..max_gap frames are skipped before each next one.
+    """Draws the frames of a clip: the first shows an object, 0..max_gap are skipped before each next one.
 
     Where the drawn distances leave no room behind any frame with an object, neighbours are taken; where even
     these do not fit, the clip is shorter than `length`, with at least two frames.
@@ -181,8 +181,8 @@ def check_sizes(
     for time, frame, mask in zip(times, frames, ids, strict=True):
         if frame.shape != frames[0].shape:
             raise errors.VosError(
-                f"{name}: frame {time} is {frame.shape[1]}x{frame.shape[0]}, frame {times[0]} {width}x{height} "
-                "(width x height); all frames of a sequence have one size"
+                f"{name}: frame {time} is {frame.shape[1]}x{frame.shape[0]}, frame {times[0]} "
+                f"{width}x{height} (width x height); all frames of a sequence have one size"
             )
         if mask is not None:
             factor = max(1.0, mask.shape[0] / height)

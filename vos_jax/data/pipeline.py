@@ -2,8 +2,8 @@
 
 Light references (which source, which sequence) are shuffled, repeated and mixed; one map at the end draws,
 decodes and augments the clip. Its key is (seed, position in the global stream), so an example is the same
-whatever process, worker or thread makes it, and the position alone is the iterator's state. Each process takes
-its block of every global batch: N processes see exactly the batches that one would see.
+whatever process, worker or thread makes it, and the position alone is the iterator's state. Each process
+takes its block of every global batch: N processes see exactly the batches that one would see.
 
 No JAX and no global state here: workers never touch a device.
 """
@@ -49,7 +49,7 @@ class PipelineConfig:
       batch: clips per step over all processes.
       seed: of everything random.
       max_objects: N.
-      dataset_names: index -> name of the λ of the matching cost; `dataset_name` of every source is among them.
+      dataset_names: index -> name of the λ of the matching cost; every source's `dataset_name` is among them.
       gap: frames skipped within a clip, by step.
       augmentation: its crop's size and its number of objects are set from `crop` and `max_objects`.
       pseudo: how clips are made from single images; its number of objects likewise.
@@ -275,9 +275,10 @@ class BatchIterator(grain.DatasetIterator):
     def _judge(self) -> None:
         log.warning("%d of %d training items unreadable so far", self.unreadable, self.drawn)
         if self.unreadable >= _JUDGED_FROM and self.unreadable > self._config.max_unreadable * self.drawn:
+            named = " | ".join(list(self.problems)[:5])
             raise errors.VosError(
                 f"{self.unreadable} of {self.drawn} training items could not be read, more than "
-                f"{self._config.max_unreadable:.0%}; repair or exclude them: {' | '.join(list(self.problems)[:5])}"
+                f"{self._config.max_unreadable:.0%}; repair or exclude them: {named}"
             )
 
     def get_state(self) -> dict[str, Any]:
@@ -316,7 +317,7 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def _prefetched(batches: grain.MapDataset, config: PipelineConfig) -> grain.IterDataset:
-    """Returns batches made ahead, by threads here or by worker processes; their order does not depend on it."""
+    """Returns batches made ahead, by threads here or by worker processes; the order is the same."""
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
     running = batches.to_iter_dataset(options)
     if config.num_workers == 0:
@@ -339,8 +340,8 @@ def _init_worker(worker: int, workers: int) -> None:
 def make_pipeline(config: PipelineConfig, *, process_index: int = 0, process_count: int = 1) -> BatchIterator:
     """Opens the sources and returns this process's endless iterator of batches.
 
-    A batch holds `clips.pack`'s arrays with a leading axis of `config.batch // process_count` clips. Process p
-    gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
+    A batch holds `clips.pack`'s arrays with a leading axis of b = `config.batch // process_count` clips.
+    Process p gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
 
     Raises:
       VosError: a bad value, an empty or missing source, a batch that does not divide among the processes.

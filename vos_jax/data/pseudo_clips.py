@@ -1,9 +1,9 @@
-"""Pseudo-clips: one photo with masks becomes T frames that move, bend, and hide behind each other (DESIGN §8).
+"""Pseudo-clips: one photo with masks becomes T frames that move, bend and hide one another (DESIGN §8).
 
-The photo is the background and keeps its objects; objects of other photos are pasted over it and move on their
-own, so that they occlude and are occluded. Every layer has a path: an affine part (turn, scale, shear, shift)
-and a smooth warp, both growing with time. All maps are composed on a coarse lattice and pixels are sampled once,
-at crop size.
+The photo is the background and keeps its objects; objects of other photos are pasted over it and move on
+their own, so that they occlude and are occluded. Every layer has a path: an affine part (turn, scale, shear,
+shift) and a smooth warp, both growing with time. All maps are composed on a coarse lattice and pixels are
+sampled once, at crop size.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ MARGIN = 2
 """Lattice points beyond each side of the crop: interpolation needs neighbours there."""
 
 
-# --- smooth warps: a basis over the lattice, linear in the displacements of its control points -------------------
+# --- smooth warps: a basis over the lattice, linear in its control points' displacements --------------------
 
 
 def thin_plate(
@@ -55,7 +55,7 @@ def thin_plate(
 
 
 def elastic(points: Float[np.ndarray, "G 2"], controls: Float[np.ndarray, "K 2"]) -> Float[np.ndarray, "G K"]:
-    """Smooth elastic warp: each point follows the control points around it (normalised Gaussians); cf. `thin_plate`."""
+    """Smooth elastic warp; a point follows the controls around it (Gaussian weights); see `thin_plate`."""
     squared = ((points[:, None] - controls[None]) ** 2).sum(-1)
     spacing = np.sqrt(np.prod(controls.max(0) - controls.min(0)) / len(controls))
     logits = -squared / (2 * (0.6 * spacing) ** 2)
@@ -69,7 +69,7 @@ WARPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-# --- motion ----------------------------------------------------------------------------------------------------
+# --- motion ------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Motion:
     """How far a layer may move until the last frame of a clip; each limit is one of a uniform draw.
 
     Args:
-      turn: degrees; scale: relative change of size; shear: in radians, nearly; shift: share of the crop's side.
+      turn: degrees; scale: relative change of size; shear: tangent; shift: share of the crop's side.
       warp: largest displacement of a control point, share of the crop's side.
       jitter: how uneven the path is in time, in steps between two frames.
       warps: names of `WARPS` to choose from, or callables of the same signature.
@@ -135,16 +135,31 @@ def lattice(size: tuple[int, int]) -> tuple[Float[np.ndarray, "G 2"], tuple[int,
 
 
 def dense(
-    coarse: Float[np.ndarray, "G 2"], shape: tuple[int, int], size: tuple[int, int]
+    coarse: Float[np.ndarray, "G 2"],
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    box: tuple[slice, slice] | None = None,
 ) -> Float[np.ndarray, "h w 2"]:
-    """Interpolates a lattice of coordinates at every pixel centre of the crop; exact for affine maps."""
-    field = coarse.reshape(*shape, 2).astype(np.float32)
-    full = cv2.resize(field, (shape[1] * STRIDE, shape[0] * STRIDE), interpolation=cv2.INTER_LINEAR)
+    """Interpolates a lattice of coordinates at the pixel centres of a crop; exact for affine maps.
+
+    Args:
+      coarse: coordinates at the lattice's points.
+      shape: rows and columns of the lattice.
+      size: height and width of the crop.
+      box: the part of the crop that is wanted, beginning at multiples of STRIDE; None for all.
+    """
+    box = box or (slice(0, size[0]), slice(0, size[1]))
+    first = [b.start // STRIDE for b in box]
+    last = [-(-b.stop // STRIDE) + 2 * MARGIN for b in box]
+    field = coarse.reshape(*shape, 2)[first[0] : last[0], first[1] : last[1]].astype(np.float32)
+    full = cv2.resize(
+        field, (field.shape[1] * STRIDE, field.shape[0] * STRIDE), interpolation=cv2.INTER_LINEAR
+    )
     start = MARGIN * STRIDE
-    return full[start : start + size[0], start : start + size[1]]
+    return full[start : start + box[0].stop - box[0].start, start : start + box[1].stop - box[1].start]
 
 
-# --- sprites ---------------------------------------------------------------------------------------------------
+# --- sprites -----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +203,7 @@ class PseudoClip:
       object: motion of each pasted object, on top of nothing: it does not follow the camera.
       max_objects: a clip is meant to show 1..max_objects objects, each number equally likely; photos that
         already show more keep them (`SelectObjects` decides).
-      size: smallest and largest size of a pasted object, root of its box's area as a share of the crop's side.
+      size: smallest and largest pasted object: root of its box's area, as a share of the crop's side.
       mirror: probability that a pasted object is mirrored.
       min_pixels: smaller objects are not pasted.
     """
@@ -266,7 +281,7 @@ class PseudoClip:
             box = _touched(unit.reshape(*shape, 2), size)
             if box is None:
                 continue
-            maps = dense(origins[time], shape, size)[box]
+            maps = dense(origins[time], shape, size, box)
             layer = _sample(pixels, maps, to_unit, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
             opacity = layer[:, :, 3].astype(np.float32) * (1 / 255)
             frame[box] = cv2.blendLinear(

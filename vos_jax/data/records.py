@@ -1,6 +1,7 @@
 """Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -13,7 +14,7 @@ from vos_jax.data import sequences
 
 
 class Records:
-    """Random access to the records of a prepared TFDS dataset as dicts of encoded bytes; opened where it is used."""
+    """Random access to a prepared TFDS dataset: records as dicts of encoded bytes, opened where used."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         self._folder, self._split = folder, split
@@ -36,8 +37,8 @@ class Records:
                 )
             except (OSError, ValueError, KeyError, NotImplementedError) as error:
                 raise errors.VosError(
-                    f"{self._folder}: cannot open split '{self._split}' ({str(error).splitlines()[0]}); pack it "
-                    "with python -m vos_jax.data.build, or prepare it with file_format='array_record'"
+                    f"{self._folder}: cannot open split '{self._split}' ({str(error).splitlines()[0]}); "
+                    "pack it with python -m vos_jax.data.build, or prepare it with file_format='array_record'"
                 ) from error
             self._opened = data, example_parser.ExampleParserNp(builder.info.features.get_serialized_info())
         return self._opened
@@ -73,7 +74,7 @@ class RecordSequences:
     config: sequences.SourceConfig
     static: bool
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(entry["name"] for entry in self.index)
 
@@ -109,8 +110,8 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
         index, static = metadata["sequences"], metadata["static"]
     except (OSError, ValueError, KeyError) as error:
         raise errors.VosError(
-            f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m vos_jax.data.build "
-            "have one. For the catalogue's davis say kind='tfds'"
+            f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m "
+            "vos_jax.data.build have one. For the catalogue's davis say kind='tfds'"
         ) from error
     index = [index[i] for i in sequences.select([entry["name"] for entry in index], config)]
     problems = [
@@ -157,7 +158,7 @@ class CatalogueSequences:
 
 
 def open_catalogue(config: sequences.SourceConfig) -> CatalogueSequences:
-    """The catalogue's `davis/480p` (or another config), prepared below root with file_format="array_record"."""
+    """The catalogue's `davis/480p` or another config of it, prepared below root as ArrayRecord."""
     folder = _find_dataset(config)
     records = Records(folder, config.split)
     try:

@@ -5,6 +5,7 @@ Everything here is opened lazily and pickles small, so that it travels to worker
 
 import dataclasses
 import fnmatch
+import functools
 import json
 import logging
 import pathlib
@@ -28,7 +29,8 @@ class SourceConfig:
     Args:
       kind: "davis_folder" (DAVIS layout, with or without ImageSets and resolution folders), "ytvos"
         (YouTube-VOS layout with meta.json), "static" (images/ and masks/, or folders holding these two),
-        "array_record" (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis, prepared below `root`).
+        "array_record" (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis,
+        prepared below `root`).
       root: its folder.
       weight: share in the mixture, relative to the other sources.
       sequences: names or patterns (`fnmatch`) to take; empty for all.
@@ -178,7 +180,7 @@ class FileSequences:
     static: bool = False
     held: tuple[tuple[int, ...] | None, ...] | None = None
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(video.name for video in self.files)
 
@@ -234,7 +236,7 @@ def open_davis(config: SourceConfig) -> FileSequences:
 
 
 def open_ytvos(config: SourceConfig) -> FileSequences:
-    """YouTube-VOS layout: [SPLIT/]JPEGImages, Annotations and meta.json, which says which frames show an object."""
+    """YouTube-VOS layout: [SPLIT/]JPEGImages, Annotations, and meta.json: which frames show an object."""
     root = pathlib.Path(config.root)
     root = root / config.split if (root / config.split).is_dir() else root
     path = root / "meta.json"
@@ -259,7 +261,7 @@ def open_ytvos(config: SourceConfig) -> FileSequences:
 
 
 def open_static(config: SourceConfig) -> FileSequences:
-    """Photos with masks: ROOT/{images,masks}/STEM.*, or ROOT/SET/{images,masks}; names are STEM or SET/STEM."""
+    """Photos with masks: ROOT/{images,masks} or ROOT/SET/{images,masks}; names are STEM or SET/STEM."""
     root = pathlib.Path(config.root)
     folders = [root] if (root / "images").is_dir() else sorted(p.parent for p in root.glob("*/images"))
     if not folders:

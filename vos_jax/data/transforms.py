@@ -93,7 +93,7 @@ def holds_object(ids: UInt8[np.ndarray, "H W"] | None) -> bool:
 
 
 def to_pixels(to_unit: Float[np.ndarray, "2 3"], size: tuple[int, int]) -> Float[np.ndarray, "2 3"]:
-    """Returns the matrix from view pixel centres to pixel centres of an array of `size`, as OpenCV counts them."""
+    """Returns the matrix from a view's pixel centres to an array's, both counted from 0 as OpenCV does."""
     matrix = to_unit * np.array([[size[1]], [size[0]]])
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
     return matrix
@@ -178,7 +178,7 @@ class TemporalFlip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One random crop for all frames (supplementary §2: 352×352), kept to places that show an object of frame 0.
+    """One random crop for all frames (supplementary §2: 352×352), placed where an object of frame 0 shows.
 
     Uniform over all places where at least the share `keep` of some object of frame 0 (or of what a crop can
     hold, if that is less) lies inside: `tries` uniform draws, then a draw around one of the object's pixels.
@@ -362,7 +362,7 @@ def _recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Cl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """The whole augmentation; its defaults are exactly the paper's, with the crop kept on an object (DESIGN §8).
+    """The whole augmentation; the defaults are the paper's, with the crop kept on an object (DESIGN §8).
 
     Args:
       upscale: enlarge frames in which the crop does not fit; without it they are padded instead.
@@ -389,7 +389,7 @@ class Augmentation:
         return self.crop.place(view, key.fold("crop"))
 
     def finish(self, clip: Clip, key: Key) -> tuple[Clip, int]:
-        """Pads a rendered clip, chooses its objects and applies what is colour; returns it and its object count."""
+        """Pads a rendered clip, chooses its objects, changes its colours; returns it and its object count."""
         clip, num_objects = self.objects(pad(clip, self.crop.size), key.fold("objects"))
         clip = self.jpeg(self.colour(clip, key.fold("colour")), key.fold("jpeg"))
         for number, transform in enumerate(self.extra):
