@@ -40,7 +40,7 @@ def frame_step(
         prev_prob=jnp.where(given.remove[:, None, None], 0.0, state.prev_prob),
     )
     encoded = model.encode(params, frame)
-    prediction = model.predict(params, encoded, state)
+    prediction = model.predict(params, encoded, state, given.proposals)
 
     given_prob = masks.downsample(given.prob, state_lib.MASK_STRIDE)
     object_valid = (state.object_valid | given.valid) & ~removed
@@ -76,6 +76,7 @@ def frame_step(
         object_valid=object_valid,
         frame_index=state.frame_index + 1,
         frame_size=state.frame_size,
+        dataset=state.dataset,
     )
     return new_state, prob, prediction
 

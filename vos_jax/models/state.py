@@ -25,6 +25,7 @@ class State:
     object_valid: Bool[Array, "N"]
     frame_index: Int[Array, ""]
     frame_size: Float[Array, "2"]  # real (height, width) inside the padded frame
+    dataset: Int[Array, ""]  # whose lambda the matching uses
 
 
 @flax.struct.dataclass
@@ -34,6 +35,7 @@ class Given:
     prob: Float[Array, "N H W"]
     valid: Bool[Array, "N"]  # whose masks are given
     remove: Bool[Array, "N"]
+    proposals: Any = None  # `proposals.Proposals` from elsewhere; None: the model's own
 
 
 @flax.struct.dataclass
@@ -66,8 +68,8 @@ class Model(Protocol):
     def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> Encoded:
         """Encodes a padded frame, uint8 or float in [0, 1]."""
 
-    def predict(self, params: Any, encoded: Encoded, state: State) -> Prediction:
-        """Segments an encoded frame."""
+    def predict(self, params: Any, encoded: Encoded, state: State, supplied: Any = None) -> Prediction:
+        """Segments an encoded frame; `supplied` are `Given.proposals`."""
 
     def value(
         self, params: Any, encoded: Encoded, prob: Float[Array, "N H/4 W/4"], state: State
@@ -76,7 +78,11 @@ class Model(Protocol):
 
 
 def init_state(
-    model: Model, num_objects: int, size: tuple[int, int], frame_size: tuple[int, int] | Array
+    model: Model,
+    num_objects: int,
+    size: tuple[int, int],
+    frame_size: tuple[int, int] | Array,
+    dataset: int | Array = 0,
 ) -> State:
     """Returns the state before a video's first frame: nothing is remembered and no object exists.
 
@@ -85,6 +91,7 @@ def init_state(
       num_objects: the static capacity N.
       size: padded (H, W), multiples of `SIZE_MULTIPLE`.
       frame_size: real (height, width), at most `size`.
+      dataset: index of the data set whose lambda the matching uses.
     """
     height, width = size
     return State(
@@ -94,6 +101,7 @@ def init_state(
         object_valid=jnp.zeros((num_objects,), bool),
         frame_index=jnp.zeros((), jnp.int32),
         frame_size=jnp.asarray(frame_size, jnp.float32),
+        dataset=jnp.asarray(dataset, jnp.int32),
     )
 
 

@@ -75,10 +75,10 @@ class TrainingFree:
         return state_lib.Encoded(key=key, embed=key[..., :0], features=None)
 
     def predict(
-        self, params: Any, encoded: state_lib.Encoded, state: state_lib.State
+        self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, supplied: Any = None
     ) -> state_lib.Prediction:
         """Returns the memory's own propagated mask R^p."""
-        del params
+        del params, supplied
         config = read_lib.ReadConfig(
             variant="topk",
             scale=1.0 / self.config.temperature,

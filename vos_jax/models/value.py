@@ -1,0 +1,38 @@
+"""What an object's memory of a frame holds: features of the frame seen through its mask (DESIGN.md section 3)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vos_jax.models import refine
+from vos_jax.typing import Array, Float
+
+
+class ValueEncoder(nn.Module):
+    """The value of ONE object; `vmap` over objects with the features shared.
+
+    Attributes:
+      channels: Cv.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "h w C"],
+        prob: Float[Array, "H/4 W/4"],
+        others: Float[Array, "H/4 W/4"],
+    ) -> Float[Array, "h w Cv"]:
+        """Encodes the frame's features, the object's mask and the sum of the other objects' masks.
+
+        The masks keep their stride-4 detail: each cell's 4 x 4 values become its channels.
+        """
+        h, w = features.shape[:2]
+        blocks = jnp.stack([prob, others], axis=-1).reshape(h, 4, w, 4, 2)
+        blocks = blocks.transpose(0, 2, 1, 3, 4).reshape(h, w, 32)
+        x = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="mask")(blocks)
+        # The same for every object, so it runs once per frame.
+        x = x + nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="frame")(features)
+        return refine.ResidualBlock(self.dtype, name="block")(x)

@@ -1,0 +1,323 @@
+"""The method: dynamic memory, adaptive object alignment, matching, refinement, one frame at a time (DESIGN.md).
+
+    frame - backbone -+- proposals -------------------------------+
+                      +- memory read - templates - alignment - matching - coarse masks -+
+                      +- skip features ------------------------------- RefineNet - masks - memory write
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models import alignment as alignment_lib
+from vos_jax.models import backbones, masks, refine, roi_align, templates
+from vos_jax.models import matching as matching_lib
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import read as read_lib
+from vos_jax.models import state as state_lib
+from vos_jax.models import value as value_lib
+from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped
+
+STRIDE = 16  # of the memory, templates and regions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VOSConfig:
+    """Everything that decides the model; names of variants may also be callables of their signature.
+
+    Attributes:
+      backbone: a name in `backbones.BACKBONES`.
+      key_size, embed_size, value_size: Ck, Ce, Cv.
+      refine_channels: RefineNet's at strides 16, 8, 4.
+      memory, read: how frames are kept and read.
+      proposals: the proposal network's settings.
+      use_proposals: whether there is a proposal network; without, matching sees propagated masks only
+        (and proposals handed in with a frame).
+      template: a name in `templates.TEMPLATES`.
+      template_size: s; templates and regions are s x s.
+      alignment: a name in `alignment.ALIGNMENTS`.
+      matching: a name in `matching_lib.MATCHINGS`.
+      matching_config: its settings.
+      iou_with: the mask that proposals are compared with: "previous" or "propagated".
+      use_refine: whether RefineNet follows; without, the coarse mask is the result.
+      datasets: names that have a lambda of their own.
+      dtype: of the computation.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    key_size: int = 64
+    embed_size: int = 128
+    value_size: int = 128
+    refine_channels: tuple[int, int, int] = (128, 64, 32)
+    memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
+    read: read_lib.ReadConfig = read_lib.ReadConfig()
+    proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
+    use_proposals: bool = True
+    template: str | Callable = "dynamic"
+    template_size: int = 14
+    alignment: str | Callable = "adaptive"
+    matching: str | Callable = "pgd"
+    matching_config: matching_lib.MatchingConfig = matching_lib.MatchingConfig()
+    iou_with: str = "previous"
+    use_refine: bool = True
+    datasets: tuple[str, ...] = ("default", "static", "davis", "youtube_vos")
+    dtype: Any = jnp.float32
+
+
+LITE0 = VOSConfig()
+RESNET50 = VOSConfig(
+    backbone="resnet50",
+    key_size=128,
+    embed_size=256,
+    value_size=512,
+    refine_channels=(256, 256, 256),
+    proposals=proposals_lib.ProposalConfig(channels=128, depthwise=False),
+)
+VARIANTS = {"lite0": LITE0, "resnet50": RESNET50}
+
+
+@flax.struct.dataclass
+class Out:
+    """Every intermediate of one frame; what a caller does not use, `jit` does not compute."""
+
+    detections: proposals_lib.Detections | None
+    proposals: proposals_lib.Proposals  # P candidates, the N propagated masks last
+    templates: templates.Template  # [N, ...]
+    attention: Float[Array, "N P S S"] | None
+    similarity: Float[Array, "N P"]
+    iou: Float[Array, "N P"]
+    cost: Float[Array, "N P"]
+    assignment: Float[Array, "N P+1"]  # the last column: in no proposal
+    coarse: Float[Array, "N H/4 W/4"]
+    refined_logits: Float[Array, "N H/4 W/4"] | None
+
+
+class VOSNet(nn.Module):
+    """The network; `encode`, `predict` and `value` are its three uses in a frame."""
+
+    config: VOSConfig
+    hard: bool = True
+
+    def setup(self):
+        c = self.config
+        over_objects = functools.partial(
+            nn.vmap, variable_axes={"params": None}, split_rngs={"params": False}
+        )
+        self.backbone = backbones.BACKBONES[c.backbone](dtype=c.dtype)
+        self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.dtype)
+        self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.dtype)
+        self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(c.value_size, c.dtype)
+        if c.use_proposals:
+            self.proposal_network = proposals_lib.ProposalNetwork(dataclasses.replace(c.proposals, dtype=c.dtype))
+        self.match_projection = nn.Dense(c.embed_size, dtype=c.dtype)
+        self.log_temperature = self.param("log_temperature", nn.initializers.constant(-2.3), ())
+        self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(c.datasets),))
+        self.null_cost = self.param("null_cost", nn.initializers.constant(-0.25), ())
+        if c.use_refine:
+            self.refine = over_objects(refine.RefineNet, in_axes=(None, 0, 0, 0, 0))(
+                c.refine_channels, c.dtype
+            )
+
+    def encode(self, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
+        """The frame's features, its key and its embedding, shared by all objects."""
+        features = self.backbone(frame)
+        return state_lib.Encoded(
+            key=self.key_head(features.c4), embed=self.embed_head(features.c4), features=features
+        )
+
+    def predict(
+        self,
+        encoded: state_lib.Encoded,
+        state: state_lib.State,
+        supplied: proposals_lib.Proposals | None = None,
+    ) -> state_lib.Prediction:
+        """Finds every object in the frame: read, propose, make templates, align, match, refine."""
+        c = self.config
+        read = read_lib.read(encoded.key, state.memory, c.read)
+        propagated = masks.upsample(read.prob, STRIDE // state_lib.MASK_STRIDE)
+
+        detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
+        candidates = self._candidates(detections, supplied, propagated, state.object_valid)
+        template = self._templates(read, state)
+        regions = self._regions(encoded.embed, candidates.boxes)
+
+        similarity, attention = alignment_lib.score_all(
+            alignment_lib.resolve(c.alignment),
+            self.match_projection(template.vectors),
+            template.weights,
+            self.match_projection(regions),
+            jnp.exp(self.log_temperature),
+        )
+        compared = state.prev_prob if c.iou_with == "previous" else propagated
+        iou = matching_lib.mask_iou(compared > 0.5, candidates.masks > 0.5)
+        cost = matching_lib.cost(similarity, iou, self.lambda_logit[state.dataset])
+        assignment = self._match(cost, state.object_valid, candidates.valid)
+
+        coarse = jnp.einsum("np,phw->nhw", assignment[:, :-1], candidates.masks)
+        coarse = jnp.clip(coarse, 0.0, 1.0)
+        refined_logits = None
+        if c.use_refine:
+            refined_logits = self.refine(encoded.features, read.value, read.prob, coarse, state.prev_prob)
+        return state_lib.Prediction(
+            prob=coarse if refined_logits is None else nn.sigmoid(refined_logits),
+            presence=jnp.clip(1.0 - assignment[:, -1], 0.0, 1.0),
+            read=read,
+            out=Out(
+                detections=detections,
+                proposals=candidates,
+                templates=template,
+                attention=attention,
+                similarity=similarity,
+                iou=iou,
+                cost=cost,
+                assignment=assignment,
+                coarse=coarse,
+                refined_logits=refined_logits,
+            ),
+        )
+
+    def value(
+        self, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
+    ) -> Float[Array, "N h w Cv"]:
+        """What each object's memory of this frame holds."""
+        del state
+        others = jnp.sum(prob, axis=0, keepdims=True) - prob
+        return self.value_encoder(encoded.features.c4, prob, others)
+
+    def masks_of_boxes(
+        self, encoded: state_lib.Encoded, boxes: Float[Array, "K 4"], frame_size: Float[Array, "2"]
+    ) -> Float[Array, "K H/4 W/4"]:
+        """Soft masks of what the user drew boxes around."""
+        logits = self.proposal_network.masks_of_boxes(encoded.features, boxes, frame_size)
+        height, width = (n * STRIDE // state_lib.MASK_STRIDE for n in encoded.key.shape[:2])
+        valid = jnp.ones(boxes.shape[0], bool)
+        return proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)
+
+    def _candidates(
+        self,
+        detections: proposals_lib.Detections | None,
+        supplied: proposals_lib.Proposals | None,
+        propagated: Float[Array, "N H/4 W/4"],
+        object_valid: Bool[Array, "N"],
+    ) -> proposals_lib.Proposals:
+        """The proposals handed in, or else the network's, and always what the memory propagates."""
+        if supplied is None and detections is not None:
+            supplied = detections.proposals
+        if supplied is None:
+            supplied = proposals_lib.Proposals(
+                boxes=jnp.zeros((0, 4)),
+                scores=jnp.zeros((0,)),
+                masks=jnp.zeros((0, *propagated.shape[1:])),
+                valid=jnp.zeros((0,), bool),
+            )
+        return proposals_lib.append(supplied, propagated, object_valid)
+
+    def _templates(self, read: read_lib.Read, state: state_lib.State) -> templates.Template:
+        c, memory = self.config, state.memory
+        make = templates.TEMPLATES[c.template] if isinstance(c.template, str) else c.template
+        context = templates.TemplateContext(
+            read_embed=read.embed,
+            read_prob=read.prob,
+            prev_prob=state.prev_prob,
+            last_box=state.last_box,
+            frame_size=state.frame_size,
+            memory_embed=memory.embed,
+            memory_prob=memory.prob,
+            in_slot=memory.object_in_slot & memory.slot_valid[None, :],
+            slot_frame=memory.slot_frame,
+            first_slot=memory.first_slot,
+        )
+        make = functools.partial(make, size=c.template_size)
+        return jax.vmap(make, in_axes=(templates.OBJECT_AXES,))(context)
+
+    def _regions(self, embed: Float[Array, "h w Ce"], boxes: Float[Array, "P 4"]) -> Float[Array, "P S Ce"]:
+        size = self.config.template_size
+
+        def region(box: Float[Array, "4"]) -> Float[Array, "S Ce"]:
+            return roi_align.roi_align(embed, box, size=size, stride=STRIDE).reshape(size * size, -1)
+
+        return jax.vmap(region)(boxes)
+
+    def _match(
+        self, cost: Float[Array, "N P"], object_valid: Bool[Array, "N"], proposal_valid: Bool[Array, "P"]
+    ) -> Float[Array, "N P+1"]:
+        c = self.config
+        layer = matching_lib.MATCHINGS[c.matching] if isinstance(c.matching, str) else c.matching
+        null_cost = jnp.broadcast_to(self.null_cost, object_valid.shape)
+        assignment = layer(cost, null_cost, object_valid, proposal_valid, config=c.matching_config)
+        return matching_lib.hard(assignment) if self.hard else assignment
+
+    def initialise(self, frame: Shaped[Array, "H W 3"], state: state_lib.State) -> None:
+        """Touches every parameter; for `init` only."""
+        encoded = self.encode(frame)
+        prediction = self.predict(encoded, state)
+        self.value(encoded, prediction.prob, state)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VOS:
+    """The trained method as a `state.Model`: pure functions of parameters.
+
+    Attributes:
+      config: which model.
+      hard: whether each object takes its best proposal only, as at test time; training needs the soft one.
+    """
+
+    config: VOSConfig = LITE0
+    hard: bool = True
+
+    @property
+    def memory_config(self) -> memory_lib.MemoryConfig:
+        """How frames are kept."""
+        return self.config.memory
+
+    def _apply(self, params: Any, *args: Any, method: str) -> Any:
+        return VOSNet(self.config, self.hard).apply({"params": params}, *args, method=method)
+
+    def init(self, key: PRNGKeyArray, size: tuple[int, int] = (64, 64)) -> Any:
+        """Returns random parameters; they do not depend on the frame's `size`."""
+        state = state_lib.init_state(self, 1, size, size)
+        frame = jnp.zeros((*size, 3), jnp.float32)
+        # Op by op this takes minutes: the matching layer alone is hundreds of small ones.
+        init = jax.jit(functools.partial(VOSNet(self.config, self.hard).init, method="initialise"))
+        return init(key, frame, state)["params"]
+
+    def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
+        """Returns an empty memory for padded frames of (H, W) pixels."""
+        c = self.config
+        return memory_lib.init_memory(
+            c.memory,
+            num_objects,
+            (size[0] // STRIDE, size[1] // STRIDE),
+            key_size=c.key_size,
+            embed_size=c.embed_size,
+            value_size=c.value_size,
+            dtype=c.dtype,
+        )
+
+    def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
+        """See `VOSNet.encode`."""
+        return self._apply(params, frame, method="encode")
+
+    def predict(
+        self,
+        params: Any,
+        encoded: state_lib.Encoded,
+        state: state_lib.State,
+        supplied: proposals_lib.Proposals | None = None,
+    ) -> state_lib.Prediction:
+        """See `VOSNet.predict`; `supplied` proposals replace the network's."""
+        return self._apply(params, encoded, state, supplied, method="predict")
+
+    def value(
+        self, params: Any, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
+    ) -> Float[Array, "N h w Cv"]:
+        """See `VOSNet.value`."""
+        return self._apply(params, encoded, prob, state, method="value")
