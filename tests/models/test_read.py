@@ -110,7 +110,7 @@ def test_an_empty_memory_reads_zeros_and_large_logits_stay_finite():
 
 
 def test_late_object_whose_best_match_is_hidden_still_reads():
-    """The maximum is per object: a far higher affinity in a slot older than it must not underflow its sums."""
+    """The maximum is per object: a far higher affinity in an older slot must not underflow."""
     memory = filled_memory()
     memory = memory.replace(key=memory.key.at[0].multiply(1000.0))
     query = jnp.ones((*GRID, 8))

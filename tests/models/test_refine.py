@@ -66,4 +66,6 @@ def test_resampling_is_aligned():
 
 def test_cells_beyond_the_frame_are_padding():
     valid = masks.pixel_valid(jnp.asarray([40.0, 20.0]), (4, 4), 16)
-    np.testing.assert_array_equal(np.asarray(valid), np.outer([1, 1, 0, 0], [1, 0, 0, 0]).astype(bool) | False)
+    np.testing.assert_array_equal(
+        np.asarray(valid), np.outer([1, 1, 0, 0], [1, 0, 0, 0]).astype(bool) | False
+    )

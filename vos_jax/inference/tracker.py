@@ -12,6 +12,7 @@ import numpy as np
 from vos_jax import errors
 from vos_jax.inference import rollout
 from vos_jax.models import masks
+from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -230,7 +231,8 @@ def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
         late = sorted(i for i, frame in first_frames.items() if frame == frames[max_pins])
         raise errors.VosError(
             f"objects first appear in {len(frames)} different frames (object {late[0]} in frame "
-            f"{frames[max_pins]}); the memory keeps {max_pins}: set memory.capacity to {len(frames) + 2} or more"
+            f"{frames[max_pins]}); the memory keeps {max_pins}: "
+            f"set memory.capacity to {len(frames) + memory_lib.UNPINNED_SLOTS} or more"
         )
 
 

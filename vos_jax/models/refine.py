@@ -1,4 +1,4 @@
-"""RefineNet: from the coarse mask and the memory read to a sharp mask (DESIGN.md section 7, paper section 4)."""
+"""RefineNet: from coarse mask and memory read to a sharp mask (DESIGN.md section 7, paper section 4)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

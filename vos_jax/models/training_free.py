@@ -1,7 +1,7 @@
 """The model without training: unit-vector keys from ImageNet features, the read's own mask as prediction.
 
-Label propagation in the sense of self-supervised tracking: DESIGN.md section 3, "Training-free keys". It is the
-floor that a trained model has to beat, and stays in the product as `--checkpoint none`.
+Label propagation in the sense of self-supervised tracking: DESIGN.md section 3, "Training-free keys". It
+is the floor that a trained model has to beat, and stays in the product as `--checkpoint none`.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What an object's memory of a frame holds: features of the frame seen through its mask (DESIGN.md section 3)."""
+"""What an object's memory of a frame holds: the frame seen through its mask (DESIGN.md section 3)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""The method: dynamic memory, adaptive object alignment, matching, refinement, one frame at a time (DESIGN.md).
+"""The method: dynamic memory, adaptive alignment, matching, refinement, one frame at a time (DESIGN.md).
 
-    frame - backbone -+- proposals -------------------------------+
-                      +- memory read - templates - alignment - matching - coarse masks -+
-                      +- skip features ------------------------------- RefineNet - masks - memory write
+frame - backbone -+- proposals -------------------------------+
+                  +- memory read - templates - alignment - matching - coarse masks -+
+                  +- skip features ------------------------------- RefineNet - masks - memory write
 """
 
 import dataclasses
@@ -115,7 +115,9 @@ class VOSNet(nn.Module):
         self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.dtype)
         self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(c.value_size, c.dtype)
         if c.use_proposals:
-            self.proposal_network = proposals_lib.ProposalNetwork(dataclasses.replace(c.proposals, dtype=c.dtype))
+            self.proposal_network = proposals_lib.ProposalNetwork(
+                dataclasses.replace(c.proposals, dtype=c.dtype)
+            )
         self.match_projection = nn.Dense(c.embed_size, dtype=c.dtype)
         self.log_temperature = self.param("log_temperature", nn.initializers.constant(-2.3), ())
         self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(c.datasets),))
