@@ -36,8 +36,8 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
     """
     tensors, data = files.read(source)
     params = folding.convert(tensors, kernel_shapes(name), plans.PLANS[name], name=str(source))
-    # Depthwise kernels and biases are few, and in bfloat16 they make most of the error: lite0's C4 is off by 4 %
-    # with all in bfloat16, by 1.2 % so.
+    # Depthwise kernels and biases are few, and in bfloat16 they make most of the error: lite0's C4 is off by
+    # 4 % with all in bfloat16, by 1.2 % so.
     params = {key: value.astype(DTYPES[dtype]) if value.ndim == 4 else value for key, value in params.items()}
     packed = safetensors.numpy.save(params, metadata={"backbone": name})
     source_sha256 = hashlib.sha256(data).hexdigest()

@@ -52,6 +52,20 @@ class Conv(nn.Module):
         return y + bias[None, None, :]
 
 
+class Weights(nn.Module):
+    """A kernel and a bias, without an operation: for layers that are computed together (`bottleneck`)."""
+
+    shape: tuple[int, ...]
+    init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " Co"]]:
+        kernel = self.param("kernel", self.init, self.shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, self.shape[-1:]).astype(self.dtype)
+        return kernel, bias
+
+
 class Depthwise(nn.Module):
     """A k×k convolution of every channel by itself, with bias; SAME padding, `[H, W, C] -> [h, w, C]`."""
 

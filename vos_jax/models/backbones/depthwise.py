@@ -1,6 +1,5 @@
-"""Depthwise convolution in the form each platform runs fast (DESIGN §2)."""
+"""Depthwise convolution with SAME padding, in the two forms that platforms run fast (DESIGN §2)."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -14,7 +13,7 @@ def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def grouped(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int) -> Float[Array, "h w C"]:
-    """The one-operation form: `lax.conv_general_dilated` with a group per channel; for GPU and TPU."""
+    """One `lax.conv_general_dilated` with a group per channel; for GPU and TPU."""
     return lax.conv_general_dilated(
         x[None],
         kernel[:, :, None, :],
@@ -27,15 +26,23 @@ def grouped(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: 
 
 def shifted(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int) -> Float[Array, "h w C"]:
     """The sum of k² shifted copies of `x`, each times its tap; for CPU, where `grouped` takes 30× as long."""
-    (height, width, _), size = x.shape, kernel.shape[0]
-    rows, columns = (same_padding(n, kernel=size, stride=stride) for n in (height, width))
-    x = jnp.pad(x, (rows, columns, (0, 0)))
-    h, w = -(-height // stride), -(-width // stride)
+    rows, columns = (same_padding(n, kernel=kernel.shape[0], stride=stride) for n in x.shape[:2])
+    return shifted_valid(jnp.pad(x, (rows, columns, (0, 0))), kernel, stride=stride)
+
+
+def shifted_valid(
+    x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int
+) -> Float[Array, "h w C"]:
+    """`shifted` of an `x` that is padded already, or is part of a larger one."""
+    size = kernel.shape[0]
+    h, w = ((n - size) // stride + 1 for n in x.shape[:2])
     out = None
     for i in range(size):
         for j in range(size):
-            stop = (i + (h - 1) * stride + 1, j + (w - 1) * stride + 1)
-            tap = x[i : stop[0] : stride, j : stop[1] : stride] * kernel[i, j][None, None, :]
+            # Strided slices: at stride 2 nothing is computed that is then thrown away.
+            rows = slice(i, i + (h - 1) * stride + 1, stride)
+            columns = slice(j, j + (w - 1) * stride + 1, stride)
+            tap = x[rows, columns] * kernel[i, j][None, None, :]
             out = tap if out is None else out + tap
     return out
 
@@ -43,10 +50,7 @@ def shifted(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: 
 def depthwise(
     x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int
 ) -> Float[Array, "h w C"]:
-    """Convolves every channel with its own k×k kernel, SAME padding, in the platform's fast form.
-
-    Both forms compute the same sums; they round differently.
-    """
+    """Convolves every channel with its own k×k kernel, SAME padding, in the platform's fast form."""
 
     def on_cpu(x, kernel):
         return shifted(x, kernel, stride=stride)
@@ -54,4 +58,4 @@ def depthwise(
     def elsewhere(x, kernel):
         return grouped(x, kernel, stride=stride)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)

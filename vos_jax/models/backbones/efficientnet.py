@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import conv, features
+from vos_jax.models.backbones import bottleneck, conv, features
 from vos_jax.typing import Array, Float, Shaped
 
 # Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
@@ -50,13 +50,19 @@ class InvertedBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
-        y = x
-        if self.expansion != 1:
-            expand = conv.Conv(x.shape[-1] * self.expansion, 1, dtype=self.dtype, name="expand")
-            y = jax.nn.relu6(expand(y))
-        y = jax.nn.relu6(conv.Depthwise(self.kernel, self.stride, dtype=self.dtype, name="depthwise")(y))
-        y = conv.Conv(self.channels, 1, dtype=self.dtype, name="project")(y)
+        expanded = x.shape[-1] * self.expansion
+        expand = None if self.expansion == 1 else self.dense("expand", x.shape[-1], expanded)
+        shape = (self.kernel, self.kernel, expanded)
+        spatial = bottleneck.Spatial(
+            *conv.Weights(shape, conv.INIT_DEPTHWISE, self.dtype, name="depthwise")()
+        )
+        project = self.dense("project", expanded, self.channels)
+        y = bottleneck.inverted_bottleneck(x, expand, spatial, project, stride=self.stride)
         return x + y if x.shape == y.shape else y
+
+    def dense(self, name: str, inputs: int, outputs: int) -> bottleneck.Dense:
+        kernel, bias = conv.Weights((1, 1, inputs, outputs), conv.INIT_KERNEL, self.dtype, name=name)()
+        return bottleneck.Dense(kernel[0, 0], bias)
 
 
 class BottleneckStage(nn.Module):
