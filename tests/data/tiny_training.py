@@ -37,7 +37,7 @@ def write_sequence(
     suffix: str = ".png",
     size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> None:
-    """Writes ROOT/JPEGImages/NAME and ROOT/Annotations/NAME; masks only where `annotated`, objects where `holding`."""
+    """Writes ROOT/{JPEGImages,Annotations}/NAME; masks where `annotated`, objects in them where `holding`."""
     for time in range(frames):
         frame, ids = frame_and_ids(number, time, objects=objects, size=size)
         write(root / "JPEGImages" / name / f"{time:05d}{suffix}", frame)
