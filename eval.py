@@ -10,6 +10,7 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 
 import argparse
 import concurrent.futures
+import hashlib
 import pathlib
 import sys
 import time
@@ -203,9 +204,11 @@ def make_results(source, config, summary: dict, frames: int, fps, seconds: dict,
 
 
 def settings(config, checkpoint: str) -> dict:
-    """What decides how masks look: the config without where things lie, the weights' label, our version."""
+    """What decides how masks look: the config but for places, the weights themselves, our version."""
     plain = configs.as_dict(config)
     del plain["eval"], plain["data"]["root"], plain["data"]["sequences"]
+    if (path := pathlib.Path(checkpoint)).is_file():
+        checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}
 
 

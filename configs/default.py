@@ -35,7 +35,7 @@ def get_config():
     data.merge_objects = False
 
     config.model = model = config_dict.ConfigDict()
-    # Backbone and widths: "lite0" (small, its weights ship), "resnet18" or "resnet50" (the paper's).
+    # Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
     model.variant = "lite0"
     # What an object looks like now: "dynamic" (memory read), "first", "previous", "mean".
     model.template = configs.choice("dynamic")
@@ -45,7 +45,7 @@ def get_config():
     model.matching = configs.choice("pgd")
     # How the memory is read: "object", "shared", "topk", "kernelized", "l2".
     model.read = configs.choice("object")
-    # Where proposals come from: "network", or "file" (external ones).
+    # Where proposals come from: "network"; "none" leaves the masks that the memory propagates.
     model.proposals = "network"
     # Whether RefineNet sharpens the coarse masks.
     model.refine = True

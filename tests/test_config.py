@@ -7,7 +7,6 @@ import pytest
 
 from vos_jax import config
 from vos_jax.errors import VosError
-from vos_jax.inference import loading
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -104,7 +103,6 @@ def test_value_of_another_type_is_refused_by_name(override):
     "override, named",
     [
         ("dtype=float8", "bfloat16"),
-        ("model.variant=vgg", "resnet50"),
         ("memory.eviction=lru", "fifo"),
         ("memory.capacity=2", "at least 3"),
         ("training_free.features=c4,c9", "c9"),
@@ -118,10 +116,6 @@ def test_value_out_of_range_is_refused_by_name(override, named):
     with pytest.raises(VosError) as error:
         config.load("default", [override])
     assert override.split("=")[0] in str(error.value) and named in str(error.value)
-
-
-def test_choices_are_what_the_program_has():
-    assert set(config.CHOICES["model.variant"]) == set(loading.BACKBONE)
 
 
 def test_unknown_config_lists_the_names(tmp_path):

@@ -207,6 +207,20 @@ def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, c
     assert copy_model.followed == [FRAMES] * 4
 
 
+def test_masks_of_other_weights_are_not_mixed_in(davis, tmp_path, copy_model, capsys, monkeypatch):
+    """It is what the file holds that counts, not its name."""
+    weights = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    for path in weights:
+        path.write_bytes(b"same")
+    monkeypatch.setattr(program.loading, "make_model", lambda config, checkpoint: (None, None, checkpoint))
+    for path in weights:
+        assert _run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", path) == 0
+    assert copy_model.followed == [FRAMES]
+    weights[0].write_bytes(b"trained further")
+    assert _run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", weights[0]) == 2
+    _check_message(capsys, "checkpoint")
+
+
 def test_masks_of_somebody_else_are_not_mixed_in(davis, tmp_path, copy_model, capsys):
     out = shutil.copytree(davis / "Annotations/480p", tmp_path / "out")
     assert _run(davis, out) == 2
@@ -377,6 +391,24 @@ def test_incomplete_results_are_named(davis, tmp_path, capsys, breakage):
     assert _run(davis, tmp_path / "out", "--score_only", results_dir) == 2
     _check_message(capsys, named)
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--config.model.variant=vgg"], "lite0"),
+        (["--checkpoint", "/nowhere/weights.safetensors"], "/nowhere/weights.safetensors"),
+        (["--checkpoint", str(ROOT / "README.md")], "README.md"),
+        (
+            ["--checkpoint", str(ROOT / "vos_jax/weights/efficientnet_lite0.safetensors")],
+            "efficientnet_lite0",
+        ),
+    ],
+)
+def test_weights_of_another_model_are_named(davis, tmp_path, capsys, arguments, named):
+    assert _run(davis, tmp_path / "out", *arguments) == 2
+    _check_message(capsys, named)
+    assert not (tmp_path / "out").exists()
 
 
 def test_absent_device_is_named(davis, tmp_path, capsys):

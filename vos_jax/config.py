@@ -20,7 +20,7 @@ _FOLDERS = (
 )
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
-    "model.variant": ("lite0", "resnet18", "resnet50"),
+    "model.proposals": ("network", "none"),
     "memory.eviction": ("fifo", "usage"),
     "training_free.features": ("c2", "c3", "c4", "c5"),
 }
