@@ -1,0 +1,183 @@
+"""Packing into ArrayRecord and reading it back: what comes out is what the folder holds, bit for bit."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tensorflow_datasets.video  # noqa: F401 (registers davis)
+from tensorflow_datasets.core import registered
+
+from tests.data import tiny_training
+from vos_jax import errors
+from vos_jax.data import build, builders, clips, pipeline, sequences
+
+tfds.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    tiny_training.write_davis(root, sequences=2, objects=2, suffix=".jpg")
+    tiny_training.write_sequence(root, "sparse", 2, annotated={1, 4}, holding={4}, suffix=".jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed")
+    builders.pack(config("davis_folder", folder, unannotated=True), out, name="videos")
+    return out
+
+
+def config(kind, root, **options) -> sequences.SourceConfig:
+    return sequences.SourceConfig(kind=kind, root=str(root), **options)
+
+
+def test_packed_videos_read_back_bit_for_bit(folder, packed):
+    files = clips.open_sequences(config("davis_folder", folder))
+    records = clips.open_sequences(config("array_record", packed))
+    assert records.names == files.names == ("sparse", "video0", "video1") and not records.static
+    for index in range(3):
+        assert records.length(index) == files.length(index) == 6
+        np.testing.assert_array_equal(records.annotated(index), files.annotated(index))
+        for time in (0, 5):
+            np.testing.assert_array_equal(records.frame(index, time), files.frame(index, time))
+        for time in files.annotated(index):
+            np.testing.assert_array_equal(records.ids(index, time), files.ids(index, time))
+    assert records.holding(0).tolist() == [4] and records.holding(1).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_any_tfds_reader_sees_plain_images(folder, packed):
+    builder = tfds.builder_from_directory(packed / "packed_sequences" / "videos" / "1.0.0")
+    example = builder.as_data_source("train")[7]
+    files = clips.open_sequences(config("davis_folder", folder))
+    np.testing.assert_array_equal(example["ids"][..., 0], files.ids(1, 1))
+    assert example["frame"].shape == (48, 64, 3) and example["sequence"] == b"video0"
+    assert example["time"] == 1 and example["annotated"]
+
+
+def test_the_pipeline_gives_the_same_batches_from_records_and_files(folder, packed):
+    batches = []
+    for source in (
+        config("davis_folder", folder, exclude=("sparse",)),
+        config("array_record", packed, exclude=("sparse",)),
+    ):
+        iterator = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), crop=32, batch=3))
+        batches.append(next(iterator))
+        iterator.close()
+    for name in batches[0]:
+        np.testing.assert_array_equal(batches[0][name], batches[1][name])
+
+
+def test_records_pickle_without_their_handles(packed):
+    import pickle
+
+    records = clips.open_sequences(config("array_record", packed, sequences=("video1",)))
+    again = pickle.loads(pickle.dumps(records))
+    np.testing.assert_array_equal(again.frame(0, 3), records.frame(0, 3))
+
+
+def test_photos_are_packed_shrunk_and_make_pseudo_clips(tmp_path):
+    tiny_training.write_static(tmp_path / "photos", photos=3)
+    builders.pack(config("static", tmp_path / "photos", short_side=24), tmp_path / "out")
+    records = clips.open_sequences(config("array_record", tmp_path / "out"))
+    assert records.static and records.names == ("photo0", "photo1", "photo2")
+    assert records.frame(0, 0).shape == (24, 32, 3) and records.ids(0, 0).shape == (24, 32)
+    source = config("array_record", tmp_path / "out")
+    iterator = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), crop=32, batch=2))
+    assert next(iterator)["object_valid"].any(1).all()
+    iterator.close()
+
+
+def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys):
+    arguments = ["--kind", "davis_folder", "--root", str(folder), "--out", str(tmp_path), "--name", "a"]
+    assert build.main([*arguments, "--sequences", "video1"]) == 0
+    target = tmp_path / "packed_sequences" / "a" / "1.0.0"
+    assert capsys.readouterr().out.splitlines()[-1] == str(target)
+    assert build.main(arguments) == 2
+    assert "is there already; --overwrite" in capsys.readouterr().err
+    assert build.main([*arguments, "--overwrite"]) == 0
+    assert len(json.loads((target / "metadata.json").read_text())["sequences"]) == 3
+    capsys.readouterr()
+    assert build.main(["--kind", "ytvos", "--root", str(folder), "--out", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "meta.json" in message and message.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed_sequences"]
+
+
+def test_a_broken_file_is_named_and_nothing_is_left_behind(tmp_path):
+    tiny_training.write_davis(tmp_path / "videos", sequences=2, suffix=".jpg")
+    broken = tmp_path / "videos" / "JPEGImages" / "video1" / "00003.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(errors.VosError, match=r"video1/00003.jpg: the JPEG is truncated"):
+        builders.pack(config("davis_folder", tmp_path / "videos"), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(errors.VosError, match="file: cannot write the packed dataset"):
+        builders.pack(config("davis_folder", folder), tmp_path / "file")
+    with pytest.raises(errors.VosError, match="dataset name 'a/b'"):
+        builders.pack(config("davis_folder", folder), tmp_path / "out", name="a/b")
+
+
+def test_only_files_are_packed(packed, tmp_path):
+    with pytest.raises(errors.VosError, match="only folders can be packed"):
+        builders.pack(config("array_record", packed), tmp_path)
+
+
+def test_a_wrong_split_is_named(packed):
+    with pytest.raises(errors.VosError, match="cannot open split 'validation'"):
+        clips.open_sequences(config("array_record", packed, split="validation"))
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    """The catalogue's davis/480p, prepared from two tiny videos without TensorFlow."""
+    with registered.skip_registration():
+
+        class Davis(tfds.video.davis.Davis):
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self, path=None):
+                for number, length in enumerate((5, 1, 4)):
+                    pairs = [tiny_training.frame_and_ids(number, t, objects=2) for t in range(length)]
+                    video = {
+                        "frames": [encode(frame[..., ::-1], ".png") for frame, _ in pairs],
+                        "segmentations": [encode(ids, ".png") for _, ids in pairs],
+                    }
+                    head = {"num_frames": length, "video_name": f"clip{number}"}
+                    yield f"clip{number}", {"video": video, "metadata": head}
+
+    def encode(image, extension):
+        return cv2.imencode(extension, np.ascontiguousarray(image))[1].tobytes()
+
+    root = tmp_path_factory.mktemp("catalogue")
+    Davis(data_dir=root, config="480p", file_format="array_record").download_and_prepare()
+    return root
+
+
+def test_the_catalogues_davis_is_read_frame_by_frame(catalogue, caplog):
+    source = clips.open_sequences(config("tfds", catalogue))
+    assert sorted(source.names) == ["clip0", "clip2"] and "clip1 (a single frame)" in caplog.text
+    index = source.names.index("clip2")
+    assert source.length(index) == 4 and source.annotated(index).tolist() == [0, 1, 2, 3]
+    frame, ids = tiny_training.frame_and_ids(2, 3, objects=2)
+    np.testing.assert_array_equal(source.frame(index, 3), frame)
+    np.testing.assert_array_equal(source.ids(index, 3), ids)
+    iterator = pipeline.make_pipeline(
+        pipeline.PipelineConfig(sources=(config("tfds", catalogue),), crop=32, batch=2)
+    )
+    assert next(iterator)["object_valid"].any(1).all()
+    iterator.close()
+
+
+def test_kinds_of_records_are_not_confused(catalogue, packed):
+    with pytest.raises(errors.VosError, match="kind='tfds'"):
+        clips.open_sequences(config("array_record", catalogue))
+    with pytest.raises(errors.VosError, match="not the catalogue's davis"):
+        clips.open_sequences(config("tfds", packed))
