@@ -24,7 +24,5 @@ def choose(name: str | None) -> str:
     except RuntimeError as error:
         raise VosError(f"JAX cannot start its devices: {str(error).splitlines()[0]}") from error
     if name is not None and found != name:
-        raise VosError(
-            f"--device {name}: JAX sees only {found} here; install JAX for {name} (see README.md)"
-        )
+        raise VosError(f"--device {name}: JAX sees only {found} here; install JAX for {name} (see README.md)")
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
