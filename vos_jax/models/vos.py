@@ -51,7 +51,7 @@ class VOSConfig:
       dtype: of the computation.
     """
 
-    backbone: str = "efficientnet_lite0"
+    backbone: str | Callable = "efficientnet_lite0"
     key_size: int = 64
     embed_size: int = 128
     value_size: int = 128
@@ -110,7 +110,8 @@ class VOSNet(nn.Module):
         over_objects = functools.partial(
             nn.vmap, variable_axes={"params": None}, split_rngs={"params": False}
         )
-        self.backbone = backbones.BACKBONES[c.backbone](dtype=c.dtype)
+        make_backbone = backbones.BACKBONES[c.backbone] if isinstance(c.backbone, str) else c.backbone
+        self.backbone = make_backbone(dtype=c.dtype)
         self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.dtype)
         self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.dtype)
         self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(c.value_size, c.dtype)
