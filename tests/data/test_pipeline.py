@@ -104,6 +104,13 @@ def test_every_sequence_is_seen_once_per_epoch(data):
         assert sorted(np.rint(batch["frames"][:, 0, 0, 0, 2] / 10).astype(int)) == [0, 1, 2, 3, 4]
 
 
+def test_a_sequence_that_comes_again_is_drawn_anew(data):
+    settings = config(davis(data / "davis", sequences=("video0",)), batch=2)
+    batches = take(settings, 3)
+    clips_seen = {clip.tobytes() for batch in batches for clip in batch["frames"]}
+    assert len(clips_seen) == 6
+
+
 def test_held_back_sequences_never_appear(data):
     settings = config(davis(data / "davis", exclude=("video0", "video3")), batch=6)
     seen = {int(v) for b in take(settings, 4) for v in np.rint(b["frames"][..., 2] / 10).ravel()}

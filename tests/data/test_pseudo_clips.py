@@ -94,6 +94,16 @@ def test_masks_stay_on_their_objects_and_every_frame_differs():
             assert np.mean(clip.ids[a] != clip.ids[b]) > 0.005
 
 
+def test_what_is_mirrored_at_the_border_keeps_its_label():
+    """The camera leaves a photo that is one object all over: no frame may show unlabelled object."""
+    shift = dataclasses.replace(STILL, shift=0.4)
+    for key in KEYS[:5]:
+        clip = pseudo_clips.PseudoClip(camera=shift)(disk(200), (), length=3, key=key)
+        assert all((ids == 1).all() for ids in clip.ids) and all(
+            (f[..., 0] == 200).all() for f in clip.frames
+        )
+
+
 def test_pasted_objects_hide_what_lies_below_and_move_on_their_own():
     maker = pseudo_clips.PseudoClip(camera=STILL, size=(0.3, 0.5))
     moved = 0

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from vos_jax import errors
 from vos_jax.data import records, sequences, transforms
+from vos_jax.typing import Int, UInt8
 
 KINDS: dict[str, Callable[[sequences.SourceConfig], sequences.Sequences]] = {
     "davis_folder": sequences.open_davis,

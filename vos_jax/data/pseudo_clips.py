@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float
 
 from vos_jax.data import transforms
+from vos_jax.typing import Float
 
 STRIDE = 16
 """Pixels between two points of the lattice on which maps are computed; between them they are interpolated."""

@@ -7,10 +7,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from vos_jax import errors
 from vos_jax.data import sequences
+from vos_jax.typing import Int, UInt8
 
 
 class Records:

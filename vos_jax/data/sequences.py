@@ -14,10 +14,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from vos_jax import errors
 from vos_jax.data import frames, masks, names, sources, videos
+from vos_jax.typing import Int, UInt8
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from vos_jax import errors
+from vos_jax.typing import Float, UInt8
 
 
 class UnusableClip(errors.VosError):
@@ -221,16 +221,13 @@ class Crop:
             placed = at(int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)))
             if _count(sums, placed) >= wanted:
                 return placed
-        # Aim: centre the crop on the object's pixel nearest to its middle, moved a little.
+        # Aim at the object's pixel nearest to its middle, moved a little.
         ys, xs = np.nonzero(mask)
         nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
         unit = np.array([(xs[nearest] + 0.5) / ids.shape[1], (ys[nearest] + 0.5) / ids.shape[0]])
         x, y = np.linalg.solve(view.to_unit[:, :2], unit - view.to_unit[:, 2])
-        move = rng.uniform(-0.25, 0.25, 2) * size
-        return at(
-            int(np.clip(y - size[0] / 2 + move[0], 0, room[0])),
-            int(np.clip(x - size[1] / 2 + move[1], 0, room[1])),
-        )
+        middle = np.array([y, x]) + rng.uniform(-0.25, 0.25, 2) * size
+        return at(*np.clip(middle - np.array(size) / 2, 0, room).astype(int).tolist())
 
     def __call__(self, view: View, key: Key) -> Clip:
         return pad(render(self.place(view, key)), self.size)
