@@ -1,6 +1,7 @@
 """Boxes, suppression, pasting, the proposal network and the sources of proposals."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from vos_jax.models import boxes as box_lib
 from vos_jax.models import mask_paste, proposal_sources, proposals, roi_align
 from vos_jax.models.backbones import Features
 
+# Compiling takes far longer than running here, so the compiler may leave the code as it is.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # A score threshold of 0 keeps everything an untrained network says: 8 places are then always filled.
 TINY = proposals.ProposalConfig(
     channels=8, head_layers=1, mask_layers=1, candidates=24, capacity=8, score_threshold=1e-6
@@ -35,19 +38,21 @@ def features_of(rng, height, width):
 
 
 def test_overlaps_of_hand_worked_boxes():
-    a = jnp.array([[0, 0, 10, 10], [0, 0, 0, 0]], jnp.float32)
-    b = jnp.array([[0, 5, 10, 15], [0, 0, 10, 10], [20, 0, 30, 10], [5, 5, 2, 2]], jnp.float32)
-    np.testing.assert_allclose(box_lib.pairwise_iou(a, b), [[1 / 3, 1, 0, 0], [0, 0, 0, 0]], atol=1e-6)
+    a = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], np.float32)
+    b = np.array([[0, 5, 10, 15], [0, 0, 10, 10], [20, 0, 30, 10], [5, 5, 2, 2]], np.float32)
+    np.testing.assert_allclose(jit(box_lib.pairwise_iou)(a, b), [[1 / 3, 1, 0, 0], [0, 0, 0, 0]], atol=1e-6)
     # Side by side with a gap of 10: nothing in common, a third of the hull (30×10) is empty.
-    giou = box_lib.giou(jnp.stack([a[0], a[0], a[0]]), b[:3])
+    giou = jit(box_lib.giou)(np.stack([a[0], a[0], a[0]]), b[:3])
     np.testing.assert_allclose(giou, [1 / 3, 1.0, -1 / 3], atol=1e-6)
 
 
 def test_box_of_a_mask():
-    mask = jnp.zeros((6, 8)).at[2:4, 3:7].set(0.9).at[0, 0].set(0.5)
-    box, found = box_lib.of_mask(mask)
+    mask = np.zeros((6, 8), np.float32)
+    mask[2:4, 3:7], mask[0, 0] = 0.9, 0.5
+    of_mask = jit(box_lib.of_mask)
+    box, found = of_mask(mask)
     assert found and box.tolist() == [8, 12, 16, 28]
-    box, found = box_lib.of_mask(jnp.full((6, 8), 0.5))
+    box, found = of_mask(np.full((6, 8), 0.5, np.float32))
     assert not found and box.tolist() == [0, 0, 0, 0]
 
 
@@ -75,7 +80,7 @@ def test_greedy_nms_equals_the_sequential_loop():
     scores = -np.sort(-rng.uniform(0.1, 1, sets.shape[:2]).astype(np.float32))
     valid = rng.uniform(size=sets.shape[:2]) < 0.8
 
-    @jax.jit
+    @jit
     def suppress(boxes, scores, valid, threshold):
         return jax.vmap(lambda b, s, v: box_lib.greedy_nms(b, s, v, threshold=threshold))(
             boxes, scores, valid
@@ -92,9 +97,10 @@ def test_greedy_nms_equals_the_sequential_loop():
 
 
 def test_matrix_nms_decays_duplicates_only():
-    boxes = jnp.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 10, 10]], jnp.float32)
-    scores = jnp.array([0.9, 0.8, 0.7, 0.6])
-    out = box_lib.matrix_nms(boxes, scores, jnp.array([True, True, True, False]), threshold=0.5)
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 10, 10]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    suppress = jit(functools.partial(box_lib.matrix_nms, threshold=0.5))
+    out = suppress(boxes, scores, np.array([True, True, True, False]))
     np.testing.assert_allclose(out, [0.9, 0.8 * np.exp(-((0.9 / 0.5) ** 2)), 0.7, 0.0], rtol=1e-5)
 
 
@@ -102,7 +108,7 @@ def test_matrix_nms_decays_duplicates_only():
 
 
 def test_pasting_a_full_mask_fills_the_box_and_nothing_else():
-    paste = jax.jit(lambda box: mask_paste.paste(jnp.ones((28, 28)), box, height=16, width=24))
+    paste = jit(lambda box: mask_paste.paste(jnp.ones((28, 28)), box, height=16, width=24))
     full = np.zeros((16, 24))
     full[2:10, 5:20] = 1
     np.testing.assert_allclose(paste(jnp.array([8.0, 20, 40, 80])), full, atol=1e-6)
@@ -118,22 +124,28 @@ def test_pasting_inverts_roi_align_on_a_smooth_mask():
     y, x = np.mgrid[:32, :48] + 0.5
     blob = np.exp(-(((y - 15) / 6) ** 2 + ((x - 22) / 9) ** 2)).astype(np.float32)
     box = jnp.array([10.0, 20.0, 110.0, 156.0])
-    region = roi_align.roi_align(jnp.asarray(blob)[..., None], box, size=28, stride=4)[..., 0]
-    back = np.asarray(mask_paste.paste(region, box, height=32, width=48))
+
+    @jit
+    def there_and_back(blob):
+        region = roi_align.roi_align(blob[..., None], box, size=28, stride=4)[..., 0]
+        return mask_paste.paste(region, box, height=32, width=48)
+
+    back = np.asarray(there_and_back(blob))
     # Cells whose centre (·4 + 2) is in the box.
     np.testing.assert_allclose(back[2:27, 5:39], blob[2:27, 5:39], atol=0.02)
     assert back[:2].max() == back[27:].max() == back[:, :4].max() == back[:, 39:].max() == 0
 
 
 def test_moving_a_mask():
-    mask = jnp.zeros((12, 16)).at[2:6, 4:8].set(1.0)
-    source = jnp.array([8.0, 16, 24, 32])
-    move = jax.jit(mask_paste.move)
+    mask = np.zeros((12, 16), np.float32)
+    mask[2:6, 4:8] = 1
+    source = np.array([8, 16, 24, 32], np.float32)
+    move = jit(mask_paste.move)
     np.testing.assert_allclose(move(mask, source, source), mask, atol=1e-6)
-    shifted = move(mask, source, source + jnp.array([4.0, 8, 4, 8]))
-    np.testing.assert_allclose(shifted, jnp.roll(mask, (1, 2), (0, 1)), atol=1e-6)
+    shifted = move(mask, source, source + np.float32([4, 8, 4, 8]))
+    np.testing.assert_allclose(shifted, np.roll(mask, (1, 2), (0, 1)), atol=1e-6)
     # Stretched to double width, the area doubles.
-    assert move(mask, source, jnp.array([8.0, 16, 24, 48])).sum() == pytest.approx(32, abs=1e-4)
+    assert move(mask, source, np.float32([8, 16, 24, 48])).sum() == pytest.approx(32, abs=1e-4)
 
 
 # The network
@@ -147,7 +159,7 @@ def network():
     shapes = jax.eval_shape(module.init, jax.random.key(0), features, jnp.array([64, 96]))["params"]
     rng = np.random.default_rng(2)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.4), jnp.float32), shapes)
-    apply = jax.jit(lambda features, size: module.apply({"params": params}, features, size))
+    apply = jit(lambda features, size: module.apply({"params": params}, features, size))
     return params, lambda *args: jax.device_get(apply(*args))
 
 
@@ -222,7 +234,7 @@ def test_masks_of_boxes_are_the_masks_of_the_proposals(network):
     out = apply(features, size)
     module = proposals.ProposalNetwork(TINY)
 
-    @jax.jit
+    @jit
     def masks_of_boxes(boxes):
         return module.apply({"params": params}, features, boxes, method="masks_of_boxes")
 
@@ -232,7 +244,7 @@ def test_masks_of_boxes_are_the_masks_of_the_proposals(network):
 def test_select_survives_fewer_locations_than_places():
     config = dataclasses.replace(TINY, capacity=8)
     boxes = jnp.array([[0, 0, 20, 20], [0, 0, 19, 20], [-30, 10, 30, 500]], jnp.float32)
-    select = jax.jit(lambda *args: proposals.select(*args, config))
+    select = jit(lambda *args: proposals.select(*args, config))
     kept, scores, valid = select(boxes, jnp.array([0.5, 0.9, 0.7]), jnp.array([40, 60]))
     assert valid.tolist() == [True, True] + [False] * 6
     np.testing.assert_allclose(kept[:2], [[0, 0, 19, 20], [0, 10, 30, 60]])
@@ -245,7 +257,7 @@ def test_appended_masks_are_candidates():
     )
     masks = np.zeros((3, 6, 8), np.float32)
     masks[0, 1:3, 2:4], masks[1], masks[2] = 0.8, 0.4, 1.0
-    out = jax.device_get(jax.jit(proposals.append)(found, masks, np.array([True, True, False])))
+    out = jax.device_get(jit(proposals.append)(found, masks, np.array([True, True, False])))
     assert out.valid.tolist() == [True, True, True, False, False]
     assert out.boxes[2].tolist() == [4, 8, 12, 16] and out.scores[2] == pytest.approx(0.8)
     np.testing.assert_array_equal(out.masks[2], masks[0])
@@ -260,7 +272,7 @@ TRUTH[0, 2:8, 3:9] = TRUTH[1, 6:12, 12:20] = 1
 NOTHING = proposal_sources.SourceInputs(frame_size=np.array([60, 90]))
 
 
-@jax.jit
+@jit
 def draw(seeds, jitter, truth_valid):
     inputs = NOTHING.replace(truth_prob=jnp.asarray(TRUTH), truth_valid=truth_valid)
 

@@ -9,11 +9,13 @@ import pytest
 
 from vos_jax.models import roi_align
 
+# Compiling takes far longer than running here, so the compiler may leave the code as it is.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FORMS = sorted(roi_align.FORMS)
 
 
 def compiled(form, **options):
-    return jax.jit(functools.partial(roi_align.roi_align, form=form, **options))
+    return jit(functools.partial(roi_align.roi_align, form=form, **options))
 
 
 def reference(features, box, size, stride, samples):
@@ -60,7 +62,7 @@ BOXES = np.array(
 @pytest.mark.parametrize("samples", [1, 2])
 def test_equals_the_numpy_reference(form, samples):
     features = np.random.default_rng(0).normal(size=(8, 12, 3)).astype(np.float32)
-    align = jax.jit(
+    align = jit(
         jax.vmap(lambda b: roi_align.roi_align(features, b, size=5, stride=8, samples=samples, form=form))
     )
     expected = np.stack([reference(features, box, 5, 8, samples) for box in BOXES])
@@ -84,7 +86,7 @@ def test_gradients_reach_the_cells_under_the_box_and_no_others(form):
     def total(features):
         return roi_align.roi_align(features, box, size=2, stride=8, form=form).sum()
 
-    gradient = np.asarray(jax.jit(jax.grad(total))(jnp.zeros((8, 10, 1))))[..., 0]
+    gradient = np.asarray(jit(jax.grad(total))(jnp.zeros((8, 10, 1))))[..., 0]
     assert gradient.sum() == pytest.approx(4.0)  # every bin's weights sum to 1
     touched = np.argwhere(gradient != 0)
     # Cells 2..3 × 2..5. A bin is 1 × 2 cells: its points lie between rows, but on the columns' centres.
@@ -106,7 +108,7 @@ def test_degenerate_boxes_stay_finite(form):
     )
     align = functools.partial(roi_align.roi_align, size=3, stride=16, form=form)
 
-    @jax.jit
+    @jit
     def values_and_gradients(features, boxes):
         values, pull = jax.vjp(jax.vmap(align, (None, 0)), features, boxes)
         return values, pull(jnp.ones_like(values))

@@ -4,10 +4,13 @@ Padding never matters here: cells beyond the real frame are set to zero before e
 which is what the convolution's own border padding is, and nothing else mixes cells.
 """
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import Features, conv
+from vos_jax.models.backbones import Features, conv, depthwise
 from vos_jax.typing import Array, Bool, Float
 
 STRIDES = (8, 16, 32, 64)  # of P3..P6
@@ -23,6 +26,21 @@ def real_cells(shape: tuple[int, ...], frame_size: Array, stride: int) -> Bool[A
 def keep_real(x: Float[Array, "h w C"], frame_size: Array, stride: int) -> Float[Array, "h w C"]:
     """Zero beyond the real frame."""
     return jnp.where(real_cells(x.shape, frame_size, stride)[:, :, None], x, jnp.zeros((), x.dtype))
+
+
+class Depthwise(nn.Module):
+    """3×3 convolution of every channel by itself, with bias, in the platform's fast form (DESIGN §2)."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "h w C"]) -> Float[Array, "h w C"]:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", conv.INIT_DEPTHWISE, (3, 3, channels)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
+        forms = {"cpu": depthwise.shifted, "default": depthwise.grouped}
+        forms = {name: functools.partial(form, stride=1) for name, form in forms.items()}
+        return jax.lax.platform_dependent(x.astype(self.dtype), kernel, **forms) + bias[None, None, :]
 
 
 class ConvBlock(nn.Module):
@@ -43,7 +61,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "h w Ci"]) -> Float[Array, "h w Co"]:
         if self.depthwise:
-            x = conv.Depthwise(3, dtype=self.dtype, name="depthwise")(x)
+            x = Depthwise(self.dtype, name="depthwise")(x)
             x = conv.Conv(self.features, 1, dtype=self.dtype, name="pointwise")(x)
         else:
             x = conv.Conv(self.features, 3, dtype=self.dtype, name="dense")(x)
