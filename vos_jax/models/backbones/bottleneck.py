@@ -14,8 +14,8 @@ from jax import lax
 from vos_jax.models.backbones import depthwise
 from vos_jax.typing import Array, Float
 
-# Of expanded rows per strip. Measured at 480×864 on 2 cores with 1 MiB of L2 each and 32 MiB of L3: 2 to 16 MB
-# differ little (stage2's first block takes 14 ms, 44 ms whole); small strips of late stages cost up to half more.
+# Of expanded rows per strip. Measured at 480×864 with 1 MiB of L2 per core and 32 MiB of L3: for the first
+# stages 2 to 16 MB differ little (stage2's first block: 14 ms of CPU, whole 44); late stages are best whole.
 STRIP_BYTES = 6_000_000
 
 

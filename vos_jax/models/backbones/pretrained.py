@@ -9,6 +9,7 @@ import numpy as np
 
 from vos_jax import errors, weights_io
 
+NAMES = ("resnet18", "resnet50", "efficientnet_lite0")
 WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "weights"
 
 
@@ -23,9 +24,11 @@ def load_pretrained(name: str, path: str | pathlib.Path | None = None) -> dict:
         The tree that goes into `module.apply({"params": tree}, frame)`.
 
     Raises:
-        VosError: no such file (the message tells how to make one), not a safetensors file, a file of another
-            backbone, or one whose sha256 is not its record's.
+        VosError: no such backbone or file (the message tells how to make one), not a safetensors file, a
+            file of another backbone, or one whose sha256 is not its record's.
     """
+    if name not in NAMES:
+        raise errors.VosError(f"no backbone {name!r}; there are {', '.join(NAMES)}")
     file = pathlib.Path(path) if path is not None else WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
         raise errors.VosError(
