@@ -224,10 +224,10 @@ MATCHINGS: dict[str, Callable[..., Array]] = {
 }
 
 
-def hard(assignment: Float[Array, "N K"]) -> Float[Array, "N K"]:
+def hard(assignment: Float[Array, "*b K"]) -> Float[Array, "*b K"]:
     """Keeps each row's (first) maximum at its value and zeroes the rest: what DMM-Net does at test time."""
-    best = jnp.argmax(assignment, axis=1)
-    return jnp.where(jnp.arange(assignment.shape[1])[None, :] == best[:, None], assignment, 0.0)
+    best = jnp.argmax(assignment, axis=-1)
+    return assignment * jax.nn.one_hot(best, assignment.shape[-1], dtype=assignment.dtype)
 
 
 @flax.struct.dataclass
@@ -243,15 +243,27 @@ def initial_assignment(problem: Problem) -> Float[Array, "N K"]:
     """DMM-Net's start: each column keeps only its cheapest object, each object takes its cheapest remaining
     column.
 
-    An object that no column kept takes its cheapest column all the same (two objects may then share it).
+    DMM-Net leaves open what an object takes that no column kept: here the left-over objects and columns
+    repeat the rule until everybody has one. An object takes its null column only once no cheaper column is
+    left for it, else whoever lost every comparison would be absent. No gradient passes. DESIGN section 6.
     """
-    costs = jnp.where(problem.allowed, problem.cost, jnp.inf)
-    cheapest_object = jnp.argmin(costs, axis=0)[None, :] == jnp.arange(costs.shape[0])[:, None]
-    kept = problem.allowed & (cheapest_object | ~problem.shared[None, :])
-    kept = jnp.where(jnp.any(kept, axis=1, keepdims=True), kept, problem.allowed)
-    choice = jnp.argmin(jnp.where(kept, problem.cost, jnp.inf), axis=1)
-    chosen = choice[:, None] == jnp.arange(costs.shape[1])[None, :]
-    return (chosen & problem.allowed).astype(problem.cost.dtype)
+    cost = jax.lax.stop_gradient(problem.cost)
+    shared = problem.shared[None, :]
+    objects, columns = (jnp.arange(n) for n in cost.shape)
+
+    def place(_, carry):
+        assignment, left = carry
+        masked = jnp.where(left, cost, jnp.inf)
+        kept = left & ((objects[:, None] == jnp.argmin(masked, axis=0)[None, :]) | ~shared)
+        choice = jnp.argmin(jnp.where(kept, cost, jnp.inf), axis=1)
+        ready = problem.shared[choice] | (choice == jnp.argmin(masked, axis=1))
+        chosen = kept & (choice[:, None] == columns[None, :]) & ready[:, None]
+        taken = jnp.any(chosen & shared, axis=0, keepdims=True)
+        return assignment | chosen, left & ~taken & ~jnp.any(chosen, axis=1, keepdims=True)
+
+    # Each round places at least the object of the cheapest entry that is left.
+    start = (jnp.zeros_like(problem.allowed), problem.allowed)
+    return jax.lax.fori_loop(0, len(objects), place, start)[0].astype(cost.dtype)
 
 
 def extend(
