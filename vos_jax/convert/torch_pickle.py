@@ -96,16 +96,19 @@ def read(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
             what), or holds something else than a mapping of names to tensors.
     """
     try:
-        is_zip = zipfile.is_zipfile(file)
-        file.seek(0)
-        state, storage_bytes = _read_zip(file, name) if is_zip else _read_legacy(file, name)
+        return _tensors(file, name)
     except errors.VosError:
         raise
-    # A damaged or hostile pickle can fail in as many ways as there are opcodes.
+    # A damaged or hostile pickle or zip can fail in as many ways as there are opcodes and header fields.
     except Exception as error:
-        raise errors.VosError(
-            f"{name}: not a readable PyTorch file, damaged or cut short ({type(error).__name__}: {error})"
-        ) from None
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise errors.VosError(f"{name}: not a readable PyTorch file, damaged or cut short ({what})") from None
+
+
+def _tensors(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
+    is_zip = zipfile.is_zipfile(file)
+    file.seek(0)
+    state, storage_bytes = _read_zip(file, name) if is_zip else _read_legacy(file, name)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise errors.VosError(f"{name}: holds a {type(state).__name__}, not a mapping of names to tensors")
     return {key: _array(value, key, storage_bytes, name) for key, value in state.items()}
