@@ -1,0 +1,196 @@
+"""What the model learns from: the terms of one clip's loss, each alone (DESIGN §8).
+
+All masks are compared at stride 4, where they are predicted: the truth is the share of a cell that an object
+covers, so cross-entropy against it is what full-size pixels would say on average, at a sixteenth of the cost.
+
+A clip normalises its own terms - objects, frames, hard cells - and knows of no other clip, so that a batch's
+loss is the mean over clips however they are spread over devices.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.errors import VosError
+from vos_jax.models import matching, vos
+from vos_jax.models.proposals import Proposals
+from vos_jax.typing import Array, Bool, Float
+
+# The terms of the loss; each has a weight of its name in `LossConfig`.
+TERMS = (
+    "match",
+    "coarse_iou",
+    "refined_ce",
+    "refined_iou",
+    "objectness",
+    "centerness",
+    "box",
+    "mask_bce",
+    "mask_dice",
+)
+# Probabilities below are as wrong as can be; the logarithm stays finite, and so does its gradient.
+TINY = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms, and which cells count in the bootstrapped cross-entropy.
+
+    Attributes:
+      match, coarse_iou, refined_ce, refined_iou: the matching, the coarse masks, the final masks.
+      objectness, centerness, box, mask_bce, mask_dice: the proposal network's.
+      match_iou: a proposal is nobody's match unless its IoU with the object's truth is above this.
+      hard_share: share of a clip's cells, the worst, that cross-entropy counts in the end.
+      hard_begin, hard_end: steps between which that share falls from 1.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    match: float = 1.0
+    coarse_iou: float = 1.0
+    refined_ce: float = 1.0
+    refined_iou: float = 1.0
+    objectness: float = 1.0
+    centerness: float = 1.0
+    box: float = 1.0
+    mask_bce: float = 1.0
+    mask_dice: float = 1.0
+    match_iou: float = 0.0
+    hard_share: float = 0.15
+    hard_begin: int = 1000
+    hard_end: int = 5000
+
+    def __post_init__(self):
+        for name in TERMS:
+            if getattr(self, name) < 0:
+                raise VosError(f"train.losses.{name} is {getattr(self, name)}; a weight is at least 0")
+        if not 0 < self.hard_share <= 1:
+            raise VosError(f"train.losses.hard_share is {self.hard_share}; it must be in (0, 1]")
+        if not 0 <= self.hard_begin <= self.hard_end:
+            raise VosError(
+                f"train.losses.hard_begin is {self.hard_begin} and hard_end {self.hard_end}; "
+                "they must not fall and not be negative"
+            )
+
+
+def total(terms: dict[str, Float[Array, ""]], config: LossConfig) -> Float[Array, ""]:
+    """The weighted sum of those `TERMS` that there are."""
+    return sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)
+
+
+def mask_losses(
+    out: vos.Out,
+    prob: Float[Array, "N+1 H4 W4"],
+    truth: Float[Array, "N H4 W4"],
+    object_valid: Bool[Array, "N"],
+    cell_valid: Bool[Array, "H4 W4"],
+    config: LossConfig,
+) -> tuple[dict[str, Float[Array, ""]], Float[Array, "H4 W4"]]:
+    """The losses of ONE predicted frame but those of the proposal network.
+
+    Args:
+      out: the model's intermediates.
+      prob: final probabilities, background first.
+      truth: share of each cell that the object covers; zero for invalid objects.
+      object_valid: objects that count.
+      cell_valid: cells inside the real frame.
+      config: see `LossConfig`.
+
+    Returns:
+      The terms "match", "coarse_iou", "refined_iou" and, not part of the loss, the IoUs "j", "j_coarse",
+      "j_propagated" of hard masks, all means over the valid objects; and every cell's cross-entropy, for
+      `bootstrapped`, which looks at all frames of the clip.
+    """
+    truth = jnp.where(cell_valid[None] & object_valid[:, None, None], truth, 0.0)
+    coarse, candidates = out.coarse, out.proposals
+    propagated = candidates.masks[-truth.shape[0] :]
+
+    def mean(per_object: Float[Array, "N"]) -> Float[Array, ""]:
+        return _mean(per_object, object_valid)
+
+    inside = cell_valid[None]
+    best = jnp.argmax(prob, axis=0)[None] == 1 + jnp.arange(truth.shape[0])[:, None, None]
+    terms = {
+        "match": match_loss(out.similarity, candidates, truth, object_valid, config.match_iou),
+        "coarse_iou": mean(1.0 - soft_iou(jnp.where(inside, coarse, 0.0), truth)),
+        "refined_iou": mean(1.0 - soft_iou(jnp.where(inside, prob[1:], 0.0), truth)),
+        "j": mean(hard_iou(best & inside, truth > 0.5)),
+        "j_coarse": mean(hard_iou((coarse > 0.5) & inside, truth > 0.5)),
+        "j_propagated": mean(hard_iou((propagated > 0.5) & inside, truth > 0.5)),
+    }
+    return terms, cross_entropy(prob, truth)
+
+
+def match_loss(
+    similarity: Float[Array, "N P"],
+    proposals: Proposals,
+    truth: Float[Array, "N H4 W4"],
+    object_valid: Bool[Array, "N"],
+    match_iou: float = 0.0,
+) -> Float[Array, ""]:
+    """L_match of DMM-Net: mean squared error of `sim` against who should get which proposal.
+
+    That is greedy: the pair of highest IoU first, each object and proposal once; an object that is not there,
+    or that no proposal shows, gets none. The mean is over pairs of a valid object and a valid proposal.
+    """
+    iou = jax.lax.stop_gradient(matching.mask_iou(truth > 0.5, proposals.masks > 0.5))
+    # Costs are -IoU; whoever finds no IoU above this prefers its null column.
+    nobody = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
+    assignment = matching.greedy(
+        -iou, nobody, object_valid, proposals.valid, config=matching.MatchingConfig()
+    )
+    target = jax.lax.stop_gradient(assignment[:, :-1])
+    counts = object_valid[:, None] & proposals.valid[None, :]
+    return _mean(jnp.square(similarity.astype(jnp.float32) - target), counts)
+
+
+def soft_iou(prob: Float[Array, "N H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "N"]:
+    """Intersection over union of soft masks; one cell is added to both, so that two empty masks give 1."""
+    prob = prob.astype(jnp.float32)
+    intersection = jnp.sum(prob * truth, axis=(1, 2))
+    union = jnp.sum(prob + truth - prob * truth, axis=(1, 2))
+    return (intersection + 1.0) / (union + 1.0)
+
+
+def hard_iou(mask: Bool[Array, "N H4 W4"], truth: Bool[Array, "N H4 W4"]) -> Float[Array, "N"]:
+    """Intersection over union, 1 where both masks are empty."""
+    intersection, union = jnp.sum(mask & truth, axis=(1, 2)), jnp.sum(mask | truth, axis=(1, 2))
+    return jnp.where(union > 0, intersection / jnp.maximum(union, 1), 1.0)
+
+
+def cross_entropy(prob: Float[Array, "N+1 H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "H4 W4"]:
+    """Cross-entropy of each cell against the shares that background and objects have of it."""
+    background = jnp.clip(1.0 - jnp.sum(truth, axis=0, keepdims=True), 0.0, 1.0)
+    shares = jnp.concatenate([background, truth])
+    return -jnp.sum(shares * jnp.log(jnp.maximum(prob.astype(jnp.float32), TINY)), axis=0)
+
+
+def bootstrapped(
+    cross_entropy: Float[Array, "T H4 W4"],
+    counts: Bool[Array, "T H4 W4"],
+    step: Array,
+    config: LossConfig,
+) -> Float[Array, ""]:
+    """The mean cross-entropy of a clip's hardest cells, of which ever fewer count (DESIGN §8).
+
+    The share is 1 until `config.hard_begin` and falls linearly to `config.hard_share` at `config.hard_end`.
+    Cells that do not count in `counts` are never among them; a clip without any gives 0.
+    """
+    run = max(config.hard_end - config.hard_begin, 1)
+    progress = jnp.clip((step - config.hard_begin) / run, 0.0, 1.0)
+    share = 1.0 + progress * (config.hard_share - 1.0)
+    values = jnp.where(counts, jax.lax.stop_gradient(cross_entropy), -1.0).ravel()
+    number = jnp.ceil(share * jnp.sum(counts)).astype(jnp.int32)
+    threshold = jnp.sort(values, descending=True)[jnp.maximum(number - 1, 0)]
+    return _mean(cross_entropy, counts & (cross_entropy >= threshold))
+
+
+def mean_over_frames(terms: Float[Array, "T"], counts: Bool[Array, "T"]) -> Float[Array, ""]:
+    """The mean of a term over the frames that count; 0 if none does."""
+    return _mean(terms, counts)
+
+
+def _mean(x: Array, counts: Array) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(counts, x, 0.0)) / jnp.maximum(jnp.sum(counts), 1)

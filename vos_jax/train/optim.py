@@ -1,0 +1,174 @@
+"""The optimiser: AdamW, learning rates by parameter path, frozen groups, averaged weights (DESIGN §8)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vos_jax.errors import VosError
+from vos_jax.typing import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How weights change.
+
+    Attributes:
+      learning_rate: at the end of the warm-up.
+      warmup_steps: steps of linear rise.
+      steps: the step from which the rate is `final_rate`.
+      power: of the polynomial decay in between; 1: linear.
+      final_rate: the last learning rate, as a share of the first.
+      lr_scales: (prefix of a parameter's path, factor on its learning rate); the longest prefix counts.
+      frozen: prefixes of parameters that never change, as in `step.StepConfig.frozen`.
+      weight_decay: AdamW's, on matrices and convolutions only.
+      clip_norm: largest norm of the whole gradient; 0: any.
+      b1, b2, eps: Adam's.
+      ema_decay: of the averaged weights; see `update_ema`.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    learning_rate: float = 5e-4
+    warmup_steps: int = 200
+    steps: int = 10_000
+    power: float = 0.9
+    final_rate: float = 0.0
+    lr_scales: tuple[tuple[str, float], ...] = (("backbone", 0.1),)
+    frozen: tuple[str, ...] = ()
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    ema_decay: float = 0.999
+
+    def __post_init__(self):
+        for name in ("learning_rate", "power"):
+            if not getattr(self, name) > 0:
+                raise VosError(f"train.optim.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("warmup_steps", "final_rate", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise VosError(f"train.optim.{name} is {getattr(self, name)}; it must be at least 0")
+        if self.steps <= self.warmup_steps:
+            raise VosError(
+                f"train.optim: {self.warmup_steps} warm-up steps leave nothing of {self.steps} steps"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise VosError(f"train.optim.ema_decay is {self.ema_decay}; it must be in [0, 1)")
+
+
+def schedule(config: OptimConfig) -> Callable[[Array | int], Float[Array, ""]]:
+    """Returns step -> learning rate: linear warm-up, then polynomial decay.
+
+    Step 0 already learns: `(step + 1) / (warmup_steps + 1)` of the full rate.
+    """
+    peak = config.learning_rate
+    decay = optax.polynomial_schedule(
+        init_value=peak,
+        end_value=peak * config.final_rate,
+        power=config.power,
+        transition_steps=config.steps - config.warmup_steps,
+    )
+    first = peak / (config.warmup_steps + 1)
+    warmup = optax.linear_schedule(first, peak, max(config.warmup_steps, 1))
+    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+
+
+def make_tx(config: OptimConfig, params: Any) -> optax.GradientTransformation:
+    """Returns the optimiser of a parameter tree; shapes are all it needs of `params`.
+
+    The gradient of all that learns is clipped by its norm as a whole, Adam scales it, decay is added to what
+    is at least a matrix (no biases, no scalars, no norms), and each parameter's rate is the schedule's times
+    its own factor. Frozen parameters have no optimiser state.
+
+    Raises:
+      VosError: a prefix in `lr_scales` or `frozen` that no parameter's path starts with.
+    """
+    for prefix in (*(prefix for prefix, _ in config.lr_scales), *config.frozen):
+        check_prefix(prefix, params)
+    scales = dict(config.lr_scales)
+
+    def scale_of(path: str) -> float:
+        matching = [prefix for prefix in scales if has_prefix(path, prefix)]
+        return scales[max(matching, key=len)] if matching else 1.0
+
+    factors = _by_path(scale_of, params)
+    learns = _by_path(lambda path: not any(has_prefix(path, p) for p in config.frozen), params)
+    parts = [
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(_is_matrix, tree)),
+        _scale_by(factors),
+        optax.scale_by_learning_rate(schedule(config)),
+    ]
+    labels = jax.tree.map(lambda x: "learns" if x else "frozen", learns)
+    return optax.partition({"learns": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)
+
+
+def _is_matrix(x: Any) -> bool:
+    return getattr(x, "ndim", 0) >= 2
+
+
+def _scale_by(factors: Any) -> optax.GradientTransformation:
+    """Multiplies each update by its own constant."""
+
+    def scale(updates: Any, params: Any = None) -> Any:
+        del params
+
+        # Parameters that another group looks after are `MaskedNode`s here, without leaves.
+        def one(update: Any, factor: float) -> Any:
+            return update if isinstance(update, optax.MaskedNode) else update * factor
+
+        return jax.tree.map(one, updates, factors, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+
+    return optax.stateless(scale)
+
+
+def update_ema(ema: Any, params: Any, step: Array, decay: float) -> Any:
+    """Returns the averaged weights after one more step.
+
+    `ema + (1 - d) (params - ema)` with `d = min(decay, (1 + step) / (10 + step))`: early on, when weights
+    change most, the average forgets quickly.
+    """
+    weight = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (weight * (new - old)).astype(old.dtype), ema, params)
+
+
+def freeze(params: Any, prefixes: tuple[str, ...]) -> Any:
+    """The parameters, those under `prefixes` constant to the gradient.
+
+    What only frozen parameters go into then needs no activations kept and no gradient computed.
+
+    Raises:
+      VosError: a prefix that no parameter's path starts with.
+    """
+    for prefix in prefixes:
+        check_prefix(prefix, params)
+    frozen = _by_path(lambda path: any(has_prefix(path, prefix) for prefix in prefixes), params)
+    return jax.tree.map(lambda x, stop: jax.lax.stop_gradient(x) if stop else x, params, frozen)
+
+
+def has_prefix(path: str, prefix: str) -> bool:
+    """Whether a path such as "backbone/stage1/kernel" is `prefix` or lies under it."""
+    return path == prefix or path.startswith(prefix + "/")
+
+
+def check_prefix(prefix: str, params: Any) -> None:
+    """Raises VosError, naming what there is, if no parameter's path starts with `prefix`."""
+    paths = jax.tree.leaves(_by_path(lambda path: path, params))
+    if not any(has_prefix(path, prefix) for path in paths):
+        depth = prefix.count("/") + 1
+        known = sorted({"/".join(path.split("/")[:depth]) for path in paths})
+        raise VosError(f"no parameter lies under {prefix!r}; there are: {', '.join(known)}")
+
+
+def _by_path(fn: Callable[[str], Any], params: Any) -> Any:
+    """A tree of `fn(path)`, paths joined by slashes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: fn(jax.tree_util.keystr(path, simple=True, separator="/")), params
+    )

@@ -1,0 +1,277 @@
+"""The loss of a batch of clips: a pure function of parameters, clips, key and step (DESIGN §8).
+
+What depends on a frame alone - features, keys, proposals - is computed for all frames of a clip at once; then
+`rollout.frame_step`, the same as at test time, carries the memory through the clip under `lax.scan`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.errors import VosError
+from vos_jax.inference import rollout
+from vos_jax.models import masks, proposal_sources, vos
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import read as read_lib
+from vos_jax.models import state as state_lib
+from vos_jax.train import losses, optim, proposal_losses
+from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
+
+Batch = dict[str, Array]  # `data.clips.pack`'s arrays with a leading axis B, and optionally "clip" [B]
+Metrics = dict[str, Float[Array, ""]]
+LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Metrics]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How a clip is learned from.
+
+    Attributes:
+      losses: the terms' weights.
+      frozen: prefixes of parameter paths that do not learn, such as ("backbone",) or ("backbone/stem",
+        "backbone/stage1"); of what they compute no activation is kept and no gradient computed. The same as
+        `optim.OptimConfig.frozen`.
+      remat: whether activations are computed again for the gradient, frame by frame, instead of kept.
+      sampling_begin: until this step the previous mask is the true one.
+      sampling_prob: from then on it is the prediction with this probability, in each frame of each clip.
+      oracle_prob: share of frames whose proposals are jittered true boxes with distractors, at step 0.
+      oracle_end: step at which that share has fallen to 0; 0: the network's own proposals always.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    losses: losses.LossConfig = losses.LossConfig()
+    frozen: tuple[str, ...] = ()
+    remat: bool = False
+    sampling_begin: int = 1000
+    sampling_prob: float = 0.5
+    oracle_prob: float = 0.5
+    oracle_end: int = 0
+
+    def __post_init__(self):
+        for name in ("sampling_prob", "oracle_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise VosError(f"train.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+        for name in ("sampling_begin", "oracle_end"):
+            if getattr(self, name) < 0:
+                raise VosError(f"train.{name} is {getattr(self, name)}; a step is at least 0")
+
+
+def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
+    """Returns `loss_fn(params, clips_batch, key, step) -> (loss, metrics)`.
+
+    `clips_batch` holds `data.clips.pack`'s arrays with a leading axis B and optionally "clip" [B], each
+    clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
+    0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
+    scalars "loss", `losses.TERMS`, and the IoUs of `losses.mask_losses`.
+    """
+
+    def loss_fn(
+        params: Any, clips_batch: Batch, key: PRNGKeyArray, step: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        params = optim.freeze(params, config.frozen)
+        batch = dict(clips_batch)
+        clip = batch.pop("clip", jnp.arange(batch["dataset"].shape[0]))
+        step_key = jax.random.fold_in(key, step)
+        keys = jax.vmap(lambda number: jax.random.fold_in(step_key, number))(clip)
+        of_clip = functools.partial(clip_terms, model, config)
+        terms = jax.vmap(of_clip, in_axes=(None, 0, 0, None))(params, batch, keys, step)
+        metrics = jax.tree.map(jnp.mean, terms)
+        loss = losses.total(metrics, config.losses)
+        return loss, {"loss": loss, **metrics}
+
+    return loss_fn
+
+
+def clip_terms(
+    model: vos.VOS, config: StepConfig, params: Any, clip: Batch, key: PRNGKeyArray, step: Array
+) -> Metrics:
+    """The terms of ONE clip's loss, each normalised by the clip's own counts.
+
+    The truth of frame 0 goes into the memory; frames 1.. are predicted in order and written back as they
+    were predicted, so gradients flow from later frames to earlier ones.
+
+    Args:
+      model: the method; matching is soft here whatever `model.hard` says.
+      config: see `StepConfig`.
+      params: the model's parameters.
+      clip: `data.clips.pack`'s arrays.
+      key: this clip's, at this step.
+      step: of training.
+    """
+    frames, frame_size = clip["frames"], clip["frame_size"]
+    length, height, width = frames.shape[:3]
+    num_objects = clip["object_valid"].shape[0]
+    truth = truth_of(clip["ids"], num_objects)
+    # What the first frame does not show has nothing to be followed by.
+    object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
+    truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
+    annotated = clip["truth_valid"] & clip["frame_valid"]
+    grid = truth.shape[2:]
+    cell_valid = masks.pixel_valid(frame_size, grid, state_lib.MASK_STRIDE)
+
+    look = functools.partial(_look, model, params, frame_size=frame_size)
+    if config.remat:
+        encoded, detections = jax.lax.map(jax.checkpoint(look), frames)
+    else:
+        encoded, detections = jax.vmap(look)(frames)
+    oracle_key, sampling_key = jax.random.split(key)
+    supplied = _proposals(
+        model, config, detections, truth, object_valid, annotated, frame_size, oracle_key, step
+    )
+
+    follower = _follower(model, length)
+    size = (height, width)
+    state = state_lib.init_state(follower, num_objects, size, frame_size, clip["dataset"])
+    given = state_lib.Given(
+        prob=_full_size(clip["ids"][0], num_objects),
+        valid=object_valid,
+        remove=jnp.zeros_like(object_valid),
+    )
+    first = _Ahead(model=follower, encoded=jax.tree.map(lambda x: x[0], encoded), first=True)
+    state, _, _ = rollout.frame_step(first, params, state, frames[0], given)
+    use_truth = _use_truth(config, annotated, sampling_key, step)
+
+    def follow(state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple]:
+        frame, encoded, supplied, truth, use_truth = inputs
+        ahead = _Ahead(model=follower, encoded=encoded, first=False)
+        nothing = state_lib.no_given(num_objects, size).replace(proposals=supplied)
+        state, prob, prediction = rollout.frame_step(ahead, params, state, frame, nothing)
+        terms = losses.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config.losses)
+        return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
+
+    if config.remat:
+        follow = jax.checkpoint(follow, prevent_cse=False)
+    inputs = (frames, encoded, supplied, truth, use_truth)
+    _, (terms, cross_entropy) = jax.lax.scan(follow, state, jax.tree.map(lambda x: x[1:], inputs))
+
+    counts = annotated[1:]
+    terms = {name: losses.mean_over_frames(values, counts) for name, values in terms.items()}
+    hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
+    terms["refined_ce"] = losses.bootstrapped(cross_entropy, hard, step, config.losses)
+    if detections is not None:
+        of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
+        found = jax.vmap(of_frame, in_axes=(0, 0, None))(detections, truth, object_valid)
+        found = {name: losses.mean_over_frames(values, annotated) for name, values in found.items()}
+        terms |= found
+    return terms
+
+
+def truth_of(ids: UInt8[Array, "T H W"], num_objects: int) -> Float[Array, "T N H/4 W/4"]:
+    """The share of each stride-4 cell that each object 1..N covers."""
+    return jax.vmap(lambda x: masks.downsample(_full_size(x, num_objects), state_lib.MASK_STRIDE))(ids)
+
+
+def _full_size(ids: UInt8[Array, "H W"], num_objects: int) -> Float[Array, "N H W"]:
+    return (ids[None] == 1 + jnp.arange(num_objects)[:, None, None]).astype(jnp.float32)
+
+
+def _look(
+    model: vos.VOS, params: Any, frame: Shaped[Array, "H W 3"], *, frame_size: Array
+) -> tuple[state_lib.Encoded, proposals_lib.Detections | None]:
+    """All that ONE frame alone tells."""
+    encoded = model.encode(params, frame)
+    if not model.config.use_proposals:
+        return encoded, None
+    network = vos.VOSNet(model.config)
+    return encoded, network.apply({"params": params}, encoded.features, frame_size, method=_detect)
+
+
+def _detect(network: vos.VOSNet, features: Any, frame_size: Array) -> proposals_lib.Detections:
+    return network.proposal_network(features, frame_size)
+
+
+def _proposals(
+    model: vos.VOS,
+    config: StepConfig,
+    detections: proposals_lib.Detections | None,
+    truth: Float[Array, "T N H/4 W/4"],
+    object_valid: Bool[Array, "N"],
+    annotated: Bool[Array, "T"],
+    frame_size: Array,
+    key: PRNGKeyArray,
+    step: Array,
+) -> proposals_lib.Proposals | None:
+    """The network's proposals for all frames of a clip, or the oracle's in some frames early in training."""
+    network = None if detections is None else detections.proposals
+    if network is None or config.oracle_end == 0:
+        return network
+    settings = dataclasses.replace(
+        model.config.proposals, capacity=max(model.config.proposals.capacity, truth.shape[1])
+    )
+
+    def oracle(truth: Float[Array, "N H/4 W/4"], key: PRNGKeyArray) -> proposals_lib.Proposals:
+        inputs = proposal_sources.SourceInputs(
+            frame_size=frame_size, truth_prob=truth, truth_valid=object_valid
+        )
+        found = proposal_sources.groundtruth(inputs, config=settings, key=key)
+        return jax.tree.map(lambda x: x[: model.config.proposals.capacity], found)
+
+    draw_key, choice_key = jax.random.split(key)
+    true = jax.vmap(oracle)(truth, jax.random.split(draw_key, truth.shape[0]))
+    share = config.oracle_prob * jnp.clip(1.0 - step / config.oracle_end, 0.0, 1.0)
+    chosen = annotated & jax.random.bernoulli(choice_key, share, annotated.shape)
+
+    def choose(true: Array, network: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, *[1] * (true.ndim - 1)), true, network.astype(true.dtype))
+
+    return jax.tree.map(choose, true, network)
+
+
+def _use_truth(
+    config: StepConfig, annotated: Bool[Array, "T"], key: PRNGKeyArray, step: Array
+) -> Bool[Array, "T"]:
+    """In which frames the truth takes the prediction's place as what comes to be the previous mask."""
+    prediction = jnp.where(step >= config.sampling_begin, config.sampling_prob, 0.0)
+    return annotated & ~jax.random.bernoulli(key, prediction, annotated.shape)
+
+
+def _follower(model: vos.VOS, length: int) -> vos.VOS:
+    """The model as the scan over a clip needs it: handed its proposals, no more slots than are ever read."""
+    memory = dataclasses.replace(
+        model.config.memory,
+        capacity=min(model.config.memory.capacity, max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)),
+    )
+    return vos.VOS(config=dataclasses.replace(model.config, memory=memory, use_proposals=False), hard=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """A `state.Model` whose frame is encoded already, and that predicts nothing in a clip's first frame."""
+
+    model: vos.VOS
+    encoded: state_lib.Encoded
+    first: bool
+
+    @property
+    def memory_config(self) -> memory_lib.MemoryConfig:
+        return self.model.memory_config
+
+    def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
+        return self.model.init_memory(num_objects, size)
+
+    def encode(self, params: Any, frame: Array) -> state_lib.Encoded:
+        del params, frame
+        return self.encoded
+
+    def predict(
+        self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, supplied: Any = None
+    ) -> state_lib.Prediction:
+        if not self.first:
+            return self.model.predict(params, encoded, state, supplied)
+        num_objects, slots = state.memory.object_in_slot.shape
+        read = read_lib.Read(value=None, embed=None, prob=None, mass=jnp.zeros((num_objects, slots)))
+        return state_lib.Prediction(
+            prob=jnp.zeros_like(state.prev_prob), presence=jnp.zeros(num_objects), read=read, out=None
+        )
+
+    def value(
+        self, params: Any, encoded: state_lib.Encoded, prob: Array, state: state_lib.State
+    ) -> Float[Array, "N h w Cv"]:
+        return self.model.value(params, encoded, prob, state)
