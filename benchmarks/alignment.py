@@ -11,7 +11,7 @@ import numpy as np
 
 from vos_jax.models import alignment
 
-REPEATS = 7
+REPEATS = 5
 GRID, CHANNELS = 14 * 14, 64
 SIZES = ((1, 8), (1, 37), (5, 37), (16, 128))
 
