@@ -205,3 +205,27 @@ def test_a_frame_without_objects_only_asks_for_silence(trained, losses_and_gradi
     assert not any(losses.values()) and len(losses) == 4
     assert all(np.isfinite(g).all() for g in gradient)
     assert (gradient[0] >= 0).all() and gradient[0].any()
+
+
+def test_gradients_trace_over_a_batch():
+    """What training does: a gradient through everything, the suppression's loop included, under vmap."""
+    config = proposals.ProposalConfig(channels=8, head_layers=1, mask_layers=1, candidates=32, capacity=4)
+    module = proposals.ProposalNetwork(config)
+    one, truth, _ = scene()
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), one)
+
+    def losses_and_gradient(features):
+        params = module.init(jax.random.key(0), one, FRAME)
+
+        def loss(params):
+            def of_frame(features):
+                out = module.apply(params, features, FRAME)
+                losses = proposal_losses.proposal_losses(out, truth, VALID, FRAME)
+                return sum(losses.values()) + out.proposals.masks.sum()
+
+            return jax.vmap(of_frame)(features).mean()
+
+        return params, jax.grad(loss)(params)
+
+    params, gradient = jax.eval_shape(losses_and_gradient, batch)
+    assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(lambda x: x.shape, gradient)

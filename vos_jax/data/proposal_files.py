@@ -1,0 +1,331 @@
+"""Proposals that another program found, one JSON file per video (DESIGN §4: source `file`).
+
+    {"format": "vos_jax.proposals/1",
+     "video": "bike-packing",
+     "size": [480, 854],                                          height, width of the masks, pixels
+     "frames": {"00000": [{"score": 0.98,                         in [0, 1]
+                           "segmentation": {"size": [480, 854],   COCO run-length code,
+                                            "counts": "..."}},    compressed (text) or not (list of runs)
+                          ...],
+                "00001": []}}
+
+Frames are named by their files' stems; one that is not listed has no proposals. Other keys are ignored.
+Boxes are not stored: they are those of the masks. A COCO result list becomes such files by
+
+    python -m vos_jax.data.proposal_files convert results.json --images annotations.json --out DIR
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from vos_jax import errors
+from vos_jax.data import names
+from vos_jax.models.proposals import MASK_STRIDE, Proposals
+from vos_jax.typing import Bool, Float
+
+FORMAT = "vos_jax.proposals/1"
+# What DMM-Net feeds its matching layer with (DESIGN §4): the top 50 after NMS 0.4.
+NMS_THRESHOLD = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One proposal: its score and its mask in COCO's compressed run-length code."""
+
+    score: float
+    counts: str
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoProposals:
+    """The proposals of one video by frame name; `origin` is named in errors."""
+
+    video: str
+    size: tuple[int, int]
+    frames: Mapping[str, Sequence[Record]]
+    origin: str = "proposals"
+
+
+def record_of(mask: Bool[np.ndarray, "H W"], score: float) -> Record:
+    """Encodes a mask; `score` in [0, 1]."""
+    return Record(float(score), coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii"))
+
+
+def read(path: str | os.PathLike) -> VideoProposals:
+    """Reads one video's proposals.
+
+    Raises:
+      VosError: the file is missing, is not such a JSON file, or a proposal in it is malformed (named).
+    """
+    data = _read_json(path)
+    found = data.get("format") if isinstance(data, dict) else f"a JSON {type(data).__name__}"
+    if found != FORMAT:
+        raise errors.VosError(
+            f"{path}: expected proposals of format {FORMAT!r}, found {found!r}; convert COCO results with "
+            "`python -m vos_jax.data.proposal_files convert`"
+        )
+    size, video, frames = data.get("size"), data.get("video"), data.get("frames")
+    if not _is_size(size):
+        raise errors.VosError(f"{path}: 'size' must be [height, width], not {size!r}")
+    if not isinstance(video, str) or not isinstance(frames, dict):
+        raise errors.VosError(f"{path}: needs 'video' (a name) and 'frames' (lists by frame name)")
+    read_frames = {}
+    for frame, entries in frames.items():
+        if not isinstance(entries, list):
+            raise errors.VosError(f"{path}: frame '{frame}' holds no list of proposals")
+        where = f"{path}: frame '{frame}', proposal"
+        read_frames[frame] = tuple(_record(x, tuple(size), f"{where} {i}") for i, x in enumerate(entries))
+    return VideoProposals(video, tuple(size), read_frames, str(path))
+
+
+def write(path: str | os.PathLike, proposals: VideoProposals) -> None:
+    """Writes one video's proposals: all of the file or nothing. Its folder exists."""
+    frames = {
+        frame: [
+            {"score": r.score, "segmentation": {"size": list(proposals.size), "counts": r.counts}}
+            for r in records
+        ]
+        for frame, records in proposals.frames.items()
+    }
+    data = {"format": FORMAT, "video": proposals.video, "size": list(proposals.size), "frames": frames}
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        temporary.write_text(json.dumps(data), encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def arrays(
+    proposals: VideoProposals,
+    frame: str,
+    *,
+    frame_size: tuple[int, int],
+    padded_size: tuple[int, int],
+    capacity: int,
+    nms_threshold: float = NMS_THRESHOLD,
+    score_threshold: float = 0.0,
+) -> Proposals:
+    """One frame's proposals as the model takes them: P = `capacity` places, best first, leaves are numpy
+    arrays.
+
+    Masks are scaled from the file's size to the frame's, padded at the bottom and right, and averaged to
+    stride 4; boxes are tight around the masks. Empty masks are dropped.
+
+    Args:
+      frame: the frame's name; one the file does not list gives no valid proposal.
+      frame_size: real (height, width) of the frame as the model sees it; padded_size: what it is padded to,
+        in multiples of 4.
+      capacity: P. nms_threshold: IoU of boxes above which the lower-scored one goes (1 keeps all).
+      score_threshold: proposals that score less are dropped.
+    """
+    (height, width), (full_height, full_width) = frame_size, padded_size
+    out = Proposals(
+        boxes=np.zeros((capacity, 4), np.float32),
+        scores=np.zeros(capacity, np.float32),
+        masks=np.zeros((capacity, full_height // MASK_STRIDE, full_width // MASK_STRIDE), np.float32),
+        valid=np.zeros(capacity, bool),
+    )
+    records = proposals.frames.get(frame, ())
+    codes = [{"size": list(proposals.size), "counts": record.counts} for record in records]
+    order = sorted(range(len(records)), key=lambda i: -records[i].score)
+    order = [i for i in order if records[i].score >= score_threshold and coco_mask.area(codes[i]) > 0]
+    xywh = np.array([coco_mask.toBbox(codes[i]) for i in order]).reshape(-1, 4)
+    scale = np.array([height, width]) / np.array(proposals.size)
+    for place, position in enumerate(_suppress(xywh, nms_threshold)[:capacity]):
+        index = order[position]
+        mask = _decode(codes[index])
+        if mask.shape != (height, width):
+            shrinks = mask.shape[0] > height
+            mask = cv2.resize(
+                mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
+        padded = np.zeros((full_height, full_width), np.float32)
+        padded[:height, :width] = mask
+        cells = out.masks.shape[1:]
+        out.masks[place] = padded.reshape(cells[0], MASK_STRIDE, cells[1], MASK_STRIDE).mean((1, 3))
+        x, y, w, h = xywh[position]
+        out.boxes[place] = np.array([y, x, y + h, x + w]) * np.tile(scale, 2)
+        out.scores[place] = records[index].score
+        out.valid[place] = True
+    return out
+
+
+def convert(
+    results: str | os.PathLike, out: str | os.PathLike, images: str | os.PathLike | None = None
+) -> list[pathlib.Path]:
+    """Turns a COCO result list into one proposal file per video.
+
+    Args:
+      results: JSON list of {"image_id", "score", "segmentation"}; categories and boxes are ignored.
+      out: folder for the files, made if missing.
+      images: COCO annotation JSON whose "images" map each "id" to a "file_name" ending in video/frame.ext.
+        Without it every image_id must itself read "video/frame".
+
+    Returns:
+      the files written.
+
+    Raises:
+      VosError: unreadable input, an unknown image, no mask, or masks of several sizes in one video (entry
+      named).
+    """
+    entries = _read_json(results)
+    if not isinstance(entries, list):
+        raise errors.VosError(f"{results}: a COCO result file is a list, not {type(entries).__name__}")
+    known = None if images is None else _image_names(images)
+    videos: dict[str, tuple[tuple[int, int], dict[str, list[Record]]]] = {}
+    for index, entry in enumerate(entries):
+        where = f"{results}: entry {index}"
+        if not isinstance(entry, dict) or "image_id" not in entry:
+            raise errors.VosError(f"{where}: no image_id")
+        image = entry["image_id"]
+        if known is not None and image not in known:
+            raise errors.VosError(f"{where}: image_id {image!r} is not among the images of {images}")
+        if known is None and not isinstance(image, str):
+            raise errors.VosError(
+                f"{where}: image_id {image!r} names no video; give the images file (--images)"
+            )
+        video, frame = _split(image if known is None else known[image], where)
+        segmentation = entry.get("segmentation")
+        size = segmentation.get("size") if isinstance(segmentation, dict) else None
+        if not _is_size(size):
+            raise errors.VosError(
+                f"{where}: no run-length coded mask with a size (boxes and polygons do not do)"
+            )
+        known_size, frames = videos.setdefault(video, (tuple(size), {}))
+        if known_size != tuple(size):
+            raise errors.VosError(
+                f"{where}: mask size {size}, others of video '{video}' have {list(known_size)}"
+            )
+        frames.setdefault(frame, []).append(_record(entry, known_size, where))
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for video, (size, frames) in sorted(videos.items()):
+        paths.append(folder / f"{video}.json")
+        write(paths[-1], VideoProposals(video, size, dict(sorted(frames.items()))))
+    return paths
+
+
+def _decode(code: dict) -> Float[np.ndarray, "H W"]:
+    with warnings.catch_warnings():
+        # pycocotools 2.0 hands numpy 2 an array object of the old kind.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return coco_mask.decode(code).astype(np.float32)
+
+
+def _runs(counts: str) -> list[int]:
+    """The run lengths that COCO's text code stands for; pycocotools checks no code it is given.
+
+    Six bits per character from '0' on: five of the number, low ones first, and one that says it goes on;
+    from the third run on the number is the difference to the run before the last.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    return runs if shift == 0 else []
+
+
+def _suppress(xywh: np.ndarray, threshold: float) -> list[int]:
+    """Greedy non-maximum suppression of boxes in descending order of score."""
+    kept: list[int] = []
+    overlap = coco_mask.iou(xywh, xywh, [0] * len(xywh)) if len(xywh) else None
+    for i in range(len(xywh)):
+        if not kept or overlap[i, kept].max() <= threshold:
+            kept.append(i)
+    return kept
+
+
+def _record(entry: object, size: tuple[int, int], where: str) -> Record:
+    entry = entry if isinstance(entry, dict) else {}
+    score, segmentation = entry.get("score"), entry.get("segmentation")
+    number = isinstance(score, int | float) and not isinstance(score, bool)
+    if not number or not (math.isfinite(score) and 0 <= score <= 1):
+        raise errors.VosError(f"{where}: 'score' must be a number in [0, 1], not {score!r}")
+    if not isinstance(segmentation, dict) or "counts" not in segmentation:
+        raise errors.VosError(f"{where}: 'segmentation' must be a COCO run-length code (size and counts)")
+    if segmentation.get("size") != list(size):
+        raise errors.VosError(f"{where}: mask size {segmentation.get('size')!r}, expected {list(size)}")
+    counts = segmentation["counts"]
+    if not isinstance(counts, str | list):
+        raise errors.VosError(f"{where}: 'counts' must be a COCO code (text) or a list of runs")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
+        raise errors.VosError(f"{where}: damaged code: its runs do not sum to {size[0]}·{size[1]} pixels")
+    if isinstance(counts, list):
+        counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"].decode(
+            "ascii"
+        )
+    return Record(float(score), counts)
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n <= 16_384 for n in size)
+
+
+def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
+    data = _read_json(path)
+    listed = data.get("images") if isinstance(data, dict) else None
+    try:
+        return {image["id"]: str(image["file_name"]) for image in listed}
+    except (TypeError, KeyError) as error:
+        raise errors.VosError(f"{path}: needs 'images', each with 'id' and 'file_name'") from error
+
+
+def _split(name: str, where: str) -> tuple[str, str]:
+    """video and frame name of ".../video/frame.ext"."""
+    parts = pathlib.PurePosixPath(name).parts
+    if len(parts) < 2:
+        raise errors.VosError(f"{where}: image name {name!r} must end in video/frame")
+    stem = parts[-1].rsplit(".", 1)[0] if "." in parts[-1] else parts[-1]
+    return names.safe_name(parts[-2], "video"), names.safe_name(stem, "frame")
+
+
+def _read_json(path: str | os.PathLike) -> object:
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise errors.VosError(f"{path}: not a JSON file ({error})") from error
+
+
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m vos_jax.data.proposal_files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("convert", help="COCO result list -> one proposal file per video")
+    command.add_argument("results", help="COCO result list (JSON) with run-length coded masks")
+    command.add_argument(
+        "--images", help="COCO annotation JSON that names the images (id -> video/frame.jpg)"
+    )
+    command.add_argument("--out", required=True, help="folder for <video>.json")
+    options = parser.parse_args(arguments)
+    paths = convert(options.results, options.out, options.images)
+    print(f"wrote {len(paths)} videos to {options.out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
