@@ -148,9 +148,32 @@ class VOSNet(nn.Module):
 
         detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
         candidates = self._candidates(detections, supplied, propagated, state.object_valid)
-        template = self._templates(read, state)
-        regions = self._regions(encoded.embed, candidates.boxes)
+        compared = state.prev_prob if c.iou_with == "previous" else propagated
+        matched = self.match(read, encoded.embed, candidates, compared, state)
+        refined_logits = None
+        if c.use_refine:
+            refined_logits = self.refine(
+                encoded.features, read.value, read.prob, matched.coarse, state.prev_prob
+            )
+        return state_lib.Prediction(
+            prob=matched.coarse if refined_logits is None else nn.sigmoid(refined_logits),
+            presence=jnp.clip(1.0 - matched.assignment[:, -1], 0.0, 1.0),
+            read=read,
+            out=matched.replace(detections=detections, refined_logits=refined_logits),
+        )
 
+    def match(
+        self,
+        read: read_lib.Read,
+        embed: Float[Array, "h w Ce"],
+        candidates: proposals_lib.Proposals,
+        compared: Float[Array, "N H/4 W/4"],
+        state: state_lib.State,
+    ) -> Out:
+        """Gives every object its proposals: templates, adaptive alignment, matching layer, coarse masks."""
+        c = self.config
+        template = self._templates(read, state)
+        regions = self._regions(embed, candidates.boxes)
         similarity, attention = alignment_lib.score_all(
             alignment_lib.resolve(c.alignment),
             self.match_projection(template.vectors),
@@ -158,32 +181,21 @@ class VOSNet(nn.Module):
             self.match_projection(regions),
             jnp.exp(self.log_temperature),
         )
-        compared = state.prev_prob if c.iou_with == "previous" else propagated
         iou = matching_lib.mask_iou(compared > 0.5, candidates.masks > 0.5)
         cost = matching_lib.cost(similarity, iou, self.lambda_logit[state.dataset])
-        assignment = self._match(cost, state.object_valid, candidates.valid)
-
+        assignment = self._assign(cost, state.object_valid, candidates.valid)
         coarse = jnp.einsum("np,phw->nhw", assignment[:, :-1], candidates.masks)
-        coarse = jnp.clip(coarse, 0.0, 1.0)
-        refined_logits = None
-        if c.use_refine:
-            refined_logits = self.refine(encoded.features, read.value, read.prob, coarse, state.prev_prob)
-        return state_lib.Prediction(
-            prob=coarse if refined_logits is None else nn.sigmoid(refined_logits),
-            presence=jnp.clip(1.0 - assignment[:, -1], 0.0, 1.0),
-            read=read,
-            out=Out(
-                detections=detections,
-                proposals=candidates,
-                templates=template,
-                attention=attention,
-                similarity=similarity,
-                iou=iou,
-                cost=cost,
-                assignment=assignment,
-                coarse=coarse,
-                refined_logits=refined_logits,
-            ),
+        return Out(
+            detections=None,
+            proposals=candidates,
+            templates=template,
+            attention=attention,
+            similarity=similarity,
+            iou=iou,
+            cost=cost,
+            assignment=assignment,
+            coarse=jnp.clip(coarse, 0.0, 1.0),
+            refined_logits=None,
         )
 
     def value(
@@ -248,7 +260,7 @@ class VOSNet(nn.Module):
 
         return jax.vmap(region)(boxes)
 
-    def _match(
+    def _assign(
         self, cost: Float[Array, "N P"], object_valid: Bool[Array, "N"], proposal_valid: Bool[Array, "P"]
     ) -> Float[Array, "N P+1"]:
         c = self.config
@@ -288,7 +300,8 @@ class VOS:
         """Returns random parameters; they do not depend on the frame's `size`."""
         state = state_lib.init_state(self, 1, size, size)
         frame = jnp.zeros((*size, 3), jnp.float32)
-        # Op by op this takes minutes: the matching layer alone is hundreds of small ones.
+        # Op by op this takes minutes, and XLA compiles each of a hundred threefry draws by itself.
+        key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
         init = jax.jit(functools.partial(VOSNet(self.config, self.hard).init, method="initialise"))
         return init(key, frame, state)["params"]
 
