@@ -67,3 +67,21 @@ def video(length: int = 3, size: tuple[int, int] = (64, 64), seed: int = 0):
             frames[t, y + 4 : y + 9, x + 4 : x + 16] = 255
             ids[t, y : y + 22, x : x + 22] = i + 1
     return frames, ids
+
+
+def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
+    """Clips as the pipeline makes them: `data.clips.pack`'s arrays with a leading axis of `size` clips."""
+    clips = [video(length, seed=seed + index) for index in range(size)]
+    return {
+        "frames": np.stack([frames for frames, _ in clips]),
+        "ids": np.stack([ids for _, ids in clips]),
+        "object_valid": np.tile(np.arange(objects) < 2, (size, 1)),
+        "frame_valid": np.ones((size, length), bool),
+        "truth_valid": np.ones((size, length), bool),
+        "frame_size": np.tile(np.array([64, 64], np.int32), (size, 1)),
+        "dataset": np.zeros(size, np.int32),
+    }
+
+
+# For `jax.jit(..., compiler_options=QUICK)`: what a test compiles it runs once or twice.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

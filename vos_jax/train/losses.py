@@ -103,22 +103,24 @@ def mask_losses(
       "j_propagated" of hard masks, all means over the valid objects; and every cell's cross-entropy, for
       `bootstrapped`, which looks at all frames of the clip.
     """
-    truth = jnp.where(cell_valid[None] & object_valid[:, None, None], truth, 0.0)
-    coarse, candidates = out.coarse, out.proposals
+    inside = cell_valid[None]
+    truth = jnp.where(inside & object_valid[:, None, None], truth, 0.0)
+    # What a memory propagates does not end where the frame does.
+    candidates = out.proposals.replace(masks=jnp.where(inside, out.proposals.masks, 0.0))
+    coarse = jnp.where(inside, out.coarse, 0.0)
     propagated = candidates.masks[-truth.shape[0] :]
 
     def mean(per_object: Float[Array, "N"]) -> Float[Array, ""]:
         return _mean(per_object, object_valid)
 
-    inside = cell_valid[None]
     best = jnp.argmax(prob, axis=0)[None] == 1 + jnp.arange(truth.shape[0])[:, None, None]
     terms = {
         "match": match_loss(out.similarity, candidates, truth, object_valid, config.match_iou),
-        "coarse_iou": mean(1.0 - soft_iou(jnp.where(inside, coarse, 0.0), truth)),
+        "coarse_iou": mean(1.0 - soft_iou(coarse, truth)),
         "refined_iou": mean(1.0 - soft_iou(jnp.where(inside, prob[1:], 0.0), truth)),
         "j": mean(hard_iou(best & inside, truth > 0.5)),
-        "j_coarse": mean(hard_iou((coarse > 0.5) & inside, truth > 0.5)),
-        "j_propagated": mean(hard_iou((propagated > 0.5) & inside, truth > 0.5)),
+        "j_coarse": mean(hard_iou(coarse > 0.5, truth > 0.5)),
+        "j_propagated": mean(hard_iou(propagated > 0.5, truth > 0.5)),
     }
     return terms, cross_entropy(prob, truth)
 

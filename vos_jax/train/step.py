@@ -19,7 +19,8 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
-from vos_jax.train import losses, optim, proposal_losses
+from vos_jax.train import losses as losses_lib
+from vos_jax.train import optim, proposal_losses
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
 Batch = dict[str, Array]  # `data.clips.pack`'s arrays with a leading axis B, and optionally "clip" [B]
@@ -46,7 +47,7 @@ class StepConfig:
       VosError: a value out of range.
     """
 
-    losses: losses.LossConfig = losses.LossConfig()
+    losses: losses_lib.LossConfig = losses_lib.LossConfig()
     frozen: tuple[str, ...] = ()
     remat: bool = False
     sampling_begin: int = 1000
@@ -83,7 +84,7 @@ def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
         of_clip = functools.partial(clip_terms, model, config)
         terms = jax.vmap(of_clip, in_axes=(None, 0, 0, None))(params, batch, keys, step)
         metrics = jax.tree.map(jnp.mean, terms)
-        loss = losses.total(metrics, config.losses)
+        loss = losses_lib.total(metrics, config.losses)
         return loss, {"loss": loss, **metrics}
 
     return loss_fn
@@ -143,7 +144,7 @@ def clip_terms(
         ahead = _Ahead(model=follower, encoded=encoded, first=False)
         nothing = state_lib.no_given(num_objects, size).replace(proposals=supplied)
         state, prob, prediction = rollout.frame_step(ahead, params, state, frame, nothing)
-        terms = losses.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config.losses)
+        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config.losses)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     if config.remat:
@@ -152,13 +153,13 @@ def clip_terms(
     _, (terms, cross_entropy) = jax.lax.scan(follow, state, jax.tree.map(lambda x: x[1:], inputs))
 
     counts = annotated[1:]
-    terms = {name: losses.mean_over_frames(values, counts) for name, values in terms.items()}
+    terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
-    terms["refined_ce"] = losses.bootstrapped(cross_entropy, hard, step, config.losses)
+    terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config.losses)
     if detections is not None:
         of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
         found = jax.vmap(of_frame, in_axes=(0, 0, None))(detections, truth, object_valid)
-        found = {name: losses.mean_over_frames(values, annotated) for name, values in found.items()}
+        found = {name: losses_lib.mean_over_frames(values, annotated) for name, values in found.items()}
         terms |= found
     return terms
 

@@ -1,0 +1,188 @@
+"""Each term of the loss against its definition in numpy, and what may not count."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax import errors
+from vos_jax.models import masks, proposals, vos
+from vos_jax.train import losses
+
+CONFIG = losses.LossConfig()
+H, W, N, P = 8, 10, 2, 4
+
+
+def rectangles(*boxes):
+    out = np.zeros((len(boxes), H, W), np.float32)
+    for mask, (y0, x0, y1, x1) in zip(out, boxes, strict=True):
+        mask[y0:y1, x0:x1] = 1.0
+    return out
+
+
+def candidates(pictures, valid):
+    shape = (len(pictures),)
+    return proposals.Proposals(
+        boxes=np.zeros((*shape, 4), np.float32),
+        scores=np.zeros(shape, np.float32),
+        masks=pictures,
+        valid=np.array(valid),
+    )
+
+
+TRUTH = rectangles((0, 0, 4, 4), (4, 4, 8, 10))
+
+
+def test_match_targets_are_greedy_and_each_used_once():
+    # Object 0 could take 0 or 1 and object 1 only 2. Proposal 3 is perfect but invalid.
+    shown = rectangles((0, 0, 4, 4), (0, 0, 4, 3), (3, 4, 8, 10), (4, 4, 8, 10))
+    similarity = np.array([[0.9, 0.5, -0.2, 0.3], [0.1, 0.2, 0.4, 1.0]], np.float32)
+    target = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+    loss = jax.jit(losses.match_loss)
+    both, three = np.array([True, True]), [True, True, True, False]
+    expected = np.mean(np.square(similarity - target)[:, :3])
+    np.testing.assert_allclose(loss(similarity, candidates(shown, three), TRUTH, both), expected, rtol=1e-6)
+
+    # An absent object gets no proposal, whatever its row says; an invalid one does not count at all.
+    absent = TRUTH * np.array([1, 0], np.float32)[:, None, None]
+    target[1] = 0
+    expected = np.mean(np.square(similarity - target)[:, :3])
+    np.testing.assert_allclose(loss(similarity, candidates(shown, three), absent, both), expected, rtol=1e-6)
+    one = np.array([True, False])
+    expected = np.mean(np.square(similarity - target)[0, :3])
+    np.testing.assert_allclose(loss(similarity, candidates(shown, three), absent, one), expected, rtol=1e-6)
+
+    # Two objects that want the same proposal: the better overlap wins, the other takes what is left.
+    same = rectangles((0, 0, 4, 4), (0, 0, 4, 2), (6, 6, 8, 8), (0, 0, 1, 1))
+    truth = rectangles((0, 0, 4, 4), (0, 0, 4, 3))
+    target = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    expected = np.mean(np.square(similarity - target)[:, :3])
+    np.testing.assert_allclose(loss(similarity, candidates(same, three), truth, both), expected, rtol=1e-6)
+
+
+def test_ious():
+    prob = TRUTH * 0.5
+    # Object 0: 16 cells at .5 over 16: (8 + 1) / (16 + 1); 24 likewise.
+    np.testing.assert_allclose(losses.soft_iou(prob, TRUTH), [9 / 17, 13 / 25], rtol=1e-6)
+    np.testing.assert_allclose(losses.soft_iou(0 * prob, 0 * TRUTH), [1.0, 1.0])
+    np.testing.assert_allclose(losses.hard_iou(TRUTH > 0, TRUTH > 0), [1.0, 1.0])
+    np.testing.assert_allclose(losses.hard_iou(TRUTH[::-1] > 0, TRUTH > 0), [0.0, 0.0])
+    np.testing.assert_allclose(losses.hard_iou(TRUTH > 1, TRUTH > 1), [1.0, 1.0])
+
+
+def test_cross_entropy_of_shares():
+    prob = np.full((3, 1, 2), 1 / 3, np.float32)
+    prob[:, 0, 1] = [0.2, 0.7, 0.1]
+    truth = np.array([[[0.0, 0.5]], [[0.0, 0.25]]], np.float32)
+    expected = [[np.log(3), -(0.25 * np.log(0.2) + 0.5 * np.log(0.7) + 0.25 * np.log(0.1))]]
+    np.testing.assert_allclose(losses.cross_entropy(prob, truth), expected, rtol=1e-6)
+
+
+def test_bootstrapping_keeps_the_hardest_cells_of_those_that_count():
+    rng = np.random.default_rng(0)
+    values = rng.permutation(60).reshape(3, 4, 5).astype(np.float32)
+    counts = rng.random((3, 4, 5)) < 0.7
+    config = dataclasses.replace(CONFIG, hard_share=0.25, hard_begin=10, hard_end=30)
+    loss = jax.jit(losses.bootstrapped, static_argnums=3)
+    ranked = np.sort(values[counts])[::-1]
+    for step, share in ((0, 1.0), (10, 1.0), (20, 0.625), (30, 0.25), (99, 0.25)):
+        expected = ranked[: int(np.ceil(share * len(ranked)))].mean()
+        np.testing.assert_allclose(loss(values, counts, step, config), expected, rtol=1e-6)
+    assert loss(values, np.zeros_like(counts), 20, config) == 0
+    # Cells that do not count are not chosen, however hard.
+    spoiled = np.where(counts, values, 1e6).astype(np.float32)
+    assert loss(spoiled, counts, 30, config) == loss(values, counts, 30, config)
+
+
+def frame(num_objects=N, num_proposals=P, grid=(H, W), seed=0):
+    """Random outputs of one frame; the last `num_objects` candidates are the propagated masks."""
+    rng = np.random.default_rng(seed)
+    shown = rng.random((num_proposals + num_objects, *grid), np.float32)
+    out = vos.Out(
+        detections=None,
+        proposals=candidates(shown, [True] * len(shown)),
+        templates=None,
+        attention=None,
+        similarity=rng.uniform(-1, 1, (num_objects, len(shown))).astype(np.float32),
+        iou=None,
+        cost=None,
+        assignment=None,
+        coarse=rng.random((num_objects, *grid), np.float32),
+        refined_logits=None,
+    )
+    prob = np.asarray(
+        masks.aggregate(rng.random((num_objects, *grid), np.float32), np.ones(num_objects, bool))
+    )
+    return out, prob
+
+
+def test_padding_changes_no_term():
+    """Objects and proposals that are not valid and cells beyond the frame count for nothing."""
+    compute = jax.jit(losses.mask_losses, static_argnums=5)
+    out, prob = frame()
+    cells = np.ones((H, W), bool)
+    terms, entropy = compute(out, prob, TRUTH, np.ones(N, bool), cells, CONFIG)
+
+    more, _ = frame(num_objects=N + 1, num_proposals=P + 2, grid=(H + 3, W + 2), seed=7)
+    small = out.proposals.masks
+
+    def put(big, real):
+        big = np.array(big)
+        big[tuple(slice(n) for n in real.shape)] = real
+        return big
+
+    order = [*range(P), P, P + 1, P + 2, P + 3, P + 4]  # P proposals, 2 invalid ones, N + 1 propagated masks
+    pictures = np.array(more.proposals.masks)
+    pictures[:P, :H, :W], pictures[P + 2 : P + 2 + N, :H, :W] = small[:P], small[P:]
+    similarity = np.array(more.similarity)
+    similarity[:N, :P], similarity[:N, P + 2 : P + 2 + N] = out.similarity[:, :P], out.similarity[:, P:]
+    padded = more.replace(
+        proposals=candidates(pictures, [index < P or P + 2 <= index < P + 2 + N for index in order]),
+        similarity=similarity,
+        coarse=put(more.coarse, out.coarse),
+    )
+    padded_prob = np.concatenate([np.zeros((N + 1, H + 3, W + 2)), np.zeros((1, H + 3, W + 2))])
+    padded_prob = put(padded_prob.astype(np.float32) + 0.25, prob)
+    padded_prob[N + 1, :H, :W] = 0
+    truth = put(np.ones((N + 1, H + 3, W + 2), np.float32), TRUTH)
+    valid = np.array([True] * N + [False])
+    cells = put(np.zeros((H + 3, W + 2), bool), cells)
+    padded_terms, padded_entropy = compute(padded, padded_prob, truth, valid, cells, CONFIG)
+    assert set(terms) == set(padded_terms)
+    for name, value in terms.items():
+        np.testing.assert_allclose(padded_terms[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(padded_entropy[:H, :W], entropy, rtol=1e-5)
+
+
+def test_gradients_stay_finite_where_the_prediction_is_certain():
+    outputs, _ = frame()
+
+    def loss(prob, coarse):
+        aggregated = masks.aggregate(prob, jnp.ones(N, bool))
+        out = outputs.replace(coarse=coarse)
+        terms, entropy = losses.mask_losses(
+            out, aggregated, jnp.asarray(TRUTH), jnp.ones(N, bool), jnp.ones((H, W), bool), CONFIG
+        )
+        hard = losses.bootstrapped(entropy[None], jnp.ones((1, H, W), bool), 9999, CONFIG)
+        return losses.total({**terms, "refined_ce": hard}, CONFIG)
+
+    certain = jnp.stack([jnp.ones((H, W)), jnp.zeros((H, W))])
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(certain, 1.0 - certain)
+    assert np.isfinite(value)
+    assert all(np.isfinite(x).all() for x in gradients)
+
+
+def test_total_weighs_every_term():
+    terms = {name: jnp.float32(10.0**-index) for index, name in enumerate(losses.TERMS)}
+    weights = {name: float(index + 1) for index, name in enumerate(losses.TERMS)}
+    expected = sum(weights[name] * float(terms[name]) for name in losses.TERMS)
+    found = losses.total({**terms, "j": jnp.float32(99)}, losses.LossConfig(**weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [{"match": -1.0}, {"hard_share": 0.0}, {"hard_begin": 9, "hard_end": 3}])
+def test_values_out_of_range_are_refused_by_name(bad):
+    with pytest.raises(errors.VosError, match=next(iter(bad))):
+        losses.LossConfig(**bad)
