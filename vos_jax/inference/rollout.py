@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vos_jax.models import boxes as box_lib
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
@@ -68,7 +69,7 @@ def frame_step(
         object_valid=object_valid,
         config=model.memory_config,
     )
-    boxes, found = jax.vmap(lambda mask: masks.bounding_box(mask, state_lib.MASK_STRIDE))(objects > 0.5)
+    boxes, found = jax.vmap(box_lib.of_mask)(objects)
     new_state = state_lib.State(
         memory=memory,
         prev_prob=objects,

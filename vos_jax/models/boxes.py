@@ -42,9 +42,11 @@ def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]
     return intersection / jnp.maximum(union, epsilon) - (hull - union) / jnp.maximum(hull, epsilon)
 
 
-def of_mask(prob: Float[Array, "H4 W4"], *, stride: int = 4) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
-    """The tight box of prob > .5, in pixels, and whether there is one (else the box is all zero)."""
-    inside = prob > 0.5
+def of_mask(
+    mask: Bool[Array, "h w"] | Float[Array, "h w"], *, stride: int = 4
+) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
+    """The tight box of a mask, or of prob > .5, in pixels, and whether there is one (else it is all zero)."""
+    inside = mask if mask.dtype == bool else mask > 0.5
 
     def extent(present: Array) -> tuple[Array, Array]:
         return jnp.argmax(present), present.shape[0] - jnp.argmax(present[::-1])

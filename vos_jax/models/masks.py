@@ -50,18 +50,6 @@ def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: in
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 
 
-def bounding_box(mask: Bool[Array, "h w"], stride: int) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
-    """Returns the box (y0, x0, y1, x1) in pixels around a strided mask, and whether it holds anything."""
-    rows, columns = jnp.any(mask, axis=1), jnp.any(mask, axis=0)
-
-    def span(hit: Bool[Array, "n"]) -> tuple[Array, Array]:
-        return jnp.argmax(hit), hit.shape[0] - jnp.argmax(hit[::-1])
-
-    (y0, y1), (x0, x1) = span(rows), span(columns)
-    box = jnp.stack([y0, x0, y1, x1]).astype(jnp.float32) * stride
-    return box, jnp.any(rows)
-
-
 def to_ids(prob: Float[Array, "N+1 h w"], factor: int) -> Int[Array, "H W"]:
     """Returns the most probable object of each full-size pixel, 0 for background; ties go to the lower."""
     return jnp.argmax(upsample(prob, factor), axis=0).astype(jnp.uint8)

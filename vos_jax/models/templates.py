@@ -13,6 +13,7 @@ from collections.abc import Callable
 import flax.struct
 import jax.numpy as jnp
 
+from vos_jax.models import boxes as box_lib
 from vos_jax.models import masks, roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
@@ -67,7 +68,8 @@ def dynamic(context: TemplateContext, *, size: int = 14) -> Template:
     `X_o = RoIAlign(R^e_o, box_o)`, weighted by `w_o = RoIAlign(R^p_o, box_o)`. DESIGN section 3, paper
     supplement section 5.
     """
-    return _sample(context.read_embed, context.read_prob, reference_box(context), size)
+    box = reference_box(context)
+    return _sample(context.read_embed, context.read_prob, box, context.frame_size, size)
 
 
 def first(context: TemplateContext, *, size: int = 14) -> Template:
@@ -132,10 +134,12 @@ def enlarge(box: Float[Array, "4"], factor: float, frame_size: Float[Array, "2"]
     return _clip(jnp.concatenate([centre - factor * half, centre + factor * half]), frame_size)
 
 
-def _sample(embed, prob, box, size: int) -> Template:
-    vectors = roi_align.roi_align(embed, box, size=size, stride=MEMORY_STRIDE)
-    weights = roi_align.roi_align(prob[..., None], box, size=size, stride=MEMORY_STRIDE)
-    return Template(vectors=vectors.reshape(size * size, -1), weights=weights.reshape(size * size), box=box)
+def _sample(embed, prob, box, frame_size, size: int) -> Template:
+    def sample(x: Array) -> Array:
+        grid = roi_align.roi_align(x, box, size=size, stride=MEMORY_STRIDE, frame_size=frame_size)
+        return grid.reshape(size * size, -1)
+
+    return Template(vectors=sample(embed), weights=sample(prob[..., None])[:, 0], box=box)
 
 
 def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Template:
@@ -146,12 +150,13 @@ def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Tem
     threshold = jnp.minimum(0.5, jnp.max(prob) / 2)
     box, found = _mask_box(prob > threshold, MEMORY_STRIDE, context.frame_size)
     box = jnp.where(found, enlarge(box, ENLARGED, context.frame_size), _whole(context.frame_size))
-    return _sample(embed, prob, box, size)
+    return _sample(embed, prob, box, context.frame_size, size)
 
 
 def _mask_box(mask, stride: int, frame_size) -> tuple[Array, Array]:
     """The box of a mask inside the frame, and whether there is one: padding may not show objects."""
-    box, found = masks.bounding_box(mask & masks.pixel_valid(frame_size, mask.shape, stride), stride)
+    inside = mask & masks.pixel_valid(frame_size, mask.shape, stride)
+    box, found = box_lib.of_mask(inside, stride=stride)
     return _clip(box, frame_size), found
 
 

@@ -35,6 +35,7 @@ class VOSConfig:
     Attributes:
       backbone: a name in `backbones.BACKBONES`.
       key_size, embed_size, value_size: Ck, Ce, Cv.
+      match_size: channels in which templates and proposals are compared.
       refine_channels: RefineNet's at strides 16, 8, 4.
       memory, read: how frames are kept and read.
       proposals: the proposal network's settings.
@@ -55,6 +56,7 @@ class VOSConfig:
     key_size: int = 64
     embed_size: int = 128
     value_size: int = 128
+    match_size: int = 64
     refine_channels: tuple[int, int, int] = (128, 64, 32)
     memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
     read: read_lib.ReadConfig = read_lib.ReadConfig()
@@ -77,8 +79,9 @@ RESNET50 = VOSConfig(
     key_size=128,
     embed_size=256,
     value_size=512,
+    match_size=128,
     refine_channels=(256, 256, 256),
-    proposals=proposals_lib.ProposalConfig(channels=128, depthwise=False),
+    proposals=proposals_lib.ProposalConfig(channels=128),
 )
 VARIANTS = {"lite0": LITE0, "resnet50": RESNET50}
 
@@ -119,7 +122,7 @@ class VOSNet(nn.Module):
             self.proposal_network = proposals_lib.ProposalNetwork(
                 dataclasses.replace(c.proposals, dtype=c.dtype)
             )
-        self.match_projection = nn.Dense(c.embed_size, dtype=c.dtype)
+        self.match_projection = nn.Dense(c.match_size, dtype=c.dtype)
         self.log_temperature = self.param("log_temperature", nn.initializers.constant(-2.3), ())
         self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(c.datasets),))
         self.null_cost = self.param("null_cost", nn.initializers.constant(-0.25), ())
@@ -173,7 +176,7 @@ class VOSNet(nn.Module):
         """Gives every object its proposals: templates, adaptive alignment, matching layer, coarse masks."""
         c = self.config
         template = self._templates(read, state)
-        regions = self._regions(embed, candidates.boxes)
+        regions = self._regions(embed, candidates.boxes, state.frame_size)
         similarity, attention = alignment_lib.score_all(
             alignment_lib.resolve(c.alignment),
             self.match_projection(template.vectors),
@@ -252,11 +255,14 @@ class VOSNet(nn.Module):
         make = functools.partial(make, size=c.template_size)
         return jax.vmap(make, in_axes=(templates.OBJECT_AXES,))(context)
 
-    def _regions(self, embed: Float[Array, "h w Ce"], boxes: Float[Array, "P 4"]) -> Float[Array, "P S Ce"]:
+    def _regions(
+        self, embed: Float[Array, "h w Ce"], boxes: Float[Array, "P 4"], frame_size: Float[Array, "2"]
+    ) -> Float[Array, "P S Ce"]:
         size = self.config.template_size
 
         def region(box: Float[Array, "4"]) -> Float[Array, "S Ce"]:
-            return roi_align.roi_align(embed, box, size=size, stride=STRIDE).reshape(size * size, -1)
+            grid = roi_align.roi_align(embed, box, size=size, stride=STRIDE, frame_size=frame_size)
+            return grid.reshape(size * size, -1)
 
         return jax.vmap(region)(boxes)
 
