@@ -68,7 +68,7 @@ def get_config():
     # Backbone stages whose unit vectors are the keys: "c4" (stride 16), "c3" (stride 8, finer and slower).
     training_free.features = ("c4",)
     # Softmax temperature of cosine similarity.
-    training_free.temperature = 0.05
+    training_free.temperature = 0.1
     # How many memory pixels vote for a pixel.
     training_free.topk = 10
     # How far from its own place a pixel reads, in cells; the first frame is read whole.
@@ -88,4 +88,192 @@ def get_config():
     # Whether to segment anew what is finished; eval.py's --overwrite.
     evaluation.overwrite = False
 
+    config.train = train(config_dict.ConfigDict())
     return config
+
+
+# Of the 30 sequences of DAVIS 2016 train, never trained on: development is judged by them, so that the
+# official validation set stays unseen until a figure is published.
+HELD_BACK = (
+    "bmx-bumps",
+    "car-turn",
+    "dance-jump",
+    "dog-agility",
+    "flamingo",
+    "horsejump-low",
+    "scooter-gray",
+)
+
+
+def train(train):
+    """What train.py reads; vos_jax/train/setup.py makes dataclasses of it."""
+    # Optimiser steps of the whole run.
+    train.steps = 10_000
+    # Clips per step, over all devices and processes.
+    train.batch = 8
+    # Frames of a clip.
+    train.clip_length = 3
+    # Side of the square that clips are cropped to, a multiple of 32 (the paper's: 352).
+    train.crop = 352
+    # Most objects of a clip; fewer are padded.
+    train.max_objects = 4
+    # What to begin with: "imagenet" (backbone trained, heads random), "random", or an exported .safetensors;
+    # train.py's --init.
+    train.init = "imagenet"
+    # Worker processes that decode and augment; 0 = threads of this process.
+    train.workers = 0
+    # Threads per worker, or of this process.
+    train.threads = 2
+    # Batches made ahead, per worker.
+    train.prefetch = 2
+    # Share of unreadable items above which a run stops.
+    train.max_unreadable = 0.01
+    # Steps between two lines of progress.
+    train.log_every = 20
+    # Steps between two pictures in TensorBoard; 0 = none.
+    train.picture_every = 1000
+
+    train.sources = config_dict.ConfigDict()
+    # Where clips are drawn from, mixed by weight; --data NAME=DIR says where they lie.
+    train.sources.static = source("static", "data/static")
+    train.sources.davis = source("davis_folder", "data/DAVIS", dataset_name="davis", exclude=HELD_BACK)
+    train.sources.youtube_vos = source("ytvos", "data/YouTubeVOS", dataset_name="youtube_vos", short_side=480)
+
+    train.gap = gap = config_dict.ConfigDict()
+    # Most frames skipped between two of a clip: from `start` at `begin_step` to `end` at `end_step`.
+    gap.start = 0
+    gap.end = 25
+    gap.begin_step = 0
+    gap.end_step = 10_000
+
+    train.augmentation = augmentation = config_dict.ConfigDict()
+    # Smallest and largest enlargement, one for all frames of a clip (the paper's: 1, 1.5).
+    augmentation.scale = (1.0, 1.5)
+    # Share of some object of the first frame that a crop must hold.
+    augmentation.keep = 0.25
+    # An object of frame 0 with fewer pixels becomes background.
+    augmentation.min_pixels = 32
+    # A pasted object of a pseudo-clip has at least so many pixels.
+    augmentation.paste_min_pixels = 200
+    # Probability that one of several objects becomes background.
+    augmentation.drop = 0.0
+    # Probability that two objects become one.
+    augmentation.merge = 0.0
+    # Probability of other brightness, contrast, saturation and hue.
+    augmentation.colour = 0.0
+    # Probability of another JPEG compression.
+    augmentation.jpeg = 0.0
+
+    train.losses = losses = config_dict.ConfigDict()
+    # Weights: similarity against who is who; soft IoU of the coarse masks; cross-entropy and soft IoU of the
+    # final ones.
+    losses.match = 1.0
+    losses.coarse_iou = 1.0
+    losses.refined_ce = 1.0
+    losses.refined_iou = 1.0
+    # Weights: the proposal network's.
+    losses.objectness = 1.0
+    losses.centerness = 1.0
+    losses.box = 1.0
+    losses.mask_bce = 1.0
+    losses.mask_dice = 1.0
+    # A proposal is nobody's match unless its IoU with the object's truth is above this.
+    losses.match_iou = 0.0
+    # Share of a clip's cells, the worst, that cross-entropy counts in the end ...
+    losses.hard_share = 0.15
+    # ... falling from all of them between these steps.
+    losses.hard_begin = 1000
+    losses.hard_end = 5000
+
+    train.step = step = config_dict.ConfigDict()
+    # Whether activations are computed again for the gradient instead of kept: less memory, more time.
+    step.remat = False
+    # Until this step the previous mask is the true one ...
+    step.sampling_begin = 1000
+    # ... from then on the predicted one with this probability.
+    step.sampling_prob = 0.5
+    # Share of frames whose proposals are jittered true boxes with distractors, at step 0 ...
+    step.oracle_prob = 0.5
+    # ... falling to 0 at this step; 0 = the network's own proposals always.
+    step.oracle_end = 0
+
+    train.optim = optim = config_dict.ConfigDict()
+    # Learning rate at the end of the warm-up; then it falls as (1 - progress)^power to final_rate times it.
+    optim.learning_rate = 5e-4
+    optim.warmup_steps = 200
+    optim.power = 0.9
+    optim.final_rate = 0.0
+    optim.lr_scales = config_dict.ConfigDict()
+    # Factors on it by prefix of a parameter's path; the longest prefix counts.
+    optim.lr_scales.backbone = 0.1
+    # Prefixes of parameters that stay as they are: "backbone" saves most of the memory and half of the time.
+    optim.frozen = ()
+    # AdamW's decay, on matrices and convolutions only.
+    optim.weight_decay = 1e-2
+    # Largest norm of the whole gradient; 0 = any.
+    optim.clip_norm = 1.0
+    # Adam's.
+    optim.b1 = 0.9
+    optim.b2 = 0.999
+    optim.eps = 1e-8
+    # Of the averaged weights, which are evaluated and exported.
+    optim.ema_decay = 0.999
+
+    train.parallel = parallel = config_dict.ConfigDict()
+    # How devices share the batch: "shard_map" or "pmap"; same results.
+    parallel.kind = "shard_map"
+    # Devices over which parameters and optimiser state are sliced; 1 = every device holds all.
+    parallel.fsdp = 1
+    # Arrays of fewer numbers are not sliced.
+    parallel.fsdp_min_size = 4096
+    # Parts in which a device works through its clips, one after the other: less memory, more time.
+    parallel.accumulate = 1
+
+    train.checkpoint = checkpoint = config_dict.ConfigDict()
+    # Steps between two checkpoints; every evaluation writes one besides.
+    checkpoint.every = 1000
+    # Newest checkpoints kept; with two there is one before a torn one.
+    checkpoint.keep_last = 2
+    # Checkpoints with the highest held-back J kept besides.
+    checkpoint.keep_best = 1
+
+    train.evaluation = evaluation = config_dict.ConfigDict()
+    # Steps between two evaluations of J on held-back sequences, step 0 and the last one included; 0 = none.
+    evaluation.every = 2000
+    # Where the sequences lie (DAVIS layout or a folder of folders); empty = the root of the source davis.
+    evaluation.root = ""
+    # Which ones; they must not be trained on.
+    evaluation.sequences = HELD_BACK
+    # Only the first so many frames of each; 0 = all.
+    evaluation.frames = 0
+    return train
+
+
+def source(kind, root, *, dataset_name="default", exclude=(), short_side=0):
+    """One source of training clips, left out until a recipe gives it a weight."""
+    section = config_dict.ConfigDict()
+    # "davis_folder", "ytvos", "static", "array_record" (python -m vos_jax.data.build) or "tfds".
+    section.kind = kind
+    # Its folder.
+    section.root = root
+    # Share in the mixture; 0 leaves it out.
+    section.weight = 0.0
+    # Names or patterns to take; empty = all.
+    section.sequences = ()
+    # Names or patterns to hold back.
+    section.exclude = exclude
+    # Whose lambda of the matching cost it trains: "default", "static", "davis", "youtube_vos".
+    section.dataset_name = dataset_name
+    # The list in ImageSets/YEAR, the folder of YouTube-VOS, the split of records.
+    section.split = "train"
+    # DAVIS year.
+    section.year = 2017
+    # The folder in JPEGImages and Annotations, where there is one.
+    section.resolution = "480p"
+    # All objects are one (DAVIS 2016).
+    section.merge_objects = False
+    # Whether frames without a mask may be in a clip.
+    section.unannotated = False
+    # Larger frames are shrunk to this short side while decoding; 0 keeps their size.
+    section.short_side = short_side
+    return section
