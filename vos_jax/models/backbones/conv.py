@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.models.backbones import depthwise
 from vos_jax.typing import Array, Float
 
 INIT_KERNEL = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
@@ -64,18 +63,3 @@ class Weights(nn.Module):
         kernel = self.param("kernel", self.init, self.shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, self.shape[-1:]).astype(self.dtype)
         return kernel, bias
-
-
-class Depthwise(nn.Module):
-    """A k×k convolution of every channel by itself, with bias; SAME padding, `[H, W, C] -> [h, w, C]`."""
-
-    size: int
-    stride: int = 1
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
-        channels = x.shape[-1]
-        kernel = self.param("kernel", INIT_DEPTHWISE, (self.size, self.size, channels)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        return depthwise.depthwise(x.astype(self.dtype), kernel, stride=self.stride) + bias[None, None, :]

@@ -45,17 +45,3 @@ def shifted_valid(
             tap = x[rows, columns] * kernel[i, j][None, None, :]
             out = tap if out is None else out + tap
     return out
-
-
-def depthwise(
-    x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int
-) -> Float[Array, "h w C"]:
-    """Convolves every channel with its own k×k kernel, SAME padding, in the platform's fast form."""
-
-    def on_cpu(x, kernel):
-        return shifted(x, kernel, stride=stride)
-
-    def elsewhere(x, kernel):
-        return grouped(x, kernel, stride=stride)
-
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
