@@ -1,0 +1,33 @@
+"""Second stage with YouTube-VOS: the paper's second row.
+
+Command:  python -m vos_jax.export runs/static runs/static.safetensors
+          python train.py --config train_davis_ytvos --workdir runs/davis_ytvos --init runs/static.safetensors
+          --data static=data/static davis=data/DAVIS youtube_vos=data/YouTubeVOS
+          --config.model.variant=resnet50
+Hardware: eight GPUs or a TPU slice (docs/scaling.md)
+Time:     not yet measured
+Expected: not yet measured (the paper, DAVIS 2016 val: J 90.5, F 92.3)
+"""
+
+from vos_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    train = config.train
+    # By the number of videos DAVIS would be one clip in sixty; five times that keeps its finer masks in view.
+    train.sources.youtube_vos.weight = 0.75
+    train.sources.davis.weight = 0.15
+    train.sources.static.weight = 0.1
+    train.steps = 100_000
+    train.batch = 16
+    # Every fifth frame of YouTube-VOS has a mask, so that a gap of 5 there skips 25 frames of video.
+    train.gap.end = 5
+    train.gap.end_step = 30_000
+    train.optim.learning_rate = 2e-4
+    train.augmentation.colour = 0.25
+    train.step.sampling_begin = 0
+    train.losses.hard_begin = 0
+    train.losses.hard_end = 5000
+    train.evaluation.every = 5000
+    return config

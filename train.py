@@ -1,0 +1,246 @@
+"""Trains the model; run the same command again and it goes on where it was stopped.
+
+    python train.py --config train_static --workdir runs/static --data data/static evaluation=data/DAVIS
+    python -m vos_jax.export runs/static runs/static.safetensors
+    python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
+    python train.py --config train_davis --compile_only --topology v5e:4x4 --config.train.batch=64
+
+writes WORKDIR/checkpoints, metrics.jsonl, evaluations.jsonl, tensorboard/ and config.json. Ctrl-C and SIGTERM
+save a checkpoint first. On several machines start it on each: docs/scaling.md.
+"""
+
+import argparse
+import functools
+import logging
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+import vos_jax
+from vos_jax import config as configs
+from vos_jax import devices, errors
+from vos_jax.data import pipeline
+from vos_jax.inference import record, writer
+from vos_jax.train import ahead_of_time, checkpoints, distributed, evaluation, optim, parallel, preview
+from vos_jax.train import setup, signals, state, step, watch
+from vos_jax.visualize import console
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise errors.VosError(f"{message} (--help shows what there is)")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line: options, and the config overrides among them."""
+    parser = _Parser(
+        prog="train.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", required=True, help=f"{', '.join(configs.names())}, or a path to a .py file"
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where everything goes; an existing one is resumed")
+    parser.add_argument(
+        "--data", metavar="[NAME=]DIR", nargs="+", default=[], help="where the config's sources lie"
+    )
+    parser.add_argument("--init", metavar="imagenet|random|FILE", help="weights to begin with")
+    parser.add_argument(
+        "--allow_config_change", action="store_true", help="resume although the config is another"
+    )
+    parser.add_argument("--device", choices=devices.NAMES)
+    parser.add_argument("--compile_only", action="store_true", help="compile for --topology, train nothing")
+    parser.add_argument("--topology", metavar="NAME", default="v5e:4x4", help="of TPUs, as v5e:16x16")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.train.batch=4"
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    if not options.compile_only and options.workdir is None:
+        parser.error("--workdir DIR is needed")
+    return options, overrides
+
+
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, overrides = parse(arguments)
+    config = configs.load(options.config, overrides)
+    setup.apply_data(config, options.data)
+    config.train.init = options.init or config.train.init
+    screen = console.make_console()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Orbax logs the traceback of every failed write, which reaches us as an exception anyway.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+    # ---------------------------------------------------------------- devices
+    if options.compile_only:
+        screen.print(ahead_of_time.describe(ahead_of_time.compile_step(config, options.topology)))
+        return
+    distributed.initialise(options.coordinator, options.num_processes, options.process_id)
+    device = devices.choose(options.device)
+    leads = jax.process_index() == 0
+    say = screen.print if leads else lambda *_: None
+
+    # ---------------------------------------------------------------- data
+    workdir = pathlib.Path(options.workdir)
+    _check_writable(workdir)
+    model = setup.make_model(config, hard=False)
+    drawn = setup.pipeline_config(config, model.config.datasets)
+    data = pipeline.make_pipeline(
+        drawn, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    videos = setup.evaluation_videos(config, drawn)
+    judged = setup.make_model(config, hard=True)
+    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets) if videos else None
+    draw = preview.make_preview(judged)
+
+    # ---------------------------------------------------------------- model, optimiser, devices
+    train = config.train
+    optim_config = setup.optim_config(config)
+    schedule = optim.schedule(optim_config)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    params = setup.init_params(config, model, init_key)
+    tx = optim.make_tx(optim_config, params)
+    trainer = parallel.Trainer(
+        step.make_loss_fn(model, setup.step_config(config)),
+        tx,
+        setup.parallel_config(config),
+        ema_decay=optim_config.ema_decay,
+    )
+    run = trainer.place(jax.jit(functools.partial(state.init_train_state, tx=tx))(params, key=run_key))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"{count:,} parameters of {config.model.variant} on {len(trainer.mesh.devices.flat)} x {device}")
+
+    with (
+        checkpoints.Checkpoints(workdir, setup.checkpoint_config(config)) as saved,
+        signals.Stop() as stop,
+    ):
+        # ---------------------------------------------------------------- resume
+        plain = configs.as_dict(config)
+        start, scored_at = 0, None
+        if steps := saved.steps():
+            _refuse_changes(saved.record(steps[-1]), plain, options)
+        if (restored := saved.restore(run, data)) is not None:
+            run, start = restored.state, restored.step
+            scored_at = start if restored.record.get("score") is not None else None
+            say(f"resumed at step {start} from {saved.folder / str(start)}")
+        del restored, params
+        note = {
+            "config": plain,
+            "version": vos_jax.__version__,
+            "commit": _commit(),
+            "command": shlex.join(["python", "train.py", *arguments]),
+        }
+        if leads:
+            record.write_json(workdir / "config.json", note)
+
+        # ---------------------------------------------------------------- train
+        with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.batch) as view:
+            pending = None
+
+            def settle() -> None:
+                """Waits for the step before: its loss is a number, and is noted."""
+                nonlocal pending
+                if pending is None:
+                    return
+                number, batch, metrics = pending
+                pending = None
+                metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                last = max(saved.steps(), default=None)
+                hint = f"The last checkpoint is of step {last}; a lower train.optim.learning_rate may help"
+                watch.check_finite(number, metrics, batch, workdir, hint)
+                if number == start + 1:
+                    view.begin()
+                if number % train.log_every == 0 or number == train.steps:
+                    view.scalars(number, {**metrics, "lr": float(schedule(number - 1))})
+
+            number, saved_at = start, start if start else None
+            while True:
+                last = number >= train.steps
+                due = evaluate is not None and number != scored_at
+                score = None
+                if due and (last or number % train.evaluation.every == 0):
+                    settle()
+                    with view.pause():
+                        found = evaluate(evaluation.to_host(run.ema), lambda: stop.signal is not None)
+                    if found is not None:
+                        score, scored_at = found.score, number
+                        view.evaluation(number, found)
+                stopping = stop.requested(number)
+                save = last or stopping or score is not None or number % train.checkpoint.every == 0
+                if save and number and number != saved_at or (score is not None and number == 0):
+                    settle()
+                    with view.pause():
+                        saved.save(number, run, data, record=note, score=score)
+                    saved_at = number
+                if last or stopping:
+                    break
+
+                with view.waiting():
+                    batch = next(data)
+                run, metrics = trainer.step(run, trainer.put_batch(batch))
+                settle()
+                number += 1
+                pending = number, batch, metrics
+                if train.picture_every and number % train.picture_every == 0:
+                    with view.pause():
+                        clip = {name: value[0] for name, value in batch.items()}
+                        view.picture(number, draw(evaluation.to_host(run.ema), clip))
+            settle()
+
+        # ---------------------------------------------------------------- done
+        saved.wait()
+        data.close()
+        if number < train.steps:
+            say(f"stopped by {stop.signal and stop.signal.name or 'SIGTERM'} at step {number}; "
+                f"saved: the same command goes on")
+        else:
+            say(f"trained to step {number}; python -m vos_jax.export {workdir} OUT.safetensors")
+    if stop.signal is not None and stop.signal.name == "SIGINT":
+        raise KeyboardInterrupt
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+    try:
+        writer.check_writable(workdir)
+    except errors.VosError as error:
+        raise errors.VosError(str(error).replace("--out", "--workdir")) from error
+
+
+def _refuse_changes(before: dict, now: dict, options: argparse.Namespace) -> None:
+    """Raises VosError where a run would go on with another config than it began with."""
+    changes = setup.changed(before.get("config", now), now)
+    if changes and not options.allow_config_change:
+        more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+        raise errors.VosError(
+            f"{options.workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "
+            "--workdir, or go on with the new one by --allow_config_change"
+        )
+
+
+def _commit() -> str | None:
+    """The commit that runs, "+changes" where files differ from it; None outside a checkout."""
+    folder = pathlib.Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        result = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

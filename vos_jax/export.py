@@ -1,0 +1,121 @@
+"""`python -m vos_jax.export WORKDIR OUT.safetensors`: a training run's weights as one file to ship or to run.
+
+    python -m vos_jax.export runs/davis vos_jax/weights/lite0.safetensors
+    python eval.py --config davis17 --checkpoint vos_jax/weights/lite0.safetensors
+
+takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON): the
+config, the data, the step, the score, the commit and the file's sha256.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from vos_jax import errors
+from vos_jax.train import checkpoints
+
+DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+
+
+def export(workdir: pathlib.Path, out: pathlib.Path, *, which: str = "best", dtype: str = "bfloat16") -> dict:
+    """Writes the weights of one checkpoint to `out` and returns their record.
+
+    Dense kernels take `dtype`; biases, depthwise kernels and scalars stay float32: they are few, and in
+    bfloat16 they make most of the error (see vos_jax/convert).
+
+    Args:
+      workdir: a run of train.py, finished or not.
+      out: ends in .safetensors; its record is `out` with .json.
+      which: "best", "last" or a step.
+
+    Raises:
+      VosError: no such checkpoint, a damaged one, weights that are not finite, or `out` cannot be written.
+    """
+    if out.suffix != ".safetensors":
+        raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
+    step, noted = checkpoints.find(workdir, which)
+    flat = traverse_util.flatten_dict(checkpoints.load_ema(workdir, step), sep="/")
+    tensors = {key: _narrow(np.asarray(value, np.float32), dtype) for key, value in sorted(flat.items())}
+    for key, value in tensors.items():
+        if not np.isfinite(value.astype(np.float32)).all():
+            raise errors.VosError(f"{workdir}: checkpoint {step}: {key} is not finite; export another one")
+    config = noted["config"]
+    variant = config["model"]["variant"]
+    # Metadata says what the tensors are; everything else is in the record.
+    packed = safetensors.numpy.save(tensors, metadata={"variant": variant, "step": str(step)})
+    record = {
+        "variant": variant,
+        "file": out.name,
+        "sha256": hashlib.sha256(packed).hexdigest(),
+        "dtype": f"{dtype}; biases, depthwise kernels and scalars float32",
+        "parameters": int(sum(value.size for value in tensors.values())),
+        "weights": "exponential moving average",
+        "step": step,
+        "score": _score(noted),
+        "data": {
+            name: {key: source[key] for key in ("kind", "weight", "exclude", "dataset_name")}
+            for name, source in config["train"]["sources"].items()
+            if source["weight"] > 0
+        },
+        "commit": noted.get("commit"),
+        "command": noted.get("command"),
+        "config": config,
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # The record first goes: a file without one is taken as it is, one with a foreign one is refused.
+        out.with_suffix(".json").unlink(missing_ok=True)
+        _replace(out, packed)
+        _replace(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
+    return record
+
+
+def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:
+    dense = value.ndim >= 2 and not (value.ndim == 4 and value.shape[2] == 1)
+    return value.astype(DTYPES[dtype]) if dense else value
+
+
+def _score(noted: Mapping[str, Any]) -> dict[str, Any] | None:
+    if noted.get("score") is None:
+        return None
+    sequences = noted["config"]["train"]["evaluation"]["sequences"]
+    return {"J": noted["score"], "on": "sequences held back from training", "sequences": sequences}
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes beside `path` and renames, so that no reader meets half a file."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+@errors.entry_point
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("workdir", type=pathlib.Path, help="--workdir of a run of train.py")
+    parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .safetensors")
+    parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the dense kernels")
+    args = parser.parse_args(arguments)
+    record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype)
+    score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""
+    print(f"{args.out}: {record['parameters']:,} parameters of {record['variant']}, step {record['step']}{score}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

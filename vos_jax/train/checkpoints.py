@@ -1,0 +1,275 @@
+"""Checkpoints of a run: written while training goes on, the best and the last few kept, a torn one skipped."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from vos_jax import errors
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+STATE, DATA = "state", "data"
+_TORN = "torn-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often, and which ones stay.
+
+    Args:
+      every: steps between two checkpoints.
+      keep_last: newest checkpoints kept; two, so that a torn one has one before it.
+      keep_best: checkpoints with the highest scores kept besides.
+    """
+
+    every: int = 1000
+    keep_last: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self):
+        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise errors.VosError(f"train.checkpoint.{name} is {getattr(self, name)}; at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint gave back."""
+
+    step: int
+    state: Any
+    record: dict[str, Any]  # what `Checkpoints.save` was given
+
+
+class Checkpoints:
+    """WORKDIR/checkpoints; a context manager that waits for the last write.
+
+    A checkpoint holds the state (parameters, EMA, optimiser, step, random key), the position in the training
+    data, and a JSON record (the config and whatever else its writer notes). It appears by rename, so a run
+    killed in mid-write leaves the one before as the newest.
+
+    Args:
+      workdir: the run's folder; made if it is not there.
+      config: how many are kept.
+
+    Raises:
+      VosError: the folder cannot be written.
+    """
+
+    def __init__(self, workdir: pathlib.Path | str, config: CheckpointConfig):
+        self.folder = pathlib.Path(workdir).resolve() / FOLDER
+        policies = ocp.training.preservation_policies
+        keep: list[Any] = [policies.LatestN(config.keep_last)]
+        if config.keep_best:
+            keep.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"],
+                    n=config.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise errors.VosError(
+                f"cannot write to {self.folder}: {error.strerror or error}; choose another --workdir"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """Steps that have a whole checkpoint, ascending, as far as a listing can tell."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The JSON record of one checkpoint."""
+        return dict(self._checkpointer.metadata(step).custom_metadata or {})
+
+    def save(
+        self, step: int, state: Any, data: Any, *, record: Mapping[str, Any], score: float | None = None
+    ) -> None:
+        """Starts to write a checkpoint; waits for the one before it, if that is still being written.
+
+        Args:
+          step: optimiser steps done.
+          state: pytree of arrays; it may be donated as soon as this returns.
+          data: the batch iterator (or anything that orbax can save).
+          record: JSON-able; `score` is added to it.
+          score: what "best" is judged by, higher is better; None where nothing was measured.
+
+        Raises:
+          VosError: this write or the one before it failed.
+        """
+        try:
+            self._checkpointer.wait()
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {STATE: state, DATA: data},
+                force=True,
+                overwrite=step in self.steps(),
+                metrics=None if score is None else {"score": score},
+                custom_metadata={**record, "step": step, "score": score},
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; VosError if that failed."""
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def restore(self, state: Any, data: Any = None) -> Restored | None:
+        """Loads the newest checkpoint that can be read; None where there is none at all.
+
+        One that cannot be read is reported, moved aside to `torn-STEP` and the one before it is taken. The
+        number of devices and processes may differ from those that saved.
+
+        Args:
+          state: the state to be replaced, or shapes with shardings: says what goes where.
+          data: the batch iterator, which is put at the saved position.
+
+        Raises:
+          VosError: there are checkpoints and none can be read, or the newest is of another model.
+        """
+        abstract = jax.tree.map(as_abstract, state)
+        problems: list[tuple[int, Exception]] = []
+        for step in reversed(self.steps()):
+            wanted = {STATE: abstract} | ({} if data is None else {DATA: data})
+            try:
+                record = self.record(step)
+                loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
+            # Whatever a half-written file makes orbax, tensorstore or json raise.
+            except Exception as error:
+                log.warning(
+                    "checkpoint %s cannot be read (%s); taking the one before it",
+                    self.folder / str(step),
+                    _brief(error),
+                )
+                problems.append((step, error))
+                continue
+            self._move_aside([step for step, _ in problems])
+            return Restored(step, loaded, record)
+        if problems:
+            step, error = problems[0]
+            raise errors.VosError(
+                f"{self.folder}: none of the {len(problems)} checkpoint(s) can be read into this model; the "
+                f"newest, {step}: {_brief(error)}. Start in another --workdir, or go back to the config of "
+                "this one"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the last write; VosError if it failed."""
+        try:
+            self._checkpointer.close()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        try:
+            self.close()
+        except errors.VosError:
+            # What is already on its way up says more.
+            if kind is None:
+                raise
+
+    def _move_aside(self, steps: Sequence[int]) -> None:
+        if steps and jax.process_index() == 0:
+            for step in steps:
+                target = self.folder / f"{_TORN}{step}"
+                if not target.exists():
+                    (self.folder / str(step)).rename(target)
+        if steps:
+            self._checkpointer.reload()
+
+    def _failed(self, error: Exception) -> errors.VosError:
+        if isinstance(error, errors.VosError):
+            return error
+        whole = [path.name for path in self.folder.glob("*") if path.name.isdigit()]
+        last = f"the last whole one is {max(map(int, whole))}" if whole else "there is none yet"
+        return errors.VosError(
+            f"{self.folder}: cannot write a checkpoint ({_brief(error)}); {last}. Make room or make the folder "
+            "writable, then run the same command again"
+        )
+
+
+def as_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape, dtype and place of an array (or of what already says no more than these)."""
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
+
+
+# --- reading a finished or running run's checkpoints, without touching its folder ----------------------------
+
+
+def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
+    """The step and the record of one checkpoint of a run.
+
+    Args:
+      workdir: the run's folder.
+      which: "best" (by score; the newest where none has one), "last", or a step.
+
+    Raises:
+      VosError: no checkpoint there, or not that one.
+    """
+    folder = pathlib.Path(workdir) / FOLDER
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    if not steps:
+        raise errors.VosError(f"{folder}: no checkpoint; {workdir} is not the --workdir of a run of train.py")
+    if which not in ("best", "last", *map(str, steps)):
+        raise errors.VosError(
+            f"{folder}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, best and last"
+        )
+    if which.isdigit():
+        return int(which), _record(folder, int(which))
+    records = {step: _record(folder, step) for step in steps}
+    scored = [step for step in steps if records[step].get("score") is not None]
+    if which == "best" and scored:
+        best = max(scored, key=lambda step: records[step]["score"])
+        return best, records[best]
+    return steps[-1], records[steps[-1]]
+
+
+def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
+    """The averaged weights in a checkpoint, as nested dicts of arrays on one device; nothing else is read."""
+    path = (pathlib.Path(workdir) / FOLDER / str(step)).resolve()
+    try:
+        tree = ocp.checkpointables_metadata(path).metadata[STATE]
+        wanted = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, tree) | {
+            "ema": jax.tree.map(as_abstract, tree["ema"])
+        }
+        return ocp.load_checkpointables(path, {STATE: wanted})[STATE]["ema"]
+    # Whatever a damaged file makes orbax raise.
+    except Exception as error:
+        raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
+
+
+def _record(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    path = (folder / str(step)).resolve()
+    try:
+        return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+    except Exception as error:
+        raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
+
+
+def _brief(error: BaseException) -> str:
+    """One line about the error that started it all; orbax wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = " ".join(str(error).split())
+    return f"{type(error).__name__}: {line if len(line) <= 240 else f'{line[:100]} ... {line[-120:]}'}"

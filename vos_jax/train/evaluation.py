@@ -1,0 +1,102 @@
+"""J on sequences that are held back from training: what the best checkpoint is chosen by."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vos_jax.data import sources
+from vos_jax.inference import tracker
+from vos_jax.metrics import scoring
+from vos_jax.models import state as state_lib
+from vos_jax.typing import UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The first frames of a video; all else is the video's."""
+
+    video: sources.Video
+    frames: int
+
+    def __len__(self) -> int:
+        return min(self.frames, len(self.video))
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        return self.video.frame_names[: self.frames]
+
+    @property
+    def first_frames(self) -> dict[int, int]:
+        return {o: first for o, first in self.video.first_frames.items() if first < self.frames}
+
+    def inputs(self) -> dict[int, UInt8[np.ndarray, "H W"]]:
+        return {index: ids for index, ids in self.video.inputs().items() if index < self.frames}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.video, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Scores of one round.
+
+    Attributes:
+      score: mean J over all objects of all sequences.
+      sequences: mean J by sequence.
+    """
+
+    score: float
+    sequences: Mapping[str, float]
+
+
+class Evaluator:
+    """Follows the objects of videos with the weights of the moment, by the very code that users run.
+
+    With several processes each takes every n-th video. What is compiled is kept from round to round.
+
+    Args:
+      model: as at test time.
+      videos: complete and checked (`video.check()`).
+      buckets: see `tracker.Tracker`.
+    """
+
+    def __init__(self, model: state_lib.Model, videos: Sequence[sources.Video], buckets: Sequence[int]):
+        self._videos = tuple(videos)
+        self._tracker = tracker.Tracker(model, {}, buckets=buckets)
+        for video in videos:
+            tracker.check_annotations(video.inputs(), self._tracker)
+
+    def __call__(self, params: Any, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
+        """Returns the scores of `params` (arrays of this process), or None if `stop` said so in between."""
+        self._tracker.params = jax.device_put(params)
+        mine = range(jax.process_index(), len(self._videos), jax.process_count())
+        sums = np.zeros((len(self._videos), 2))
+        for number in mine:
+            video, results = self._videos[number], {}
+            frames = (video.frame(index) for index in range(len(video)))
+            tracked = self._tracker.track(frames, video.inputs())
+            for name, result in zip(video.frame_names, tracked, strict=True):
+                results[name] = result.ids
+                if stop():
+                    return None
+            scores = [score.J.mean() for score in scoring.score_sequence(video, results) if score.J.size]
+            sums[number] = sum(scores), len(scores)
+        if jax.process_count() > 1:
+            sums = np.asarray(multihost_utils.process_allgather(sums)).sum(axis=0)
+        named = {
+            video.name: float(total / count)
+            for video, (total, count) in zip(self._videos, sums, strict=True)
+            if count
+        }
+        return Evaluation(float(sums[:, 0].sum() / sums[:, 1].sum()), named)
+
+
+def to_host(tree: Any) -> Any:
+    """The whole arrays as numpy, however they are spread over devices and processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,53 @@
+"""Pictures of what is being learnt: input, truth, coarse and refined masks of one training clip."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax.inference import rollout
+from vos_jax.models import masks, vos
+from vos_jax.models import state as state_lib
+from vos_jax.typing import Array, UInt8
+from vos_jax.visualize import overlay
+
+WIDTH = 192  # of one picture, pixels
+
+
+def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UInt8[np.ndarray, "H2 W2 3"]]:
+    """Returns a function from parameters and ONE clip (`clips.pack`'s arrays) to a sheet of pictures.
+
+    A row is a frame; the columns are input, truth, coarse masks (what matching found) and refined masks.
+    """
+
+    def predict(params: Any, clip: Mapping[str, Array]) -> tuple[Array, Array]:
+        size, count = clip["frames"].shape[1:3], clip["object_valid"].shape[0]
+        state = state_lib.init_state(model, count, size, clip["frame_size"], clip["dataset"])
+        first = clip["ids"][0][None] == jnp.arange(1, count + 1, dtype=jnp.uint8)[:, None, None]
+        nothing = state_lib.no_given(count, size)
+        truth = nothing.replace(prob=first.astype(jnp.float32), valid=clip["object_valid"])
+
+        def step(state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple[Array, Array]]:
+            frame, time = inputs
+            given = jax.tree.map(lambda a, b: jnp.where(time == 0, a, b), truth, nothing)
+            state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
+            coarse = jnp.where(time == 0, prob[1:], prediction.out.coarse)
+            coarse = masks.aggregate(coarse, state.object_valid)
+            return state, tuple(masks.to_ids(p, state_lib.MASK_STRIDE) for p in (coarse, prob))
+
+        times = jnp.arange(clip["frames"].shape[0])
+        return jax.lax.scan(step, state, (clip["frames"], times))[1]
+
+    predict = jax.jit(predict)
+
+    def preview(params: Any, clip: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H2 W2 3"]:
+        found = [np.asarray(ids) for ids in predict(params, dict(clip))]
+        pictures = []
+        for time, frame in enumerate(clip["frames"]):
+            pictures.append(frame)
+            pictures += [overlay.overlay(frame, ids[time]) for ids in (clip["ids"], *found)]
+        return overlay.contact_sheet(pictures, columns=4, width=4 * WIDTH)
+
+    return preview

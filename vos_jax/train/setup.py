@@ -1,0 +1,238 @@
+"""From a config to what a training run is made of; the only reader of the `train` section (configs/default.py)."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+from flax import traverse_util
+from ml_collections import config_dict
+
+from vos_jax import errors
+from vos_jax.data import clips, datasets, pipeline, pseudo_clips, sequences, sources, transforms
+from vos_jax.inference import loading
+from vos_jax.models import backbones, vos
+from vos_jax.train import checkpoints, evaluation, losses, optim, parallel, step
+from vos_jax.typing import PRNGKeyArray
+
+NOT_LEARNED_FROM = (
+    "checkpoint",
+    "data",
+    "eval",
+    "train.checkpoint",
+    "train.evaluation",
+    "train.init",
+    "train.log_every",
+    "train.parallel.kind",
+    "train.picture_every",
+    "train.prefetch",
+    "train.threads",
+    "train.workers",
+)
+"""Keys that decide where things lie, how fast it goes and what is shown, but not what is learned."""
+
+
+def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
+    """Puts the folders of `--data` into the config: `NAME=DIR`, or plain `DIR`s in the sources' order.
+
+    Raises:
+      VosError: a name that is no source, or more folders than sources that are drawn from.
+    """
+    train = config.train
+    drawn = [name for name, source in train.sources.items() if source.weight > 0]
+    plain = [folder for folder in folders if "=" not in folder]
+    if len(plain) > len(drawn):
+        raise errors.VosError(
+            f"--data names {len(plain)} folders, the config draws from {len(drawn)} source(s): "
+            f"{', '.join(drawn) or 'none'}; write --data NAME=DIR ({', '.join(train.sources)} or evaluation)"
+        )
+    named = [folder.split("=", 1) for folder in folders if "=" in folder]
+    for name, folder in [*zip(drawn, plain, strict=False), *named]:
+        if name == "evaluation":
+            train.evaluation.root = folder
+        elif name in train.sources:
+            train.sources[name].root = folder
+        else:
+            raise errors.VosError(
+                f"--data {name}={folder}: no source of that name; there are "
+                f"{', '.join(train.sources)} and evaluation"
+            )
+
+
+def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pipeline.PipelineConfig:
+    """What the run sees; `names` are the data sets that have a lambda of their own, in the model's order.
+
+    Raises:
+      VosError: no source has a weight.
+    """
+    train = config.train
+    drawn = {name: source for name, source in train.sources.items() if source.weight > 0}
+    if not drawn:
+        raise errors.VosError(
+            "nothing to train on: every weight in train.sources is 0; take a recipe "
+            "(--config train_static, train_davis) or set --config.train.sources.davis.weight=1"
+        )
+    change = train.augmentation
+    return pipeline.PipelineConfig(
+        sources=tuple(_source(source) for source in drawn.values()),
+        clip_length=train.clip_length,
+        crop=train.crop,
+        batch=train.batch,
+        seed=config.seed,
+        max_objects=train.max_objects,
+        dataset_names=tuple(names),
+        gap=clips.GapSchedule(**train.gap),
+        augmentation=transforms.Augmentation(
+            scale=transforms.Scale(low=change.scale[0], high=change.scale[1]),
+            crop=transforms.Crop(keep=change.keep),
+            objects=transforms.SelectObjects(
+                min_pixels=change.min_pixels, drop=change.drop, merge=change.merge
+            ),
+            colour=transforms.ColourJitter(prob=change.colour),
+            jpeg=transforms.JpegQuality(prob=change.jpeg),
+        ),
+        pseudo=pseudo_clips.PseudoClip(min_pixels=change.paste_min_pixels),
+        max_unreadable=train.max_unreadable,
+        num_workers=train.workers,
+        num_threads=train.threads,
+        prefetch=train.prefetch,
+    )
+
+
+def _source(section: config_dict.ConfigDict) -> sequences.SourceConfig:
+    values = dict(section.items()) | {"short_side": section.short_side or None}
+    return sequences.SourceConfig(**values)
+
+
+def step_config(config: config_dict.ConfigDict) -> step.StepConfig:
+    """How a clip is learned from."""
+    train = config.train
+    return step.StepConfig(
+        losses=losses.LossConfig(**train.losses), frozen=tuple(train.optim.frozen), **train.step
+    )
+
+
+def optim_config(config: config_dict.ConfigDict) -> optim.OptimConfig:
+    """How parameters move."""
+    section = config.train.optim
+    return optim.OptimConfig(
+        **{key: value for key, value in section.items() if key != "lr_scales"},
+        lr_scales=tuple(sorted(section.lr_scales.items())),
+        steps=config.train.steps,
+    )
+
+
+def parallel_config(config: config_dict.ConfigDict) -> parallel.ParallelConfig:
+    """How the batch is spread over devices."""
+    return parallel.ParallelConfig(**config.train.parallel)
+
+
+def checkpoint_config(config: config_dict.ConfigDict) -> checkpoints.CheckpointConfig:
+    """How often to save, and what to keep."""
+    return checkpoints.CheckpointConfig(**config.train.checkpoint)
+
+
+def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
+    """The variant that the config names, for training (soft matching) or as users run it (`hard`).
+
+    Raises:
+      VosError: no such variant.
+    """
+    if config.model.variant not in vos.VARIANTS:
+        raise errors.VosError(
+            f"model.variant is {config.model.variant!r}; there are {', '.join(sorted(vos.VARIANTS))}"
+        )
+    return vos.VOS(config=loading.vos_config(config), hard=hard)
+
+
+def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArray) -> Any:
+    """Parameters to begin with: `train.init` is "imagenet" (heads random), "random", or an exported file.
+
+    Raises:
+      VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
+    """
+    start = config.train.init
+    if start not in ("imagenet", "random"):
+        return loading.load_params(model, pathlib.Path(start), config.model.variant)
+    params = model.init(key)
+    if start == "imagenet":
+        name = model.config.backbone
+        if not isinstance(name, str):
+            raise errors.VosError("there are no ImageNet weights for a backbone of your own; --init random")
+        loaded = backbones.load_pretrained(name)
+        loading.check_params(
+            traverse_util.flatten_dict(loaded, sep="/"),
+            traverse_util.flatten_dict(params["backbone"], sep="/"),
+            pathlib.Path(f"{name}.safetensors"),
+        )
+        params = {**flax.core.unfreeze(params), "backbone": jax.tree.map(jax.numpy.asarray, loaded)}
+    return params
+
+
+def evaluation_videos(
+    config: config_dict.ConfigDict, drawn: pipeline.PipelineConfig
+) -> list[sources.Video]:
+    """The held-back sequences, checked, cut to `train.evaluation.frames`; [] where there is no evaluation.
+
+    Raises:
+      VosError: a sequence is missing or broken, or is trained on as well.
+    """
+    settings, davis = config.train.evaluation, config.train.sources.davis
+    if settings.every == 0:
+        return []
+    root = pathlib.Path(settings.root or davis.root)
+    for source in drawn.sources:
+        if pathlib.Path(source.root).resolve() == root.resolve():
+            both = set(clips.open_sequences(source).names) & set(settings.sequences)
+            if both:
+                raise errors.VosError(
+                    f"{', '.join(sorted(both))}: trained on and evaluated on; add to the source's exclude, or "
+                    "take out of train.evaluation.sequences"
+                )
+    data = config_dict.ConfigDict(
+        {
+            "source": "davis" if (root / "ImageSets").is_dir() else "folders",
+            "root": str(root),
+            "year": davis.year,
+            "split": davis.split,
+            "resolution": davis.resolution,
+            "sequences": tuple(settings.sequences),
+            "merge_objects": davis.merge_objects,
+        }
+    )
+    source = datasets.open_source(data)
+    videos = [source.video(name) for name in source.sequences()]
+    for video in videos:
+        video.check()
+    return [evaluation.Head(video, settings.frames) if settings.frames else video for video in videos]
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that decide what is learned and differ, as `train.batch: 8, now 4`.
+
+    Args:
+      before, now: configs as plain values (`config.as_dict`).
+    """
+    flat = [_learned_from(tree) for tree in (before, now)]
+    keys = sorted({*flat[0], *flat[1]})
+    return [
+        f"{key}: {flat[0].get(key)}, now {flat[1].get(key)}"
+        for key in keys
+        if flat[0].get(key) != flat[1].get(key)
+    ]
+
+
+def _learned_from(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {".".join(path): value for path, value in traverse_util.flatten_dict(dict(tree)).items()}
+    unused = tuple(
+        f"train.sources.{name}." for name, source in tree["train"]["sources"].items() if not source["weight"]
+    )
+    return {
+        key: value
+        for key, value in flat.items()
+        # A data set may lie elsewhere on another machine.
+        if not any(f"{key}.".startswith(f"{prefix}.") for prefix in NOT_LEARNED_FROM)
+        and not (key.startswith("train.sources.") and key.endswith(".root"))
+        and not key.startswith(unused)
+    }
