@@ -16,19 +16,29 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 import vos_jax
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data import pipeline
 from vos_jax.inference import record, writer
-from vos_jax.train import ahead_of_time, checkpoints, distributed, evaluation, optim, parallel, preview
-from vos_jax.train import setup, signals, state, step, watch
+from vos_jax.train import (
+    ahead_of_time,
+    checkpoints,
+    distributed,
+    evaluation,
+    optim,
+    parallel,
+    preview,
+    setup,
+    signals,
+    state,
+    step,
+    watch,
+)
 from vos_jax.visualize import console
 
 
@@ -94,11 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- data
     workdir = pathlib.Path(options.workdir)
     _check_writable(workdir)
+    plain = configs.as_dict(config)
+    _refuse_changes(workdir, plain, allow=options.allow_config_change)
     model = setup.make_model(config, hard=False)
     drawn = setup.pipeline_config(config, model.config.datasets)
-    data = pipeline.make_pipeline(
-        drawn, process_index=jax.process_index(), process_count=jax.process_count()
-    )
+    data = pipeline.make_pipeline(drawn, process_index=jax.process_index(), process_count=jax.process_count())
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
     evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets) if videos else None
@@ -126,10 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signals.Stop() as stop,
     ):
         # ---------------------------------------------------------------- resume
-        plain = configs.as_dict(config)
         start, scored_at = 0, None
-        if steps := saved.steps():
-            _refuse_changes(saved.record(steps[-1]), plain, options)
         if (restored := saved.restore(run, data)) is not None:
             run, start = restored.state, restored.step
             scored_at = start if restored.record.get("score") is not None else None
@@ -156,11 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 number, batch, metrics = pending
                 pending = None
                 metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                metrics = {"loss": metrics.pop("loss"), **metrics}
                 last = max(saved.steps(), default=None)
                 hint = f"The last checkpoint is of step {last}; a lower train.optim.learning_rate may help"
                 watch.check_finite(number, metrics, batch, workdir, hint)
                 if number == start + 1:
-                    view.begin()
+                    view.begin(number)
                 if number % train.log_every == 0 or number == train.steps:
                     view.scalars(number, {**metrics, "lr": float(schedule(number - 1))})
 
@@ -194,16 +202,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pending = number, batch, metrics
                 if train.picture_every and number % train.picture_every == 0:
                     with view.pause():
-                        clip = {name: value[0] for name, value in batch.items()}
-                        view.picture(number, draw(evaluation.to_host(run.ema), clip))
+                        weights = evaluation.to_host(run.ema)
+                        if leads:
+                            clip = {name: value[0] for name, value in batch.items()}
+                            view.picture(number, draw(weights, clip))
             settle()
 
         # ---------------------------------------------------------------- done
         saved.wait()
         data.close()
         if number < train.steps:
-            say(f"stopped by {stop.signal and stop.signal.name or 'SIGTERM'} at step {number}; "
-                f"saved: the same command goes on")
+            say(
+                f"stopped by {stop.signal and stop.signal.name or 'SIGTERM'} at step {number}; "
+                f"saved: the same command goes on"
+            )
         else:
             say(f"trained to step {number}; python -m vos_jax.export {workdir} OUT.safetensors")
     if stop.signal is not None and stop.signal.name == "SIGINT":
@@ -217,13 +229,15 @@ def _check_writable(workdir: pathlib.Path) -> None:
         raise errors.VosError(str(error).replace("--out", "--workdir")) from error
 
 
-def _refuse_changes(before: dict, now: dict, options: argparse.Namespace) -> None:
+def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     """Raises VosError where a run would go on with another config than it began with."""
-    changes = setup.changed(before.get("config", now), now)
-    if changes and not options.allow_config_change:
+    if allow or not checkpoints.steps(workdir):
+        return
+    _, noted = checkpoints.find(workdir, "last")
+    if changes := setup.changed(noted["config"], now):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         raise errors.VosError(
-            f"{options.workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "
+            f"{workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "
             "--workdir, or go on with the new one by --allow_config_change"
         )
 
@@ -233,7 +247,9 @@ def _commit() -> str | None:
     folder = pathlib.Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        result = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
         return result.stdout.strip()
 
     try:

@@ -3,8 +3,8 @@
     python -m vos_jax.export runs/davis vos_jax/weights/lite0.safetensors
     python eval.py --config davis17 --checkpoint vos_jax/weights/lite0.safetensors
 
-takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON): the
-config, the data, the step, the score, the commit and the file's sha256.
+takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON):
+config, data, step, score, commit and the file's sha256.
 """
 
 import argparse
@@ -114,7 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype)
     score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""
-    print(f"{args.out}: {record['parameters']:,} parameters of {record['variant']}, step {record['step']}{score}")
+    what = f"{record['parameters']:,} parameters of {record['variant']}, step {record['step']}"
+    print(f"{args.out}: {what}{score}")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
     except jax.errors.JaxRuntimeError as error:
         line = " ".join(str(error).split())[:300]
         raise errors.VosError(
-            f"{topology}: the step does not compile ({line}); where memory runs out, lower train.batch, or set "
-            "train.step.remat, train.parallel.accumulate or train.parallel.fsdp"
+            f"{topology}: the step does not compile ({line}); where memory runs out, lower train.batch, or "
+            "set train.step.remat, train.parallel.accumulate or train.parallel.fsdp"
         ) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Report(
@@ -134,18 +134,18 @@ def count_collectives(program: str) -> dict[str, Collective]:
     found: dict[str, list[int]] = collections.defaultdict(list)
     for result, kind, _ in _CALL.findall(program):
         found[kind].append(sum(map(_bytes, _SHAPE.findall(result))))
-    return {
-        kind: Collective(count=len(sizes), bytes=sum(sizes)) for kind, sizes in sorted(found.items())
-    }
+    return {kind: Collective(count=len(sizes), bytes=sum(sizes)) for kind, sizes in sorted(found.items())}
 
 
 def describe(report: Report) -> str:
     """A few lines about a report."""
     total = report.state_bytes + report.temporary_bytes
-    sent = ", ".join(f"{c.count} {kind} ({c.bytes / 2**20:.1f} MiB)" for kind, c in report.collectives.items())
+    sent = ", ".join(
+        f"{c.count} {kind} ({c.bytes / 2**20:.1f} MiB)" for kind, c in report.collectives.items()
+    )
     return "\n".join(
         (
-            f"{report.topology}: {report.chips} x {report.chip}, {report.batch / report.chips:g} clip(s) each, "
+            f"{report.topology}: {report.chips} x {report.chip}, {report.batch / report.chips:g} clips each",
             f"{report.parameters:,} parameters",
             f"per chip: {total / 2**30:.2f} GiB = {report.state_bytes / 2**30:.2f} GiB state and batch + "
             f"{report.temporary_bytes / 2**30:.2f} GiB temporary",
@@ -166,8 +166,8 @@ def _devices(topology: str) -> list[jax.Device]:
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise errors.VosError(
-            f"no TPU topology {topology!r} ({line}); names are like v5e:1x1, v5e:2x4, v5e:16x16, and the compiler "
-            "comes with `pip install 'jax[tpu]'`, which works on any Linux machine"
+            f"no TPU topology {topology!r} ({line}); names are like v5e:1x1, v5e:2x4, v5e:16x16, and the "
+            "compiler comes with `pip install 'jax[tpu]'`, which works on any Linux machine"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written while training goes on, the best and the last few kept, a torn one skipped."""
+"""Checkpoints of a run: written while it goes on, the best and the last few kept, a torn one skipped."""
 
 import dataclasses
 import logging
@@ -101,7 +101,7 @@ class Checkpoints:
         """Starts to write a checkpoint; waits for the one before it, if that is still being written.
 
         Args:
-          step: optimiser steps done.
+          step: optimiser steps done; where there is a whole checkpoint of it, nothing happens.
           state: pytree of arrays; it may be donated as soon as this returns.
           data: the batch iterator (or anything that orbax can save).
           record: JSON-able; `score` is added to it.
@@ -112,11 +112,12 @@ class Checkpoints:
         """
         try:
             self._checkpointer.wait()
+            if step in self.steps():
+                return
             self._checkpointer.save_checkpointables_async(
                 step,
                 {STATE: state, DATA: data},
                 force=True,
-                overwrite=step in self.steps(),
                 metrics=None if score is None else {"score": score},
                 custom_metadata={**record, "step": step, "score": score},
             )
@@ -200,11 +201,11 @@ class Checkpoints:
     def _failed(self, error: Exception) -> errors.VosError:
         if isinstance(error, errors.VosError):
             return error
-        whole = [path.name for path in self.folder.glob("*") if path.name.isdigit()]
-        last = f"the last whole one is {max(map(int, whole))}" if whole else "there is none yet"
+        whole = steps(self.folder.parent)
+        last = f"the last whole one is {whole[-1]}" if whole else "there is none yet"
         return errors.VosError(
-            f"{self.folder}: cannot write a checkpoint ({_brief(error)}); {last}. Make room or make the folder "
-            "writable, then run the same command again"
+            f"{self.folder}: cannot write a checkpoint ({_brief(error)}); {last}. Make room or make the "
+            "folder writable, then run the same command again"
         )
 
 
@@ -214,7 +215,13 @@ def as_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
 
 
-# --- reading a finished or running run's checkpoints, without touching its folder ----------------------------
+# --- reading a run's checkpoints without touching its folder ------------------------------------------------
+
+
+def steps(workdir: pathlib.Path | str) -> list[int]:
+    """Steps that a run has checkpoints of, ascending."""
+    folder = pathlib.Path(workdir) / FOLDER
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
@@ -228,21 +235,21 @@ def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
       VosError: no checkpoint there, or not that one.
     """
     folder = pathlib.Path(workdir) / FOLDER
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-    if not steps:
+    known = steps(workdir)
+    if not known:
         raise errors.VosError(f"{folder}: no checkpoint; {workdir} is not the --workdir of a run of train.py")
-    if which not in ("best", "last", *map(str, steps)):
+    if which not in ("best", "last", *map(str, known)):
         raise errors.VosError(
-            f"{folder}: no checkpoint {which!r}; there are {', '.join(map(str, steps))}, best and last"
+            f"{folder}: no checkpoint {which!r}; there are {', '.join(map(str, known))}, best and last"
         )
     if which.isdigit():
         return int(which), _record(folder, int(which))
-    records = {step: _record(folder, step) for step in steps}
-    scored = [step for step in steps if records[step].get("score") is not None]
+    records = {step: _record(folder, step) for step in known}
+    scored = [step for step in known if records[step].get("score") is not None]
     if which == "best" and scored:
         best = max(scored, key=lambda step: records[step]["score"])
         return best, records[best]
-    return steps[-1], records[steps[-1]]
+    return known[-1], records[known[-1]]
 
 
 def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:

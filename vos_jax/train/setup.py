@@ -1,4 +1,4 @@
-"""From a config to what a training run is made of; the only reader of the `train` section (configs/default.py)."""
+"""From a config to what a training run is made of; configs/default.py says what the keys mean."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -170,9 +170,7 @@ def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArra
     return params
 
 
-def evaluation_videos(
-    config: config_dict.ConfigDict, drawn: pipeline.PipelineConfig
-) -> list[sources.Video]:
+def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineConfig) -> list[sources.Video]:
     """The held-back sequences, checked, cut to `train.evaluation.frames`; [] where there is no evaluation.
 
     Raises:
@@ -188,7 +186,7 @@ def evaluation_videos(
             if both:
                 raise errors.VosError(
                     f"{', '.join(sorted(both))}: trained on and evaluated on; add to the source's exclude, or "
-                    "take out of train.evaluation.sequences"
+                    "take them out of train.evaluation.sequences"
                 )
     data = config_dict.ConfigDict(
         {

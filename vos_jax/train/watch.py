@@ -52,9 +52,7 @@ class Watch:
             with _clear_errors(self.folder):
                 for name in (METRICS, EVALUATIONS):
                     _keep_until(self.folder / name, start)
-                self._board = tensorboardX.SummaryWriter(
-                    str(self.folder / TENSORBOARD), purge_step=start + 1
-                )
+                self._board = tensorboardX.SummaryWriter(str(self.folder / TENSORBOARD), purge_step=start + 1)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -70,9 +68,10 @@ class Watch:
         yield
         self._paused += time.perf_counter() - before
 
-    def begin(self) -> None:
-        """Starts the clock; compilation lies before it."""
-        self._since, self._waited, self._paused = time.perf_counter(), 0.0, 0.0
+    def begin(self, step: int) -> None:
+        """Starts the clock after `step`; compilation lies before it."""
+        self._last_step, self._since = step, time.perf_counter()
+        self._waited = self._paused = 0.0
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Notes the metrics of one step, everywhere."""
@@ -115,14 +114,12 @@ class Watch:
 
     def _speed(self, step: int) -> dict[str, float | None]:
         """Clips per second and the share of time spent waiting for data since the last logged step."""
-        now = time.perf_counter()
-        steps, self._last_step = step - self._last_step, step
+        steps = step - self._last_step
         if self._since is None or not steps:
-            self.begin()
             return {"clips_per_s": None, "data_share": None}
-        seconds = max(now - self._since - self._paused, 1e-9)
+        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
         share = min(self._waited / seconds, 1.0)
-        self.begin()
+        self.begin(step)
         return {"clips_per_s": steps * self.clips / seconds, "data_share": share}
 
     def _shown_speed(self, step: int, speed: Mapping[str, float | None]) -> str:

@@ -1,0 +1,189 @@
+"""Checkpoints: which are kept, torn ones, full disks, other numbers of devices."""
+
+import contextlib
+import gc
+import logging
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax import errors
+from vos_jax.train import checkpoints
+
+# Orbax's threads and coroutines report what went wrong besides raising it, some of it when they are collected.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATA = {"step": 7}
+
+
+@pytest.fixture(autouse=True)
+def collect():
+    """Failures of one test are not reported in another."""
+    yield
+    gc.collect()
+
+
+def state(value: float, size: int = 50_000) -> dict:
+    """Arrays that do not compress."""
+    noise = np.random.default_rng(int(value)).normal(size=size).astype(np.float32)
+    return {"ema": {"a": jnp.asarray(noise)}, "key": jax.random.key(int(value)), "step": jnp.int32(value)}
+
+
+def opened(folder, **options) -> checkpoints.Checkpoints:
+    return checkpoints.Checkpoints(folder, checkpoints.CheckpointConfig(**options))
+
+
+def save(saved: checkpoints.Checkpoints, step: int, **options) -> None:
+    saved.save(step, state(step), DATA, record={"config": {"a": [1, 2]}}, **options)
+    saved.wait()
+
+
+def same(found, wanted) -> None:
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
+            assert a.dtype == b.dtype
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_best_and_the_last_are_kept_also_across_runs(tmp_path):
+    with opened(tmp_path, keep_last=2, keep_best=1) as saved:
+        for step, score in ((1, 0.1), (2, 0.9), (3, 0.5), (4, None)):
+            save(saved, step, score=score)
+        assert saved.steps() == [2, 3, 4]
+    with opened(tmp_path, keep_last=2, keep_best=1) as saved:
+        save(saved, 5, score=0.3)
+        save(saved, 6)
+        assert saved.steps() == [2, 5, 6]
+        restored = saved.restore(state(0), dict(DATA))
+    assert restored.step == 6
+    assert restored.record == {"config": {"a": [1, 2]}, "step": 6, "score": None}
+    same(restored.state, state(6))
+    assert [checkpoints.find(tmp_path, which)[0] for which in ("best", "last", "5")] == [2, 6, 5]
+    same(checkpoints.load_ema(tmp_path, 2), state(2)["ema"])
+    with pytest.raises(errors.VosError, match="there are 2, 5, 6, best and last"):
+        checkpoints.find(tmp_path, "4")
+
+
+def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+    grow = jax.jit(lambda x: x + 1.0, donate_argnums=0)
+    with opened(tmp_path, keep_last=9) as saved:
+        x = grow(jnp.zeros(1_000_000))
+        for step in range(1, 4):
+            saved.save(step, {"x": x}, DATA, record={})
+            x = grow(grow(x))
+        saved.wait()
+        for step in (3, 2, 1):
+            found = saved.restore({"x": x}).state["x"]
+            np.testing.assert_array_equal(found, np.full(x.shape, 2 * step - 1, np.float32))
+            saved._checkpointer.delete(step)
+
+
+def tear(folder: pathlib.Path) -> None:
+    """What a machine that lost power leaves: the largest file is cut off."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+
+
+def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog):
+    with opened(tmp_path, keep_last=3) as saved:
+        for step in (1, 2, 3):
+            save(saved, step)
+    tear(tmp_path / "checkpoints" / "3")
+    with opened(tmp_path, keep_last=3) as saved, caplog.at_level(logging.WARNING):
+        restored = saved.restore(state(0), dict(DATA))
+        assert restored.step == 2
+        same(restored.state, state(2))
+        (warning,) = [r.getMessage() for r in caplog.records if r.name == checkpoints.__name__]
+        assert "checkpoints/3 cannot be read" in warning and "the one before it" in warning
+        assert (tmp_path / "checkpoints" / "torn-3").is_dir() and saved.steps() == [1, 2]
+        save(saved, 3)
+        same(saved.restore(state(0), dict(DATA)).state, state(3))
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_moved(tmp_path):
+    with opened(tmp_path) as saved:
+        save(saved, 1)
+        tear(tmp_path / "checkpoints" / "1")
+        with pytest.raises(errors.VosError, match="none of the 1 checkpoint"):
+            saved.restore(state(0), dict(DATA))
+        assert saved.steps() == [1] and (tmp_path / "checkpoints" / "1").is_dir()
+        with pytest.raises(errors.VosError, match="cannot be read"):
+            checkpoints.load_ema(tmp_path, 1)
+    with opened(tmp_path / "empty") as saved:
+        assert saved.restore(state(0)) is None
+
+
+@contextlib.contextmanager
+def no_file_above(size: int):
+    """Writes beyond `size` bytes fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_is_intact(tmp_path):
+    with opened(tmp_path) as saved:
+        save(saved, 1)
+        with no_file_above(20_000), pytest.raises(errors.VosError, match="the last whole one is 1") as found:
+            save(saved, 2)
+        assert "File too large" in str(found.value) and "\n" not in str(found.value)
+    with opened(tmp_path) as saved:
+        assert saved.steps() == [1]
+        same(saved.restore(state(0), dict(DATA)).state, state(1))
+        save(saved, 2)
+        assert saved.steps() == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", pathlib.Path("/proc/vos_jax")):
+        with pytest.raises(errors.VosError, match="cannot write to .*checkpoints"):
+            opened(folder)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(errors.VosError, match="train.checkpoint.keep_last is 0"):
+        checkpoints.CheckpointConfig(keep_last=0)
+
+
+ELSEWHERE = """
+import sys
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from vos_jax.train import checkpoints
+
+mesh = jax.make_mesh((jax.device_count(),), ("fsdp",), axis_types=(AxisType.Auto,))
+put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
+step = int(sys.argv[2])
+state = {"ema": put(np.arange(64.0) * step, "fsdp"), "key": put(jax.random.key(step)), "n": put(np.int32(step))}
+with checkpoints.Checkpoints(sys.argv[1], checkpoints.CheckpointConfig()) as saved:
+    restored = saved.restore(state, {"x": 0})
+    if restored is not None:
+        found = restored.state
+        assert found["ema"].sharding == state["ema"].sharding and restored.step == 1
+        np.testing.assert_array_equal(found["ema"], np.arange(64.0))
+        assert (jax.random.key_data(found["key"]) == jax.random.key_data(jax.random.key(1))).all()
+    saved.save(step, state, {"x": step}, record={})
+"""
+
+
+def test_restores_on_another_number_of_devices(tmp_path):
+    for step, devices in ((1, 8), (2, 2)):
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", ELSEWHERE, str(tmp_path), str(step)]
+        subprocess.run(command, env=environment | {"JAX_PLATFORMS": "cpu"}, check=True)
+    assert checkpoints.steps(tmp_path) == [1, 2]
