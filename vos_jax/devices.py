@@ -1,5 +1,8 @@
 """What the programs compute on: the user's choice, checked before any work."""
 
+import ctypes
+import platform
+
 import jax
 
 from vos_jax.errors import VosError
@@ -23,6 +26,22 @@ def choose(name: str | None) -> str:
         device = jax.devices()[0]
     except RuntimeError as error:
         raise VosError(f"JAX cannot start its devices: {str(error).splitlines()[0]}") from error
+    if found == "cpu":
+        keep_freed_memory()
     if name is not None and found != name:
         raise VosError(f"--device {name}: JAX sees only {found} here; install JAX for {name} (see README.md)")
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
+
+    glibc maps every block above 32 MB anew and hands it back when freed, so each frame would pay the page
+    faults of all its large temporaries again: a third of lite0's time (docs/performance.md).
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    m_mmap_max, m_trim_threshold = -4, -1  # malloc.h
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)

@@ -94,7 +94,7 @@ def test_query_blocks_do_not_change_the_read(monkeypatch):
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
     config = read_lib.ReadConfig(variant="topk", topk=5)
     whole = read_lib.read(query, memory, config)
-    monkeypatch.setattr(read_lib, "QUERY_BLOCK", 6)
+    monkeypatch.setattr(read_lib, "AFFINITY_BLOCK", 6 * 24)
     blocks = read_lib.read(query, memory, config)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
 

@@ -23,8 +23,9 @@ from vos_jax.typing import Array, Bool, Float
 EPSILON = 1e-4
 # Stands for minus infinity: finite, so that differences of two of them are no NaN.
 MASKED = -1e30
-# Queries are taken in blocks of rows so that one block's affinity with one slot stays in the cache's reach.
-QUERY_BLOCK = 2048
+# Queries are taken in blocks of rows whose affinity with one slot has at most so many entries: 18 MB, which a
+# last-level cache holds.
+AFFINITY_BLOCK = 4_500_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,9 +228,9 @@ def _stream(
 
 
 def _block_rows(height: int, width: int) -> int:
-    """The most rows that divide the height and make at most `QUERY_BLOCK` query pixels."""
-    fitting = [rows for rows in range(1, height + 1) if height % rows == 0 and rows * width <= QUERY_BLOCK]
-    return max(fitting, default=1)
+    """The most rows that divide the height and whose affinity with one slot fits `AFFINITY_BLOCK`."""
+    rows = [n for n in range(1, height + 1) if height % n == 0]
+    return max((n for n in rows if n * width * height * width <= AFFINITY_BLOCK), default=1)
 
 
 def _add_object(
