@@ -96,16 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.compile_only:
         screen.print(ahead_of_time.describe(ahead_of_time.compile_step(config, options.topology)))
         return
+    workdir = pathlib.Path(options.workdir)
+    _check_writable(workdir)
+    plain = configs.as_dict(config)
+    _refuse_changes(workdir, plain, allow=options.allow_config_change)
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
     leads = jax.process_index() == 0
     say = screen.print if leads else lambda *_: None
 
     # ---------------------------------------------------------------- data
-    workdir = pathlib.Path(options.workdir)
-    _check_writable(workdir)
-    plain = configs.as_dict(config)
-    _refuse_changes(workdir, plain, allow=options.allow_config_change)
     model = setup.make_model(config, hard=False)
     drawn = setup.pipeline_config(config, model.config.datasets)
     data = pipeline.make_pipeline(drawn, process_index=jax.process_index(), process_count=jax.process_count())
@@ -231,9 +231,9 @@ def _check_writable(workdir: pathlib.Path) -> None:
 
 def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     """Raises VosError where a run would go on with another config than it began with."""
-    if allow or not checkpoints.steps(workdir):
+    noted = checkpoints.last_record(workdir)
+    if allow or noted is None:
         return
-    _, noted = checkpoints.find(workdir, "last")
     if changes := setup.changed(noted["config"], now):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         raise errors.VosError(

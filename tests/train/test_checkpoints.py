@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.data import tiny_training
 from vos_jax import errors
+from vos_jax.data import pipeline
 from vos_jax.train import checkpoints
 
-# Orbax's threads and coroutines report what went wrong besides raising it, some of it when they are collected.
+# Orbax's threads and coroutines report what went wrong besides raising it, some when they are collected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -43,8 +45,8 @@ def opened(folder, **options) -> checkpoints.Checkpoints:
     return checkpoints.Checkpoints(folder, checkpoints.CheckpointConfig(**options))
 
 
-def save(saved: checkpoints.Checkpoints, step: int, **options) -> None:
-    saved.save(step, state(step), DATA, record={"config": {"a": [1, 2]}}, **options)
+def save(saved: checkpoints.Checkpoints, step: int, data=None, **options) -> None:
+    saved.save(step, state(step), DATA if data is None else data, record={"config": {"a": [1, 2]}}, **options)
     saved.wait()
 
 
@@ -89,26 +91,45 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
             saved._checkpointer.delete(step)
 
 
-def tear(folder: pathlib.Path) -> None:
-    """What a machine that lost power leaves: the largest file is cut off."""
-    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
+def tear(folder: pathlib.Path, which: str = "largest") -> None:
+    """What a machine that lost power leaves: files are cut off."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if which == "largest":
+        files = [max(files, key=lambda path: path.stat().st_size)]
+    elif which != "all":
+        files = [path for path in files if path.name == which]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100] if which == "largest" else b"")
 
 
-def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog):
+@pytest.mark.parametrize("which", ["largest", "all", "_CHECKPOINT_METADATA", "process_0-of-1.json"])
+def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, which):
+    root = tiny_training.write_davis(tmp_path / "data", sequences=1, frames=2)
+    source = pipeline.SourceConfig(kind="davis_folder", root=str(root))
+    data = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), batch=2))
+
+    def go_to(step: int) -> None:
+        data.set_state({"step": step, "drawn": step, "unreadable": 0, "unusable": 0})
+
     with opened(tmp_path, keep_last=3) as saved:
         for step in (1, 2, 3):
-            save(saved, step)
-    tear(tmp_path / "checkpoints" / "3")
+            go_to(step)
+            save(saved, step, data)
+    tear(tmp_path / "checkpoints" / "3", which)
+    assert checkpoints.last_record(tmp_path)["step"] in (2, 3)
     with opened(tmp_path, keep_last=3) as saved, caplog.at_level(logging.WARNING):
-        restored = saved.restore(state(0), dict(DATA))
-        assert restored.step == 2
+        restored = saved.restore(state(0), data)
+        assert restored.step == 2 and data.get_state()["step"] == 2
         same(restored.state, state(2))
         (warning,) = [r.getMessage() for r in caplog.records if r.name == checkpoints.__name__]
         assert "checkpoints/3 cannot be read" in warning and "the one before it" in warning
         assert (tmp_path / "checkpoints" / "torn-3").is_dir() and saved.steps() == [1, 2]
-        save(saved, 3)
-        same(saved.restore(state(0), dict(DATA)).state, state(3))
+        go_to(3)
+        save(saved, 3, data)
+        go_to(0)
+        same(saved.restore(state(0), data).state, state(3))
+        assert data.get_state()["step"] == 3
 
 
 def test_where_no_checkpoint_can_be_read_nothing_is_moved(tmp_path):
@@ -169,7 +190,7 @@ from vos_jax.train import checkpoints
 mesh = jax.make_mesh((jax.device_count(),), ("fsdp",), axis_types=(AxisType.Auto,))
 put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
 step = int(sys.argv[2])
-state = {"ema": put(np.arange(64.0) * step, "fsdp"), "key": put(jax.random.key(step)), "n": put(np.int32(step))}
+state = {"ema": put(np.arange(64.0) * step, "fsdp"), "key": put(jax.random.key(step))}
 with checkpoints.Checkpoints(sys.argv[1], checkpoints.CheckpointConfig()) as saved:
     restored = saved.restore(state, {"x": 0})
     if restored is not None:

@@ -1,5 +1,6 @@
 """Checkpoints of a run: written while it goes on, the best and the last few kept, a torn one skipped."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -91,10 +92,6 @@ class Checkpoints:
         """Steps that have a whole checkpoint, ascending, as far as a listing can tell."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
-    def record(self, step: int) -> dict[str, Any]:
-        """The JSON record of one checkpoint."""
-        return dict(self._checkpointer.metadata(step).custom_metadata or {})
-
     def save(
         self, step: int, state: Any, data: Any, *, record: Mapping[str, Any], score: float | None = None
     ) -> None:
@@ -149,7 +146,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             wanted = {STATE: abstract} | ({} if data is None else {DATA: data})
             try:
-                record = self.record(step)
+                record = _record(self.folder, step)
                 loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
             # Whatever a half-written file makes orbax, tensorstore or json raise.
             except Exception as error:
@@ -224,6 +221,14 @@ def steps(workdir: pathlib.Path | str) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
+def last_record(workdir: pathlib.Path | str) -> dict[str, Any] | None:
+    """The record of the newest checkpoint whose record can be read; None where there is none."""
+    for step in reversed(steps(workdir)):
+        with contextlib.suppress(errors.VosError):
+            return _record(pathlib.Path(workdir) / FOLDER, step)
+    return None
+
+
 def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
     """The step and the record of one checkpoint of a run.
 
@@ -244,12 +249,13 @@ def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
         )
     if which.isdigit():
         return int(which), _record(folder, int(which))
-    records = {step: _record(folder, step) for step in known}
-    scored = [step for step in known if records[step].get("score") is not None]
-    if which == "best" and scored:
-        best = max(scored, key=lambda step: records[step]["score"])
-        return best, records[best]
-    return known[-1], records[known[-1]]
+    if which == "best":
+        records = {step: _record(folder, step) for step in known}
+        scored = [step for step in known if records[step]["score"] is not None]
+        if scored:
+            best = max(scored, key=lambda step: records[step]["score"])
+            return best, records[best]
+    return known[-1], _record(folder, known[-1])
 
 
 def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
@@ -269,7 +275,11 @@ def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
 def _record(folder: pathlib.Path, step: int) -> dict[str, Any]:
     path = (folder / str(step)).resolve()
     try:
-        return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+        # Where orbax finds the file damaged it says that nothing was noted.
+        noted = ocp.checkpointables_metadata(path).custom_metadata
+        if not noted:
+            raise ValueError("its record is missing")
+        return dict(noted)
     except Exception as error:
         raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
 

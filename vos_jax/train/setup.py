@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import config_dict
 
@@ -155,19 +155,19 @@ def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArra
     start = config.train.init
     if start not in ("imagenet", "random"):
         return loading.load_params(model, pathlib.Path(start), config.model.variant)
+    if start == "random":
+        return model.init(key)
+    name = model.config.backbone
+    if not isinstance(name, str):
+        raise errors.VosError("there are no ImageNet weights for a backbone of your own; --init random")
+    loaded = backbones.load_pretrained(name)
     params = model.init(key)
-    if start == "imagenet":
-        name = model.config.backbone
-        if not isinstance(name, str):
-            raise errors.VosError("there are no ImageNet weights for a backbone of your own; --init random")
-        loaded = backbones.load_pretrained(name)
-        loading.check_params(
-            traverse_util.flatten_dict(loaded, sep="/"),
-            traverse_util.flatten_dict(params["backbone"], sep="/"),
-            pathlib.Path(f"{name}.safetensors"),
-        )
-        params = {**flax.core.unfreeze(params), "backbone": jax.tree.map(jax.numpy.asarray, loaded)}
-    return params
+    loading.check_params(
+        traverse_util.flatten_dict(loaded, sep="/"),
+        traverse_util.flatten_dict(params["backbone"], sep="/"),
+        pathlib.Path(f"{name}.safetensors"),
+    )
+    return {**params, "backbone": jax.tree.map(jnp.asarray, loaded)}
 
 
 def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineConfig) -> list[sources.Video]:
@@ -185,8 +185,8 @@ def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineCo
             both = set(clips.open_sequences(source).names) & set(settings.sequences)
             if both:
                 raise errors.VosError(
-                    f"{', '.join(sorted(both))}: trained on and evaluated on; add to the source's exclude, or "
-                    "take them out of train.evaluation.sequences"
+                    f"{', '.join(sorted(both))}: trained on and evaluated on; put them into the "
+                    "source's exclude, or take them out of train.evaluation.sequences"
                 )
     data = config_dict.ConfigDict(
         {
