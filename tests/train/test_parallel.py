@@ -36,7 +36,7 @@ def start(devices, *arguments):
 
 def finish(*processes):
     for process in processes:
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=3000)
         assert process.returncode == 0, output[-4000:]
 
 
@@ -106,15 +106,13 @@ def test_two_processes_train_like_one(toy, tmp_path):
     assert clips[0] | clips[1] == set(toy[f"{SEED}/read"].tolist())
 
 
-def test_the_whole_method_on_eight_devices(tmp_path):
-    path = tmp_path / "vos.npz"
-    finish(start(8, path, "vos", "one,eight"))
-    results = read(path)
-    assert_same(results, results, "eight")
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_whole_method_in_every_way(tmp_path):
+    """Six programs of the tiny model, and two more of two processes: four minutes on two idle cores.
+
+    That its loss is a mean over clips, each on its own, is tested in test_step.py in less.
+    """
     path = tmp_path / "vos.npz"
     finish(start(8, path, "vos", ",".join(WAYS)))
     results = read(path)

@@ -224,7 +224,9 @@ class Trainer:
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(differentiate, params, first, key, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, parts)
+        # In a loop the gradients of convolutions are slow on CPU (see `step.StepConfig.unroll`).
+        unroll = self.mesh.devices.flat[0].platform == "cpu"
+        total, _ = jax.lax.scan(add, zeros, parts, unroll=unroll)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def _update(self, state: state_lib.TrainState, gradients: Any) -> state_lib.TrainState:

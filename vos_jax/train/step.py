@@ -38,6 +38,9 @@ class StepConfig:
         "backbone/stage1"); of what they compute no activation is kept and no gradient computed. The same as
         `optim.OptimConfig.frozen`.
       remat: whether activations are computed again for the gradient, frame by frame, instead of kept.
+      unroll: whether the program holds every frame of a clip, or one frame and a loop. A loop compiles
+        faster, which long clips may need, but on CPU the gradients of its convolutions take some 30 times as
+        long (XLA rewrites them for Eigen outside of loops only), and the last frame is written for nobody.
       sampling_begin: until this step the previous mask is the true one.
       sampling_prob: from then on it is the prediction with this probability, in each frame of each clip.
       oracle_prob: share of frames whose proposals are jittered true boxes with distractors, at step 0.
@@ -50,6 +53,7 @@ class StepConfig:
     losses: losses_lib.LossConfig = losses_lib.LossConfig()
     frozen: tuple[str, ...] = ()
     remat: bool = False
+    unroll: bool = True
     sampling_begin: int = 1000
     sampling_prob: float = 0.5
     oracle_prob: float = 0.5
@@ -119,7 +123,10 @@ def clip_terms(
 
     look = functools.partial(_look, model, params, frame_size=frame_size)
     if config.remat:
-        encoded, detections = jax.lax.map(jax.checkpoint(look), frames)
+        look = jax.checkpoint(look, prevent_cse=config.unroll)
+        _, (encoded, detections) = jax.lax.scan(
+            lambda none, frame: (none, look(frame)), None, frames, unroll=config.unroll
+        )
     else:
         encoded, detections = jax.vmap(look)(frames)
     oracle_key, sampling_key = jax.random.split(key)
@@ -148,9 +155,11 @@ def clip_terms(
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     if config.remat:
-        follow = jax.checkpoint(follow, prevent_cse=False)
+        follow = jax.checkpoint(follow, prevent_cse=config.unroll)
     inputs = (frames, encoded, supplied, truth, use_truth)
-    _, (terms, cross_entropy) = jax.lax.scan(follow, state, jax.tree.map(lambda x: x[1:], inputs))
+    _, (terms, cross_entropy) = jax.lax.scan(
+        follow, state, jax.tree.map(lambda x: x[1:], inputs), unroll=config.unroll
+    )
 
     counts = annotated[1:]
     terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
