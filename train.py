@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(options.workdir)
     _check_writable(workdir)
     plain = configs.as_dict(config)
-    _refuse_changes(workdir, plain, allow=options.allow_config_change)
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
+    _refuse_changes(workdir, plain, allow=options.allow_config_change)
     leads = jax.process_index() == 0
     say = screen.print if leads else lambda *_: None
 

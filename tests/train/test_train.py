@@ -20,11 +20,11 @@ from flax import traverse_util
 import train as program
 from tests import tiny
 from tests.data import tiny_training
+from vos_jax import export
 from vos_jax.train import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "tests" / "train" / "tiny_train.py")
-STEPS, EVERY = 60, 10  # of the run that is interrupted, and of its checkpoints
 SIZE = (64, 80)
 TIMES = ("clips_per_s", "data_share")
 
@@ -74,71 +74,77 @@ def rows(folder: pathlib.Path, name: str = "metrics.jsonl") -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(process: subprocess.Popen, folder: pathlib.Path, step: int) -> None:
-    """Returns once a run has logged a step."""
+def wait_for(process: subprocess.Popen, folder: pathlib.Path, step: int, before: int = 0) -> None:
+    """Returns once a run has logged a step; `before` is the inode of the file that it takes over."""
     path = folder / "metrics.jsonl"
     while process.poll() is None:
-        if path.exists() and path.read_text().count("\n") >= step:
+        if path.exists() and path.stat().st_ino != before and path.read_text().count("\n") >= step:
             return
         time.sleep(0.002)
     pytest.fail(f"ended before step {step}: {process.communicate()}")
 
 
-def test_killed_and_stopped_and_resumed_equals_uninterrupted(place):
-    long = (f"--config.train.steps={STEPS}", f"--config.train.checkpoint.every={EVERY}")
-    finish(train(place, "whole", *long))
-
-    killed = train(place, "parts", *long)
-    wait_for(killed, place / "parts", 24)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    kept = checkpoints.steps(place / "parts")[-1]
-    lost = rows(place / "parts")[-1]["step"]
-    assert EVERY <= kept <= lost < STEPS
-
-    stopped = train(place, "parts", *long)
-    wait_for(stopped, place / "parts", kept + 4)
-    stopped.send_signal(signal.SIGTERM)
-    out, _ = finish(stopped)
-    assert f"resumed at step {kept}" in out and "stopped by SIGTERM" in out
-    halted = checkpoints.steps(place / "parts")[-1]
-    assert kept < halted < STEPS and f"at step {halted}" in out
-
-    out, _ = finish(train(place, "parts", *long))
-    assert f"resumed at step {halted}" in out
-
-    def losses(folder):
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(place / folder)]
-
-    assert [row["step"] for row in losses("whole")] == list(range(1, STEPS + 1))
-    assert len({row["loss"] for row in losses("whole")}) > STEPS / 2
-    assert losses("parts") == losses("whole")
-    finals = [place / name / "checkpoints" / str(STEPS) for name in ("whole", "parts")]
-    positions = [json.loads((final / "data" / "process_0-of-1.json").read_text()) for final in finals]
-    assert positions[0] == positions[1] and positions[0]["step"] == STEPS
-    averages = [checkpoints.load_ema(place / name, STEPS) for name in ("whole", "parts")]
-    jax.tree.map(np.testing.assert_array_equal, *averages)
-
-    out, _ = finish(train(place, "parts", *long))
-    assert f"trained to step {STEPS}" in out and len(rows(place / "parts")) == STEPS
+def learned(folder: pathlib.Path) -> list[dict]:
+    """All that was logged but the times."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(folder)]
 
 
-def test_trains_evaluates_exports_and_the_export_runs(place):
-    watched = ("--config.train.evaluation.every=2", "--config.train.picture_every=2")
-    out, _ = finish(train(place, "short", *watched))
-    assert "held-back J" in out and "clips/s" in out and "ETA" in out
-    assert [row["step"] for row in rows(place / "short")] == [1, 2, 3]
-    scores = rows(place / "short", "evaluations.jsonl")
-    assert [row["step"] for row in scores] == [0, 2, 3]
+def assert_same_run(a: pathlib.Path, b: pathlib.Path, steps: int) -> None:
+    """Two runs logged the same numbers and ended with the same bits, at the same place in the data."""
+    assert [row["step"] for row in learned(a)] == list(range(1, steps + 1))
+    assert len({row["loss"] for row in learned(a)}) > steps / 2
+    assert learned(a) == learned(b)
+    assert rows(a, "evaluations.jsonl") == rows(b, "evaluations.jsonl")
+    finals = [folder / "checkpoints" / str(steps) / "data" / "process_0-of-1.json" for folder in (a, b)]
+    positions = [json.loads(final.read_text()) for final in finals]
+    assert positions[0] == positions[1] and positions[0]["step"] == steps
+    jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load_ema(folder, steps) for folder in (a, b)))
+
+
+SHORT = (
+    "--config.train.steps=8",
+    "--config.train.checkpoint.every=2",
+    "--config.train.evaluation.every=8",
+    "--config.train.picture_every=8",
+)
+
+
+@pytest.fixture(scope="module")
+def short(place) -> tuple[pathlib.Path, str]:
+    """An uninterrupted run with an evaluation at both ends and a picture; its folder and what it printed."""
+    out, _ = finish(train(place, "short", *SHORT))
+    return place / "short", out
+
+
+def test_a_run_is_logged_evaluated_and_drawn(short):
+    folder, out = short
+    assert "held-back J" in out and "clips/s" in out and "ETA" in out and "trained to step 8" in out
+    assert [row["step"] for row in rows(folder)] == list(range(1, 9))
+    assert {"loss", "refined_ce", "grad_norm", "lr", *TIMES} < rows(folder)[-1].keys()
+    scores = rows(folder, "evaluations.jsonl")
+    assert [row["step"] for row in scores] == [0, 8]
     assert all(row["J"] == row["held"] and 0 <= row["J"] <= 1 for row in scores)
-    (events,) = (place / "short" / "tensorboard").iterdir()
+    (events,) = (folder / "tensorboard").iterdir()
     assert events.read_bytes().count(b"PNG") == 1
-    step, noted = checkpoints.find(place / "short", "best")
-    assert noted["score"] == max(row["J"] for row in scores)
+    assert checkpoints.last_record(folder)["score"] == scores[-1]["J"]
 
+
+def test_killed_and_resumed_equals_uninterrupted(place, short):
+    killed = train(place, "killed", *SHORT)
+    wait_for(killed, place / "killed", 5)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    kept = checkpoints.steps(place / "killed")[-1]
+    assert 0 < kept < 8
+    out, _ = finish(train(place, "killed", *SHORT))
+    assert f"resumed at step {kept}" in out
+    assert_same_run(short[0], place / "killed", 8)
+
+
+def test_the_export_runs_and_scores_the_same(place, short):
     exported = place / "tiny.safetensors"
-    command = [sys.executable, "-m", "vos_jax.export", place / "short", exported, "--dtype", "float32"]
-    subprocess.run(command, check=True, cwd=ROOT)
+    assert export.main([str(short[0]), str(exported), "--checkpoint", "8", "--dtype", "float32"]) == 0
     evaluated = start(
         place, "eval.py", "--checkpoint", exported, "--data", place / "data", "--out", place / "results",
         "--sequences", "held", "--config.data.source=folders",
@@ -146,12 +152,40 @@ def test_trains_evaluates_exports_and_the_export_runs(place):
     finish(evaluated)
     results = json.loads((place / "results" / "results.json").read_text())
     assert results["checkpoint"] == str(exported)
-    assert results["J"]["mean"] == pytest.approx(noted["score"], abs=1e-9)
-
-    begun = finish(train(place, "second", "--init", exported, "--config.train.steps=3"))[0]
-    assert "trained to step 3" in begun
+    assert results["J"]["mean"] == pytest.approx(rows(short[0], "evaluations.jsonl")[-1]["J"], abs=1e-9)
 
 
+@pytest.mark.slow
+def test_killed_stopped_and_resumed_over_and_over_equals_uninterrupted(place):
+    long = ("--config.train.steps=60", "--config.train.checkpoint.every=10", "--config.seed=1")
+    finish(train(place, "whole", *long))
+
+    killed = train(place, "parts", *long)
+    wait_for(killed, place / "parts", 24)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    kept, lost = checkpoints.steps(place / "parts")[-1], rows(place / "parts")[-1]["step"]
+    assert 10 <= kept <= lost < 60
+
+    before = (place / "parts" / "metrics.jsonl").stat().st_ino
+    stopped = train(place, "parts", *long)
+    wait_for(stopped, place / "parts", kept + 4, before)
+    stopped.terminate()
+    out, _ = finish(stopped)
+    assert f"resumed at step {kept}" in out and "stopped by SIGTERM" in out
+    halted = checkpoints.steps(place / "parts")[-1]
+    assert kept < halted < 60 and f"at step {halted}" in out
+
+    out, _ = finish(train(place, "parts", *long))
+    assert f"resumed at step {halted}" in out
+    assert_same_run(place / "whole", place / "parts", 60)
+
+    out, _ = finish(train(place, "parts", *long))
+    assert "trained to step 60" in out and len(rows(place / "parts")) == 60
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_batch(place):
     params = traverse_util.flatten_dict(jax.device_get(tiny.params(use_proposals=False)), sep="/")
     params["null_cost"] = np.float32(np.nan)

@@ -20,6 +20,8 @@ NOT_LEARNED_FROM = (
     "checkpoint",
     "data",
     "eval",
+    "model.dataset",
+    "objects",
     "train.checkpoint",
     "train.evaluation",
     "train.init",
@@ -29,6 +31,7 @@ NOT_LEARNED_FROM = (
     "train.prefetch",
     "train.threads",
     "train.workers",
+    "training_free",
 )
 """Keys that decide where things lie, how fast it goes and what is shown, but not what is learned."""
 
