@@ -65,8 +65,12 @@ def get_config():
     memory.window = 0
 
     config.training_free = training_free = config_dict.ConfigDict()
-    # Backbone stages whose unit vectors are the keys: "c4" (stride 16), "c3" (stride 8, finer and slower).
-    training_free.features = ("c4",)
+    # Backbone stages whose unit vectors are the keys, each counting the same.
+    training_free.features = ("c3", "c4")
+    # Pixels per cell: 16, or 8: finer and some 10 times as slow (a window of 15 and a capacity of 4 suit it).
+    training_free.stride = 16
+    # Whether each frame's mean feature is taken off.
+    training_free.centred = True
     # Softmax temperature of cosine similarity.
     training_free.temperature = 0.1
     # How many memory pixels vote for a pixel.
@@ -165,9 +169,10 @@ def train(train):
     augmentation.jpeg = 0.0
 
     train.losses = losses = config_dict.ConfigDict()
-    # Weights: similarity against who is who; soft IoU of the coarse masks; cross-entropy and soft IoU of the
-    # final ones.
+    # Weights: similarity against who is who; the null cost against who is there;
+    # soft IoU of the coarse masks; cross-entropy and soft IoU of the final ones.
     losses.match = 1.0
+    losses.presence = 0.1
     losses.coarse_iou = 1.0
     losses.refined_ce = 1.0
     losses.refined_iou = 1.0

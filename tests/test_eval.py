@@ -433,7 +433,7 @@ def test_training_free_model_follows_the_rendered_objects(tmp_path):
         tmp_path / "DAVIS", sequences=("ant", "bee"), frames=14, size=(160, 288), objects=2
     )
     out = tmp_path / "out"
-    finer = "--config.training_free.features=c3,c4"  # Stride 8: these objects are small.
+    finer = "--config.training_free.stride=8"  # These objects are small.
     assert _run(davis, out, "--checkpoint", "none", "--device", "cpu", finer) == 0
     results = _results(out)
     still = []

@@ -33,7 +33,9 @@ def make_model(capacity=4):
     return training_free.TrainingFree(
         backbone=Colours(),
         key_size=4,
-        config=training_free.TrainingFreeConfig(features=("c2",), temperature=0.01, topk=4, window=0),
+        config=training_free.TrainingFreeConfig(
+            features=("c2",), stride=4, centred=False, temperature=0.01, topk=4, window=0
+        ),
         memory_config=memory.MemoryConfig(capacity=capacity, every=2),
     )
 

@@ -186,3 +186,25 @@ def test_total_weighs_every_term():
 def test_values_out_of_range_are_refused_by_name(bad):
     with pytest.raises(errors.VosError, match=next(iter(bad))):
         losses.LossConfig(**bad)
+
+
+def test_the_null_cost_learns_to_lie_above_present_objects_and_below_absent_ones():
+    """Object 0 is shown by a proposal, object 1 by none."""
+    truth = jnp.zeros((2, 4, 4)).at[0, :2].set(1.0).at[1, 3, 3].set(1.0)
+    shown = jnp.zeros((3, 4, 4)).at[0, :2].set(1.0).at[1, 2:3].set(1.0)
+    found = proposals.Proposals(
+        boxes=jnp.zeros((3, 4)), scores=jnp.ones(3), masks=shown, valid=jnp.asarray([True, True, False])
+    )
+    cost = jnp.asarray([[-0.6, -0.1, -0.9], [-0.2, -0.3, -0.9]])
+
+    def loss(null_cost, cost, valid):
+        return losses.presence_loss(cost, null_cost, found, truth, valid)
+
+    valid = jnp.ones(2, bool)
+    slope, cost_slope = jax.grad(loss, argnums=(0, 1))(jnp.asarray([-0.5, -0.5]), cost, valid)
+    assert slope[0] < 0 < slope[1], "up where the object is there, down where it is not"
+    assert not np.any(cost_slope)
+    expected = [np.log1p(np.exp(-1.0)), np.log1p(np.exp(-2.0))]  # margins (-.5 + .6) / .1 and (-.5 + .3) / .1
+    np.testing.assert_allclose(loss(jnp.asarray([-0.5, -0.5]), cost, valid), np.mean(expected), rtol=1e-5)
+    one = loss(jnp.asarray([-0.5, 7.0]), cost, jnp.asarray([True, False]))
+    np.testing.assert_allclose(one, expected[0], rtol=1e-5)

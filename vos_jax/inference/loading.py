@@ -59,6 +59,8 @@ def make_training_free(config: config_dict.ConfigDict) -> tuple[state_lib.Model,
         features=tuple(config.training_free.features),
         temperature=config.training_free.temperature,
         topk=config.training_free.topk,
+        stride=config.training_free.stride,
+        centred=config.training_free.centred,
         window=config.training_free.window,
     )
     channels = dict(zip(("c2", "c3", "c4", "c5"), backbones.CHANNELS[name], strict=True))

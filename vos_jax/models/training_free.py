@@ -25,21 +25,20 @@ class TrainingFreeConfig:
     """Settings of label propagation.
 
     Attributes:
-      features: backbone levels that make the key; the finest one sets the grid, coarser ones are upsampled.
+      features: backbone levels that make the key, each counting the same.
+      stride: pixels per cell of the grid; finer levels are averaged onto it, coarser ones upsampled.
+      centred: whether the frame's mean feature is taken off first, which all its pixels share.
       temperature: of the softmax over cosines.
       topk: memory pixels that vote for a query pixel.
       window: how far, in cells of the grid, an unpinned slot is searched; 0: everywhere.
     """
 
-    features: tuple[str, ...] = ("c4",)
-    temperature: float = 0.05
+    features: tuple[str, ...] = ("c3", "c4")
+    temperature: float = 0.1
     topk: int = 10
+    stride: int = 16
+    centred: bool = True
     window: int = 8
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell of the memory's grid."""
-        return min(STRIDES[level] for level in self.features)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,10 +64,14 @@ class TrainingFree:
         levels = []
         for name in self.config.features:
             level = getattr(features, name).astype(jnp.float32)
+            if STRIDES[name] < stride:
+                level = masks.downsample(jnp.moveaxis(level, -1, 0), stride // STRIDES[name])
+                level = jnp.moveaxis(level, 0, -1)
+            if self.config.centred:
+                level = level - jnp.mean(level, axis=(0, 1), keepdims=True)
             level = level / (jnp.linalg.norm(level, axis=-1, keepdims=True) + 1e-6)
-            factor = STRIDES[name] // stride
-            if factor > 1:
-                shape = level.shape[0] * factor, level.shape[1] * factor, level.shape[2]
+            if STRIDES[name] > stride:
+                shape = frame.shape[0] // stride, frame.shape[1] // stride, level.shape[2]
                 level = jax.image.resize(level, shape, "bilinear")
             levels.append(level)
         key = jnp.concatenate(levels, axis=-1) / len(levels) ** 0.5

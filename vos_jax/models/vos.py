@@ -97,6 +97,7 @@ class Out:
     similarity: Float[Array, "N P"]
     iou: Float[Array, "N P"]
     cost: Float[Array, "N P"]
+    null_cost: Float[Array, "N"]
     assignment: Float[Array, "N P+1"]  # the last column: in no proposal
     coarse: Float[Array, "N H/4 W/4"]
     refined_logits: Float[Array, "N H/4 W/4"] | None
@@ -186,7 +187,8 @@ class VOSNet(nn.Module):
         )
         iou = matching_lib.mask_iou(compared > 0.5, candidates.masks > 0.5)
         cost = matching_lib.cost(similarity, iou, self.lambda_logit[state.dataset])
-        assignment = self._assign(cost, state.object_valid, candidates.valid)
+        null_cost = jnp.broadcast_to(self.null_cost, state.object_valid.shape)
+        assignment = self._assign(cost, null_cost, state.object_valid, candidates.valid)
         coarse = jnp.einsum("np,phw->nhw", assignment[:, :-1], candidates.masks)
         return Out(
             detections=None,
@@ -196,6 +198,7 @@ class VOSNet(nn.Module):
             similarity=similarity,
             iou=iou,
             cost=cost,
+            null_cost=null_cost,
             assignment=assignment,
             coarse=jnp.clip(coarse, 0.0, 1.0),
             refined_logits=None,
@@ -267,11 +270,16 @@ class VOSNet(nn.Module):
         return jax.vmap(region)(boxes)
 
     def _assign(
-        self, cost: Float[Array, "N P"], object_valid: Bool[Array, "N"], proposal_valid: Bool[Array, "P"]
+        self,
+        cost: Float[Array, "N P"],
+        null_cost: Float[Array, "N"],
+        object_valid: Bool[Array, "N"],
+        proposal_valid: Bool[Array, "P"],
     ) -> Float[Array, "N P+1"]:
         c = self.config
         layer = matching_lib.MATCHINGS[c.matching] if isinstance(c.matching, str) else c.matching
-        null_cost = jnp.broadcast_to(self.null_cost, object_valid.shape)
+        # Through the soft masks the null cost only ever learns to win: it has a loss of its own.
+        null_cost = jax.lax.stop_gradient(null_cost)
         assignment = layer(cost, null_cost, object_valid, proposal_valid, config=c.matching_config)
         return matching_lib.hard(assignment) if self.hard else assignment
 

@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from vos_jax.errors import VosError
 from vos_jax.models import matching, vos
@@ -20,6 +21,7 @@ from vos_jax.typing import Array, Bool, Float
 # The terms of the loss; each has a weight of its name in `LossConfig`.
 TERMS = (
     "match",
+    "presence",
     "coarse_iou",
     "refined_ce",
     "refined_iou",
@@ -31,6 +33,8 @@ TERMS = (
 )
 # Probabilities below are as wrong as can be; the logarithm stays finite, and so does its gradient.
 TINY = 1e-12
+# Costs are cosines and IoUs: a tenth is a clear difference.
+PRESENCE_TEMPERATURE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ class LossConfig:
     """Weights of the terms, and which cells count in the bootstrapped cross-entropy.
 
     Attributes:
-      match, coarse_iou, refined_ce, refined_iou: the matching, the coarse masks, the final masks.
+      match, presence, coarse_iou, refined_ce, refined_iou: similarities, the null cost, the coarse masks, the
+        final masks.
       objectness, centerness, box, mask_bce, mask_dice: the proposal network's.
       match_iou: a proposal is nobody's match unless its IoU with the object's truth is above this.
       hard_share: share of a clip's cells, the worst, that cross-entropy counts in the end.
@@ -49,6 +54,7 @@ class LossConfig:
     """
 
     match: float = 1.0
+    presence: float = 0.1
     coarse_iou: float = 1.0
     refined_ce: float = 1.0
     refined_iou: float = 1.0
@@ -99,9 +105,9 @@ def mask_losses(
       config: see `LossConfig`.
 
     Returns:
-      The terms "match", "coarse_iou", "refined_iou" and, not part of the loss, the IoUs "j", "j_coarse",
-      "j_propagated" of hard masks, all means over the valid objects; and every cell's cross-entropy, for
-      `bootstrapped`, which looks at all frames of the clip.
+      The terms "match", "presence", "coarse_iou", "refined_iou" and, not part of the loss, the IoUs "j",
+      "j_coarse", "j_propagated" of hard masks, all means over the valid objects; and every cell's
+      cross-entropy, for `bootstrapped`, which looks at all frames of the clip.
     """
     inside = cell_valid[None]
     truth = jnp.where(inside & object_valid[:, None, None], truth, 0.0)
@@ -116,6 +122,7 @@ def mask_losses(
     best = jnp.argmax(prob, axis=0)[None] == 1 + jnp.arange(truth.shape[0])[:, None, None]
     terms = {
         "match": match_loss(out.similarity, candidates, truth, object_valid, config.match_iou),
+        "presence": presence_loss(out.cost, out.null_cost, candidates, truth, object_valid),
         "coarse_iou": mean(1.0 - soft_iou(coarse, truth)),
         "refined_iou": mean(1.0 - soft_iou(jnp.where(inside, prob[1:], 0.0), truth)),
         "j": mean(hard_iou(best & inside, truth > 0.5)),
@@ -146,6 +153,26 @@ def match_loss(
     target = jax.lax.stop_gradient(assignment[:, :-1])
     counts = object_valid[:, None] & proposals.valid[None, :]
     return _mean(jnp.square(similarity.astype(jnp.float32) - target), counts)
+
+
+def presence_loss(
+    cost: Float[Array, "N P"],
+    null_cost: Float[Array, "N"],
+    proposals: Proposals,
+    truth: Float[Array, "N H4 W4"],
+    object_valid: Bool[Array, "N"],
+) -> Float[Array, ""]:
+    """What the null cost learns from: it shall lie above a present object's best cost, below an absent one's.
+
+    Logistic in their difference. An object is present where some proposal overlaps its truth by half; with
+    none to choose, the null column is right. The costs themselves learn by `match_loss`.
+    """
+    best = jnp.min(jnp.where(proposals.valid[None, :], cost, jnp.inf), axis=1)
+    iou = matching.mask_iou(truth > 0.5, proposals.masks > 0.5)
+    present = jnp.max(jnp.where(proposals.valid[None, :], iou, 0.0), axis=1) > 0.5
+    best = jax.lax.stop_gradient(jnp.where(jnp.isfinite(best), best, 0.0))
+    margin = (null_cost - best) / PRESENCE_TEMPERATURE
+    return _mean(optax.losses.sigmoid_binary_cross_entropy(margin, present.astype(jnp.float32)), object_valid)
 
 
 def soft_iou(prob: Float[Array, "N H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "N"]:
