@@ -193,6 +193,9 @@ def train(train):
     train.step = step = config_dict.ConfigDict()
     # Whether activations are computed again for the gradient instead of kept: less memory, more time.
     step.remat = False
+    # Whether the program holds every frame of a clip, or one and a loop: compiles faster, but on CPU its
+    # gradients take thirty times as long.
+    step.unroll = True
     # Until this step the previous mask is the true one ...
     step.sampling_begin = 1000
     # ... from then on the predicted one with this probability.

@@ -82,7 +82,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, *, which: str = "best", dty
 
 
 def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:
-    dense = value.ndim >= 2 and not (value.ndim == 4 and value.shape[2] == 1)
+    # Depthwise kernels are [k, k, C] or [k, k, 1, C].
+    dense = value.ndim == 2 or (value.ndim == 4 and value.shape[2] > 1)
     return value.astype(DTYPES[dtype]) if dense else value
 
 

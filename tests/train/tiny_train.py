@@ -25,6 +25,7 @@ def get_config():
     train.picture_every = 0
     train.optim.warmup_steps = 2
     train.step.sampling_begin = 0
+    train.step.unroll = False
     train.gap.end = 1
     train.evaluation.every = 0
     train.evaluation.sequences = ("held",)

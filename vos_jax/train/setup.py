@@ -37,29 +37,29 @@ NOT_LEARNED_FROM = (
 
 
 def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
-    """Puts the folders of `--data` into the config: `NAME=DIR`, or plain `DIR`s in the sources' order.
+    """Puts the folders of `--data` into the config: `NAME=DIR`; a plain `DIR` where there is one source.
 
     Raises:
-      VosError: a name that is no source, or more folders than sources that are drawn from.
+      VosError: a name that is no source, or a folder without one where several are drawn from.
     """
     train = config.train
     drawn = [name for name, source in train.sources.items() if source.weight > 0]
-    plain = [folder for folder in folders if "=" not in folder]
-    if len(plain) > len(drawn):
-        raise errors.VosError(
-            f"--data names {len(plain)} folders, the config draws from {len(drawn)} source(s): "
-            f"{', '.join(drawn) or 'none'}; write --data NAME=DIR ({', '.join(train.sources)} or evaluation)"
-        )
-    named = [folder.split("=", 1) for folder in folders if "=" in folder]
-    for name, folder in [*zip(drawn, plain, strict=False), *named]:
+    for folder in folders:
+        name, equals, path = folder.partition("=")
+        if not equals and len(drawn) == 1:
+            name, path = drawn[0], folder
+        elif not equals:
+            raise errors.VosError(
+                f"--data {folder}: of which source? The config draws from {', '.join(drawn) or 'none'}; write "
+                "--data NAME=DIR for each"
+            )
         if name == "evaluation":
-            train.evaluation.root = folder
+            train.evaluation.root = path
         elif name in train.sources:
-            train.sources[name].root = folder
+            train.sources[name].root = path
         else:
             raise errors.VosError(
-                f"--data {name}={folder}: no source of that name; there are "
-                f"{', '.join(train.sources)} and evaluation"
+                f"--data {folder}: no source of that name; there are {', '.join(train.sources)} and evaluation"
             )
 
 
