@@ -60,7 +60,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--workdir", metavar="DIR", help="where everything goes; an existing one is resumed")
     parser.add_argument(
-        "--data", metavar="[NAME=]DIR", nargs="+", default=[], help="where the config's sources lie"
+        "--data",
+        metavar="[NAME=]DIR",
+        nargs="+",
+        default=[],
+        help="where the sources lie: static=data/static davis=data/DAVIS; also evaluation=DIR",
     )
     parser.add_argument("--init", metavar="imagenet|random|FILE", help="weights to begin with")
     parser.add_argument(

@@ -49,10 +49,13 @@ def test_recipes_are_whole_and_hold_back_what_is_evaluated(name):
 
 def test_data_folders_go_to_the_sources_that_are_drawn_from():
     config = configs.load("train_davis")
-    setup.apply_data(config, ["one", "two", "evaluation=three", "youtube_vos=four"])
+    setup.apply_data(config, ["static=one", "davis=two", "evaluation=three", "youtube_vos=four"])
     train = config.train
     assert (train.sources.static.root, train.sources.davis.root) == ("one", "two")
     assert (train.evaluation.root, train.sources.youtube_vos.root) == ("three", "four")
+    alone = configs.load("train_static")
+    setup.apply_data(alone, ["five", "evaluation=a=b"])
+    assert (alone.train.sources.static.root, alone.train.evaluation.root) == ("five", "a=b")
 
 
 def test_only_what_is_learned_from_counts_as_a_change():

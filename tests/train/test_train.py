@@ -231,11 +231,12 @@ def test_another_config_is_refused_by_its_keys(place, tmp_path, capsys, more, to
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--config", "train_davis", "--data", "a", "b", "c", "--workdir", "{}"], "3 folders"),
+        (["--config", "train_davis", "--data", "a", "--workdir", "{}"], "--data a: of which source"),
         (["--config", "train_davis", "--data", "dvais=a", "--workdir", "{}"], "no source of that name"),
         (["--config", "davis17", "--workdir", "{}"], "nothing to train on"),
         (["--config", "train_davis"], "--workdir DIR is needed"),
-        (["--config", "train_davis", "--workdir", "{}", "--data", "{}/no", "{}/no"], "{}/no: no such folder"),
+        (["--config", "train_davis", "--workdir", "{}", "--data", "davis={}/no", "static={}/no"],
+         "{}/no: no such folder"),
         (["--config", "train_davis", "--workdir", "/proc/vos_jax"], "cannot write to /proc/vos_jax"),
         (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--config.train.evaluation.every=1",
           "--config.train.sources.davis.exclude="], "held: trained on and evaluated on"),

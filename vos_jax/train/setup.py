@@ -50,8 +50,8 @@ def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
             name, path = drawn[0], folder
         elif not equals:
             raise errors.VosError(
-                f"--data {folder}: of which source? The config draws from {', '.join(drawn) or 'none'}; write "
-                "--data NAME=DIR for each"
+                f"--data {folder}: of which source? The config draws from {', '.join(drawn) or 'none'}; "
+                "write --data NAME=DIR for each"
             )
         if name == "evaluation":
             train.evaluation.root = path
@@ -59,7 +59,8 @@ def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
             train.sources[name].root = path
         else:
             raise errors.VosError(
-                f"--data {folder}: no source of that name; there are {', '.join(train.sources)} and evaluation"
+                f"--data {folder}: no source of that name; there are {', '.join(train.sources)} and "
+                "evaluation"
             )
 
 
