@@ -17,6 +17,9 @@ from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
 from vos_jax.typing import Array, Float, Shaped
 
+# A mask that peaks below this is taken for noise and not lifted to certainty.
+FAINT = 0.05
+
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 
@@ -80,7 +83,7 @@ class TrainingFree:
     def predict(
         self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, supplied: Any = None
     ) -> state_lib.Prediction:
-        """Returns the memory's own propagated mask R^p."""
+        """Returns the memory's own propagated mask R^p, scaled to a peak of 1."""
         del params, supplied
         config = read_lib.ReadConfig(
             variant="topk",
@@ -90,6 +93,10 @@ class TrainingFree:
         )
         read = read_lib.read(encoded.key, state.memory, config)
         prob = masks.upsample(read.prob, self.config.stride // state_lib.MASK_STRIDE)
+        # Votes of a small object's few cells are diluted by its surroundings; masks made from such masks fade
+        # away within frames. The object's surest pixel counts as sure.
+        peak = jnp.max(prob, axis=(1, 2), keepdims=True)
+        prob = jnp.clip(prob / jnp.maximum(peak, FAINT), 0.0, 1.0)
         presence = jnp.max(read.prob, axis=(1, 2))
         return state_lib.Prediction(prob=prob, presence=presence, read=read, out=None)
 
