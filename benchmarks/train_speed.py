@@ -1,0 +1,138 @@
+"""Clips per second of the training pipeline alone and of the training step alone, and where the time goes.
+
+    PYTHONPATH=. python benchmarks/train_speed.py --davis data/DAVIS --static data/static
+    PYTHONPATH=. python benchmarks/train_speed.py --variants resnet50 --batch 8 --steps 20
+
+Rows: the pipeline with the mixture of configs/train_davis.py; the step of each variant at 352x352 and 3
+frames, with the whole network learning and with a frozen backbone; `--parts` times the forward pass too.
+Weights are random: they change no time. Compiling takes minutes per row on a CPU.
+"""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.data import pipeline
+from vos_jax.train import ahead_of_time, optim, parallel, setup, state, step
+
+
+def pipeline_rate(config, seconds: float) -> float:
+    """Clips per second that the pipeline makes while nothing else runs."""
+    names = setup.make_model(config, hard=False).config.datasets
+    data = pipeline.make_pipeline(setup.pipeline_config(config, names))
+    for _ in range(1 + config.train.prefetch):
+        next(data)
+    begin, clips = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        clips += len(next(data)["dataset"])
+    rate = clips / (time.perf_counter() - begin)
+    data.close()
+    return rate
+
+
+def make_batch(config) -> dict[str, np.ndarray]:
+    """Noise with a moving square: what a step costs does not depend on what it sees."""
+    rng = np.random.default_rng(0)
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in ahead_of_time.batch_shapes(config).items()}
+    batch["frames"] = rng.integers(0, 256, batch["frames"].shape, np.uint8)
+    side = config.train.crop // 3
+    for time_index in range(config.train.clip_length):
+        start = side // 2 + 8 * time_index
+        batch["ids"][:, time_index, side : 2 * side, start : start + side] = 1
+    batch["object_valid"][:, 0] = True
+    batch["frame_valid"][:] = batch["truth_valid"][:] = True
+    batch["frame_size"][:] = config.train.crop
+    return batch
+
+
+def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
+    """Median wall time, after one call that is not counted."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def step_times(config, repeats: int, *, parts: bool) -> dict[str, float]:
+    """Seconds of a step, of its compilation, and, with `parts`, of its forward pass alone."""
+    model = setup.make_model(config, hard=False)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: (0.05 * rng.normal(size=x.shape)).astype(np.float32), shapes)
+    tx = optim.make_tx(setup.optim_config(config), params)
+    loss_fn = step.make_loss_fn(model, setup.step_config(config))
+    trainer = parallel.Trainer(loss_fn, tx, setup.parallel_config(config))
+    run = trainer.place(
+        jax.jit(functools.partial(state.init_train_state, tx=tx))(params, key=jax.random.key(0))
+    )
+    batch = trainer.put_batch(make_batch(config))
+    found = {}
+    if parts:
+        forward = jax.jit(loss_fn)
+        found["forward"] = seconds_per_call(lambda: forward(run.params, batch, run.key, run.step), repeats)
+
+    def once():
+        nonlocal run
+        run, metrics = trainer.step(run, batch)
+        return metrics
+
+    begin = time.perf_counter()
+    jax.block_until_ready(once())
+    found["compile"] = time.perf_counter() - begin
+    found["step"] = seconds_per_call(once, repeats)
+    return found
+
+
+@errors.entry_point
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--davis", help="DAVIS layout; without, the pipeline's row has photos only")
+    parser.add_argument("--static", help="photos with masks; without --davis and this the row is left out")
+    parser.add_argument("--variants", nargs="*", default=["lite0", "resnet50"])
+    parser.add_argument("--backbones", nargs="*", default=["full", "frozen"], choices=["full", "frozen"])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--crop", type=int, default=352)
+    parser.add_argument("--workers", type=int, default=0, help="processes of the pipeline")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the pipeline")
+    parser.add_argument("--steps", type=int, default=5, help="measured per row")
+    parser.add_argument("--parts", action="store_true", help="also the forward pass alone; compiles more")
+    args, overrides = parser.parse_known_args()
+
+    def config_of(*more: str):
+        given = [f"train.batch={args.batch}", f"train.crop={args.crop}", f"train.workers={args.workers}"]
+        return configs.load("train_davis", [*given, *more, *overrides])
+
+    print(f"{jax.devices()[0].device_kind}: {args.batch} clips of 3 x {args.crop} x {args.crop}")
+    if args.davis or args.static:
+        config = config_of()
+        for name, root in (("davis", args.davis), ("static", args.static)):
+            config.train.sources[name].root = root or ""
+            config.train.sources[name].weight = config.train.sources[name].weight if root else 0.0
+        rate = pipeline_rate(config, args.seconds)
+        print(f"pipeline alone, {args.workers} worker(s): {rate:.2f} clips/s", flush=True)
+    print(f"{'variant':<10}{'backbone':<10}{'s/step':>8}{'clips/s':>9}{'forward s':>11}{'compile s':>11}")
+    for variant in args.variants:
+        for backbone in args.backbones:
+            frozen = "backbone" if backbone == "frozen" else ""
+            config = config_of(f"model.variant={variant}", f"train.optim.frozen={frozen}")
+            found = step_times(config, args.steps, parts=args.parts)
+            forward = f"{found['forward']:.2f}" if args.parts else "-"
+            rate = args.batch / found["step"]
+            row = f"{found['step']:>8.2f}{rate:>9.2f}{forward:>11}{found['compile']:>11.0f}"
+            print(f"{variant:<10}{backbone:<10}{row}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
