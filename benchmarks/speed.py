@@ -60,9 +60,7 @@ def stages(model, params, track: tracker.Track, frame: np.ndarray) -> dict[str, 
     padded = jax.device_put(track._pad(frame))
     encode = jax.jit(model.encode)
     predict = jax.jit(lambda p, e, s: model.predict(p, e, s).prob)
-    finish = jax.jit(
-        lambda prob, valid: masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE)
-    )
+    finish = jax.jit(lambda prob, valid: masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE))
     encoded = jax.block_until_ready(encode(params, padded))
     prob = predict(params, encoded, track.state)
     return {

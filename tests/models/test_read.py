@@ -131,6 +131,18 @@ def test_gradients_are_finite_and_reach_key_value_and_mask():
         assert np.all(np.isfinite(grad)) and np.any(grad)
 
 
+def test_an_object_that_no_slot_knows_gives_no_nan_gradient():
+    memory = filled_memory()
+    memory = memory.replace(object_in_slot=jnp.asarray([[True, True, False], [False] * 3]))
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
+
+    def loss(key):
+        read = read_lib.read(query, memory.replace(key=key), read_lib.ReadConfig())
+        return jnp.sum(read.value**2) + jnp.sum(jnp.sqrt(read.prob + 1e-6))
+
+    assert np.all(np.isfinite(jax.grad(loss)(memory.key)))
+
+
 def test_padding_objects_do_not_change_the_read():
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))

@@ -55,7 +55,13 @@ def test_every_combination_of_template_alignment_and_matching_has_the_right_shap
         net = vos.VOSNet(tiny.model(template=template, alignment=align, matching=match).config)
         apply = functools.partial(net.apply, method="match")
         out = shapes_of(
-            apply, {"params": weights}, found, float32((h, w, channels)), candidates, float32((n, 16, 16)), state
+            apply,
+            {"params": weights},
+            found,
+            float32((h, w, channels)),
+            candidates,
+            float32((n, 16, 16)),
+            state,
         )
         assert out.assignment.shape == (n, 6), (template, align, match)
         assert out.coarse.shape == (n, 16, 16)
@@ -135,9 +141,7 @@ def test_scan_equals_streaming(params, follow):
     given = jax.tree.map(lambda x: jnp.stack([x] * 4), state_lib.no_given(4, SIZE))
     masks = np.zeros((4, *SIZE), np.float32)
     masks[0], masks[1] = ids[0] == 1, ids[0] == 2
-    given = given.replace(
-        prob=given.prob.at[0].set(masks), valid=given.valid.at[0, :2].set(True)
-    )
+    given = given.replace(prob=given.prob.at[0].set(masks), valid=given.valid.at[0, :2].set(True))
     state = state_lib.init_state(model, 4, SIZE, SIZE)
     run = jax.jit(lambda p, s, f, g: rollout.scan(model, p, s, f, g)[1])
     prob = run(params, state, jnp.asarray(frames), given)
@@ -188,9 +192,7 @@ def test_padding_objects_and_proposals_changes_nothing(params, remembered, match
     np.testing.assert_allclose(small.presence, large.presence[:2], atol=1e-5)
     columns = [*range(5), 12, 13]  # the real ones, then the two propagated masks
     np.testing.assert_allclose(small.out.similarity, large.out.similarity[:2][:, columns], atol=1e-5)
-    np.testing.assert_allclose(
-        small.out.assignment[:, :-1], large.out.assignment[:2][:, columns], atol=1e-5
-    )
+    np.testing.assert_allclose(small.out.assignment[:, :-1], large.out.assignment[:2][:, columns], atol=1e-5)
 
 
 def test_bfloat16_agrees_with_float32(params, remembered):

@@ -269,9 +269,9 @@ def _add_object(
 
 def _finish(sums: _Sums, slot_maximum: Float[Array, "M N Q"], slot_partition: Float[Array, "M N Q"]):
     """Divides by the partition functions; an object that no slot knows reads zeros."""
-    tiny = 1e-30
-    partition = jnp.maximum(sums.partition, tiny)
-    prob = sums.prob / jnp.maximum(sums.total, tiny)
+    # Chosen before the division: behind one by almost nothing, gradients would be 0 times infinity.
+    partition = jnp.where(sums.partition > 0, sums.partition, 1.0)
+    prob = sums.prob / jnp.where(sums.total > 0, sums.total, 1.0)
     share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / partition[None]
     # Only the object's own pixels say which slots it needs.
     mass = jnp.einsum("mnq,nq->nm", share, prob)
