@@ -1,4 +1,4 @@
-"""Seconds per frame at 480x854, by stage, for 1 and 3 objects; and whether frame 400 costs what frame 40 does.
+"""Time per frame at 480x854, by stage, for 1 and 3 objects; and whether frame 400 costs what frame 40 does.
 
     python -m benchmarks.speed [--checkpoint none|auto|PATH] [--objects 1,3] [--frames 420]
 

@@ -1,5 +1,6 @@
 """The whole method: its variants' shapes, its symmetries, and that nothing padded changes what is real."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -112,8 +113,6 @@ def test_published_variants_run_a_clip(variant):
 @pytest.mark.parametrize("variant", sorted(vos.VARIANTS))
 @pytest.mark.parametrize("changes", CHOICES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items())[:40])
 def test_published_variants_run_a_clip_whatever_is_chosen(variant, changes):
-    import dataclasses
-
     check_clip_shapes(vos.VOS(config=dataclasses.replace(vos.VARIANTS[variant], **changes)))
 
 
@@ -196,7 +195,7 @@ def test_padding_objects_and_proposals_changes_nothing(params, remembered, match
 
 
 def test_bfloat16_agrees_with_float32(params, remembered):
-    """Within 0.06 of probability at 99 % of the pixels; matching may choose another of two equal proposals."""
+    """Within 0.06 of probability at 99 % of pixels; matching may choose another of two equal proposals."""
     state, _, encoded = remembered
     exact = jax.jit(tiny.model().predict)(params, encoded, state).prob
     model = tiny.model(dtype=jnp.bfloat16)
