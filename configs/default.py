@@ -140,14 +140,19 @@ def train(train):
     train.sources = config_dict.ConfigDict()
     # Where clips are drawn from, mixed by weight; --data NAME=DIR says where they lie.
     train.sources.static = source("static", "data/static")
+    # The DAVIS layout, without the held-back sequences.
     train.sources.davis = source("davis_folder", "data/DAVIS", dataset_name="davis", exclude=HELD_BACK)
+    # YouTube-VOS; its large frames are read no larger than crops need.
     train.sources.youtube_vos = source("ytvos", "data/YouTubeVOS", dataset_name="youtube_vos", short_side=480)
 
     train.gap = gap = config_dict.ConfigDict()
     # Most frames skipped between two of a clip: from `start` at `begin_step` to `end` at `end_step`.
     gap.start = 0
+    # Most frames skipped at the end of the curriculum.
     gap.end = 25
+    # Step at which the gap begins to grow.
     gap.begin_step = 0
+    # Step at which it has grown.
     gap.end_step = 10_000
 
     train.augmentation = augmentation = config_dict.ConfigDict()
@@ -169,18 +174,25 @@ def train(train):
     augmentation.jpeg = 0.0
 
     train.losses = losses = config_dict.ConfigDict()
-    # Weights: similarity against who is who; the null cost against who is there;
-    # soft IoU of the coarse masks; cross-entropy and soft IoU of the final ones.
+    # Weights of the terms. Similarity against who is who.
     losses.match = 1.0
+    # The null cost against who is there.
     losses.presence = 0.1
+    # Soft IoU of the coarse masks.
     losses.coarse_iou = 1.0
+    # Bootstrapped cross-entropy of the final masks.
     losses.refined_ce = 1.0
+    # Soft IoU of the final masks.
     losses.refined_iou = 1.0
-    # Weights: the proposal network's.
+    # Of the proposal network: which locations lie in an object.
     losses.objectness = 1.0
+    # How central a location is in its object.
     losses.centerness = 1.0
+    # GIoU of the boxes.
     losses.box = 1.0
+    # Cross-entropy of the proposals' masks.
     losses.mask_bce = 1.0
+    # Dice of the proposals' masks.
     losses.mask_dice = 1.0
     # A proposal is nobody's match unless its IoU with the object's truth is above this.
     losses.match_iou = 0.0
@@ -188,6 +200,7 @@ def train(train):
     losses.hard_share = 0.15
     # ... falling from all of them between these steps.
     losses.hard_begin = 1000
+    # The last of these steps.
     losses.hard_end = 5000
 
     train.step = step = config_dict.ConfigDict()
@@ -208,8 +221,11 @@ def train(train):
     train.optim = optim = config_dict.ConfigDict()
     # Learning rate at the end of the warm-up; then it falls as (1 - progress)^power to final_rate times it.
     optim.learning_rate = 5e-4
+    # Steps in which the learning rate rises from 0.
     optim.warmup_steps = 200
+    # Power of the polynomial by which it falls.
     optim.power = 0.9
+    # Share of it that is left at the end.
     optim.final_rate = 0.0
     optim.lr_scales = config_dict.ConfigDict()
     # Factors on it by prefix of a parameter's path; the longest prefix counts.
@@ -220,9 +236,11 @@ def train(train):
     optim.weight_decay = 1e-2
     # Largest norm of the whole gradient; 0 = any.
     optim.clip_norm = 1.0
-    # Adam's.
+    # AdamW's decay of the first moment.
     optim.b1 = 0.9
+    # AdamW's decay of the second moment.
     optim.b2 = 0.999
+    # AdamW's epsilon.
     optim.eps = 1e-8
     # Of the averaged weights, which are evaluated and exported.
     optim.ema_decay = 0.999

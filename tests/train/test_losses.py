@@ -107,7 +107,8 @@ def frame(num_objects=N, num_proposals=P, grid=(H, W), seed=0):
         attention=None,
         similarity=rng.uniform(-1, 1, (num_objects, len(shown))).astype(np.float32),
         iou=None,
-        cost=None,
+        cost=rng.uniform(-1, 0, (num_objects, len(shown))).astype(np.float32),
+        null_cost=np.full(num_objects, -0.5, np.float32),
         assignment=None,
         coarse=rng.random((num_objects, *grid), np.float32),
         refined_logits=None,
@@ -136,11 +137,13 @@ def test_padding_changes_no_term():
     order = [*range(P), P, P + 1, P + 2, P + 3, P + 4]  # P proposals, 2 invalid ones, N + 1 propagated masks
     pictures = np.array(more.proposals.masks)
     pictures[:P, :H, :W], pictures[P + 2 : P + 2 + N, :H, :W] = small[:P], small[P:]
-    similarity = np.array(more.similarity)
-    similarity[:N, :P], similarity[:N, P + 2 : P + 2 + N] = out.similarity[:, :P], out.similarity[:, P:]
+    similarity, cost = np.array(more.similarity), np.array(more.cost)
+    for big, real in ((similarity, out.similarity), (cost, out.cost)):
+        big[:N, :P], big[:N, P + 2 : P + 2 + N] = real[:, :P], real[:, P:]
     padded = more.replace(
         proposals=candidates(pictures, [index < P or P + 2 <= index < P + 2 + N for index in order]),
         similarity=similarity,
+        cost=cost,
         coarse=put(more.coarse, out.coarse),
     )
     padded_prob = np.concatenate([np.zeros((N + 1, H + 3, W + 2)), np.zeros((1, H + 3, W + 2))])
