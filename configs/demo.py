@@ -2,8 +2,8 @@
 
 Command:  make demo   (python eval.py --config demo --overlay)
 Hardware: 2 CPU cores
-Time:     21 s of CPU time, half of it compilation
-Expected: J&F 0.887 (J 0.878, F 0.895) with --checkpoint none
+Time:     18 s, a third of it compilation (25 s of CPU time)
+Expected: J&F 0.941 (J 0.912, F 0.971) with --checkpoint none
 """
 
 from vos_jax import config as configs
