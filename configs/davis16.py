@@ -2,8 +2,8 @@
 
 Command:  python eval.py --config davis16 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
-Time:     not yet measured
-Expected: J&F not yet measured
+Time:     some 0.3 s per frame with --checkpoint none
+Expected: J&F 0.587 (J 0.601, F 0.574) with --checkpoint none on the ten sequences of docs/results.md
 """
 
 from vos_jax import config as configs
