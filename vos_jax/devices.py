@@ -37,7 +37,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
 
     glibc maps every block above 32 MB anew and hands it back when freed, so each frame would pay the page
-    faults of all its large temporaries again: a third of lite0's time (docs/performance.md).
+    faults of all its large temporaries again.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
