@@ -45,8 +45,12 @@ def get_config():
     model.matching = configs.choice("pgd")
     # How the memory is read: "object", "shared", "topk", "kernelized", "l2".
     model.read = configs.choice("object")
+    # What is alike in it: "l2" (negative squared distance, as STCN) or "dot" (as STM).
+    model.affinity = configs.choice("l2")
     # Where proposals come from: "network"; "none" leaves the masks that the memory propagates.
     model.proposals = "network"
+    # Most proposals of a frame.
+    model.num_proposals = 32
     # Whether RefineNet sharpens the coarse masks.
     model.refine = True
     # Whose similarity/IoU balance (lambda) matching uses: a training set's name, or "default".

@@ -160,7 +160,7 @@ def remembered(params):
         state = state_lib.init_state(model, 2, SIZE, SIZE)
         given = state_lib.no_given(2, SIZE).replace(prob=masks, valid=jnp.ones(2, bool))
         state, _, _ = rollout.frame_step(model, params, state, frames[0], given)
-        return state, model.encode(params, frames[1])
+        return state, model.encode(params, frames[1], state.frame_size)
 
     masks = jnp.stack([ids[0] == 1, ids[0] == 2]).astype(jnp.float32)
     state, encoded = run(params, jnp.asarray(frames), masks)

@@ -80,8 +80,12 @@ def vos_config(config: config_dict.ConfigDict) -> vos.VOSConfig:
         variant,
         memory=memory_config(config),
         read=read_lib.ReadConfig(
-            variant=config.model.read, topk=config.memory.topk, window=config.memory.window
+            variant=config.model.read,
+            affinity=config.model.affinity,
+            topk=config.memory.topk,
+            window=config.memory.window,
         ),
+        proposals=dataclasses.replace(variant.proposals, capacity=config.model.num_proposals),
         template=config.model.template,
         alignment=config.model.alignment,
         matching=config.model.matching,

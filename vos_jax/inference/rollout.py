@@ -40,7 +40,7 @@ def frame_step(
         object_valid=state.object_valid & ~given.remove,
         prev_prob=jnp.where(given.remove[:, None, None], 0.0, state.prev_prob),
     )
-    encoded = model.encode(params, frame)
+    encoded = model.encode(params, frame, state.frame_size)
     prediction = model.predict(params, encoded, state, given.proposals)
 
     given_prob = masks.downsample(given.prob, state_lib.MASK_STRIDE)

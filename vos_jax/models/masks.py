@@ -50,6 +50,15 @@ def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: in
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 
 
+def repeat_border(
+    prob: Float[Array, "*n h w"], frame_size: Float[Array, "2"], stride: int
+) -> Float[Array, "*n h w"]:
+    """Puts the nearest real cell's value into each cell of the padding, where `pixel_valid` is false."""
+    last = jnp.ceil(frame_size / stride - 0.5).astype(jnp.int32) - 1
+    rows, columns = (jnp.minimum(jnp.arange(n), last[i]) for i, n in enumerate(prob.shape[-2:]))
+    return jnp.take(jnp.take(prob, rows, axis=-2, mode="clip"), columns, axis=-1, mode="clip")
+
+
 def to_ids(prob: Float[Array, "N+1 h w"], factor: int) -> Int[Array, "H W"]:
     """Returns the most probable object of each full-size pixel, 0 for background; ties go to the lower."""
     return jnp.argmax(upsample(prob, factor), axis=0).astype(jnp.uint8)

@@ -16,6 +16,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from vos_jax import errors
 from vos_jax.models import memory as memory_lib
 from vos_jax.typing import Array, Bool, Float
 
@@ -34,6 +35,7 @@ class ReadConfig:
 
     Attributes:
       variant: a name in `READS` or a callable of the same signature.
+      affinity: a name in `AFFINITIES` or a callable of the same signature (variant "l2" has its own).
       scale: factor on the dot product or squared distance; None: 1/sqrt(Ck).
       topk: only a query pixel's `topk` highest affinities count (variant "topk").
       window: unpinned slots are seen only within so many cells of the query pixel; 0: everywhere.
@@ -41,6 +43,7 @@ class ReadConfig:
     """
 
     variant: str | Callable = "object"
+    affinity: str | Callable = "dot"
     scale: float | None = None
     topk: int = 32
     window: int = 0
@@ -94,6 +97,17 @@ def negative_squared_distance(query: Float[Array, "Q Ck"], key: Float[Array, "K 
     return 2.0 * dot(query, key) - query_norm[:, None] - key_norm[None, :]
 
 
+AFFINITIES = {"dot": dot, "l2": negative_squared_distance}
+
+
+def _named(choice: str | Callable, known: dict[str, Callable], kind: str) -> Callable:
+    if callable(choice):
+        return choice
+    if choice not in known:
+        raise errors.VosError(f"model.{kind} is {choice!r}; there are {', '.join(known)}, or any callable")
+    return known[choice]
+
+
 def _slot(memory: memory_lib.Memory, index: Array) -> _Slot:
     n, _, h, w = memory.prob.shape
 
@@ -124,10 +138,10 @@ def _logits_fn(
     grid: tuple[int, int],
     *,
     config: ReadConfig,
-    affinity: Callable = dot,
     kernelized: bool = False,
 ) -> Callable[[_Slot], Float[Array, "Q K"]]:
     """Returns the function that gives the affinity of some rows of query pixels with one slot's pixels."""
+    affinity = _named(config.affinity, AFFINITIES, "affinity")
     scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
     query = query * jnp.asarray(scale**0.5, query.dtype)
     query_y, query_x = _positions(query_rows, grid[1])
@@ -180,7 +194,6 @@ def _stream(
     memory: memory_lib.Memory,
     *,
     config: ReadConfig,
-    affinity: Callable = dot,
     weight: Callable = lambda prob: prob + EPSILON,
     kernelized: bool = False,
 ) -> Read:
@@ -189,9 +202,7 @@ def _stream(
 
     def read_block(query: Float[Array, "Q Ck"], query_rows: Array) -> tuple[Array, ...]:
         q = query.shape[0]
-        logits_of = _logits_fn(
-            query, query_rows, (h, w), config=config, affinity=affinity, kernelized=kernelized
-        )
+        logits_of = _logits_fn(query, query_rows, (h, w), config=config, kernelized=kernelized)
 
         def add_slot(sums: _Sums, index: Array) -> tuple[_Sums, tuple[Array, Array]]:
             slot = _slot(memory, index)
@@ -349,7 +360,7 @@ def kernelized(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, con
 
 def l2(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: ReadConfig) -> Read:
     """STCN: `shared` by negative squared distance."""
-    return _stream(query_key, memory, config=config, weight=_uniform, affinity=negative_squared_distance)
+    return shared(query_key, memory, dataclasses.replace(config, affinity="l2"))
 
 
 READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized, "l2": l2}
@@ -368,7 +379,6 @@ def read(query_key: Float[Array, "h w Ck"], memory: memory_lib.Memory, config: R
       where no slot knows the object. Computed in fp32, returned in the memory's dtype.
 
     Raises:
-      KeyError: `config.variant` names no read.
+      VosError: `config.variant` names no read, or `config.affinity` no affinity.
     """
-    variant = config.variant if callable(config.variant) else READS[config.variant]
-    return variant(query_key, memory, config)
+    return _named(config.variant, READS, "read")(query_key, memory, config)

@@ -65,8 +65,8 @@ class Model(Protocol):
     def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
         """Returns an empty memory for padded frames of (H, W) pixels."""
 
-    def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> Encoded:
-        """Encodes a padded frame, uint8 or float in [0, 1]."""
+    def encode(self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]) -> Encoded:
+        """Encodes a padded frame, uint8 or float in [0, 1], of which (height, width) pixels are real."""
 
     def predict(self, params: Any, encoded: Encoded, state: State, supplied: Any = None) -> Prediction:
         """Segments an encoded frame; `supplied` are `Given.proposals`."""

@@ -60,7 +60,9 @@ class TrainingFree:
             self.memory_config, num_objects, grid, key_size=self.key_size, embed_size=0, value_size=0
         )
 
-    def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
+    def encode(
+        self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
+    ) -> state_lib.Encoded:
         """Returns unit-vector keys; of several levels, each counts the same."""
         features = self.backbone.apply({"params": params}, frame)
         stride = self.config.stride
@@ -71,7 +73,10 @@ class TrainingFree:
                 level = masks.downsample(jnp.moveaxis(level, -1, 0), stride // STRIDES[name])
                 level = jnp.moveaxis(level, 0, -1)
             if self.config.centred:
-                level = level - jnp.mean(level, axis=(0, 1), keepdims=True)
+                # After the averaging onto the grid a level is as coarse as that.
+                cell = max(stride, STRIDES[name])
+                real = masks.pixel_valid(frame_size, level.shape[:2], cell)[..., None]
+                level = level - jnp.mean(level, axis=(0, 1), keepdims=True, where=real)
             level = level / (jnp.linalg.norm(level, axis=-1, keepdims=True) + 1e-6)
             if STRIDES[name] > stride:
                 shape = frame.shape[0] // stride, frame.shape[1] // stride, level.shape[2]
@@ -92,12 +97,14 @@ class TrainingFree:
             window=self.config.window,
         )
         read = read_lib.read(encoded.key, state.memory, config)
-        prob = masks.upsample(read.prob, self.config.stride // state_lib.MASK_STRIDE)
+        # What the padding reads may neither be the peak nor bleed over the border.
+        cells = masks.repeat_border(read.prob, state.frame_size, self.config.stride)
+        prob = masks.upsample(cells, self.config.stride // state_lib.MASK_STRIDE)
         # Votes of a small object's few cells are diluted by its surroundings; masks made from such masks fade
         # away within frames. The object's surest pixel counts as sure.
         peak = jnp.max(prob, axis=(1, 2), keepdims=True)
         prob = jnp.clip(prob / jnp.maximum(peak, FAINT), 0.0, 1.0)
-        presence = jnp.max(read.prob, axis=(1, 2))
+        presence = jnp.max(cells, axis=(1, 2))
         return state_lib.Prediction(prob=prob, presence=presence, read=read, out=None)
 
     def value(

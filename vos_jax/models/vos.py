@@ -59,7 +59,7 @@ class VOSConfig:
     match_size: int = 64
     refine_channels: tuple[int, int, int] = (128, 64, 32)
     memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
-    read: read_lib.ReadConfig = read_lib.ReadConfig()
+    read: read_lib.ReadConfig = read_lib.ReadConfig(affinity="l2")
     proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
     use_proposals: bool = True
     template: str | Callable = "dynamic"
@@ -332,8 +332,11 @@ class VOS:
             dtype=c.dtype,
         )
 
-    def encode(self, params: Any, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
+    def encode(
+        self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
+    ) -> state_lib.Encoded:
         """See `VOSNet.encode`."""
+        del frame_size
         return self._apply(params, frame, method="encode")
 
     def predict(

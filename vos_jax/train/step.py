@@ -186,7 +186,7 @@ def _look(
     model: vos.VOS, params: Any, frame: Shaped[Array, "H W 3"], *, frame_size: Array
 ) -> tuple[state_lib.Encoded, proposals_lib.Detections | None]:
     """All that ONE frame alone tells."""
-    encoded = model.encode(params, frame)
+    encoded = model.encode(params, frame, frame_size)
     if not model.config.use_proposals:
         return encoded, None
     network = vos.VOSNet(model.config)
@@ -266,8 +266,8 @@ class _Ahead:
     def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
         return self.model.init_memory(num_objects, size)
 
-    def encode(self, params: Any, frame: Array) -> state_lib.Encoded:
-        del params, frame
+    def encode(self, params: Any, frame: Array, frame_size: Array) -> state_lib.Encoded:
+        del params, frame, frame_size
         return self.encoded
 
     def predict(
