@@ -61,10 +61,11 @@ def stages(model, params, track: tracker.Track, frame: np.ndarray) -> dict[str, 
     encode = jax.jit(model.encode)
     predict = jax.jit(lambda p, e, s: model.predict(p, e, s).prob)
     finish = jax.jit(lambda prob, valid: masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE))
-    encoded = jax.block_until_ready(encode(params, padded))
+    size = track.state.frame_size
+    encoded = jax.block_until_ready(encode(params, padded, size))
     prob = predict(params, encoded, track.state)
     return {
-        "backbone and key": measure(lambda: encode(params, padded)),
+        "backbone and key": measure(lambda: encode(params, padded, size)),
         "read to masks": measure(lambda: predict(params, encoded, track.state)),
         "upsampling and argmax": measure(lambda: finish(prob, track.state.object_valid)),
     }

@@ -1,4 +1,4 @@
-"""The shipped lite0, first stage: one run on two CPU cores, frozen ImageNet backbone, photos and DAVIS at once.
+"""The shipped lite0, first stage: two CPU cores, frozen ImageNet backbone, photos and DAVIS in one run.
 
 Command:  python train.py --config train_small --workdir runs/small
           --data static=data/static davis=data/DAVIS
