@@ -40,7 +40,7 @@ def workdir(tmp_path, params):
 
 def test_the_file_holds_the_best_average_and_the_record_says_how_it_was_made(workdir, params, tmp_path):
     out = tmp_path / "out" / "tiny.safetensors"
-    assert export.main([str(workdir), str(out)]) == 0
+    assert export.main([str(workdir), str(out), "--note", "licences=DAVIS: CC BY-NC 4.0 = no sale"]) == 0
     data = out.read_bytes()
     flat, metadata = weights_io.load(data, "")
     assert metadata == {"variant": "tiny", "step": "10"}
@@ -53,6 +53,7 @@ def test_the_file_holds_the_best_average_and_the_record_says_how_it_was_made(wor
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["sha256"] == hashlib.sha256(data).hexdigest()
     assert (record["step"], record["commit"], record["command"]) == (10, "abc", "python train.py")
+    assert record["licences"] == "DAVIS: CC BY-NC 4.0 = no sale"
     assert record["score"]["J"] == 0.7 and len(record["score"]["sequences"]) == 7
     assert set(record["data"]) == {"static", "davis"} and record["data"]["davis"]["weight"] == 0.6
     assert record["config"]["train"]["steps"] == 20_000
@@ -77,6 +78,8 @@ def test_bad_input_is_one_clear_line(workdir, tmp_path, capsys):
         ([tmp_path, tmp_path / "w.safetensors"], "no checkpoint; "),
         ([workdir, tmp_path / "w.safetensors", "--checkpoint", "7"], "there are 10, 20, best and last"),
         ([workdir, tmp_path / "file" / "w.safetensors"], "cannot be written"),
+        ([workdir, tmp_path / "w.safetensors", "--note", "licences"], "write --note KEY=TEXT"),
+        ([workdir, tmp_path / "w.safetensors", "--note", "step=7"], "the record says that by itself"),
     ):
         assert export.main(list(map(str, arguments))) == 2
         err = capsys.readouterr().err

@@ -4,7 +4,7 @@
     python eval.py --config davis17 --checkpoint vos_jax/weights/lite0.safetensors
 
 takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON):
-config, data, step, score, commit and the file's sha256.
+config, data, step, score, commit, the file's sha256, and what `--note KEY=TEXT` adds, such as licences.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,14 @@ from vos_jax.train import checkpoints
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 
 
-def export(workdir: pathlib.Path, out: pathlib.Path, *, which: str = "best", dtype: str = "bfloat16") -> dict:
+def export(
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    which: str = "best",
+    dtype: str = "bfloat16",
+    notes: Mapping[str, str] = types.MappingProxyType({}),
+) -> dict:
     """Writes the weights of one checkpoint to `out` and returns their record.
 
     Dense kernels take `dtype`; biases, depthwise kernels and scalars stay float32: they are few, and in
@@ -36,9 +44,12 @@ def export(workdir: pathlib.Path, out: pathlib.Path, *, which: str = "best", dty
       workdir: a run of train.py, finished or not.
       out: ends in .safetensors; its record is `out` with .json.
       which: "best", "last" or a step.
+      dtype: of the dense kernels.
+      notes: more of the record, which cannot replace what it says by itself.
 
     Raises:
-      VosError: no such checkpoint, a damaged one, weights that are not finite, or `out` cannot be written.
+      VosError: no such checkpoint, a damaged one, weights that are not finite, a note of a name that the
+        record has, or `out` cannot be written.
     """
     if out.suffix != ".safetensors":
         raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
@@ -70,6 +81,9 @@ def export(workdir: pathlib.Path, out: pathlib.Path, *, which: str = "best", dty
         "command": noted.get("command"),
         "config": config,
     }
+    if taken := sorted(set(notes) & set(record)):
+        raise errors.VosError(f"--note {taken[0]}: the record says that by itself; choose another name")
+    record |= notes
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # The record first goes: a file without one is taken as it is, one with a foreign one is refused.
@@ -112,8 +126,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .safetensors")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the dense kernels")
+    parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more of the record")
     args = parser.parse_args(arguments)
-    record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype)
+    if wrong := [note for note in args.note if "=" not in note.lstrip("=")]:
+        raise errors.VosError(f"--note {wrong[0]}: write --note KEY=TEXT, as --note licence='CC BY-NC 4.0'")
+    notes = dict(note.split("=", 1) for note in args.note)
+    record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype, notes=notes)
     score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""
     what = f"{record['parameters']:,} parameters of {record['variant']}, step {record['step']}"
     print(f"{args.out}: {what}{score}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,11 +26,21 @@ class TrackedFrame:
       ids: uint8 [H, W], the user's object ids, 0 for background.
       presence: per id, how sure the model is that the object is in the frame, in [0, 1].
       prob: float [N+1, H, W] in the order (background, *presence), or None if it was not asked for.
+      stages: ids as `ids`, by the name of each stage that was asked for: what came before refinement. What
+        the user drew in a frame is not in them.
     """
 
     ids: np.ndarray
     presence: dict[int, float]
     prob: np.ndarray | None = None
+    stages: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+STAGES: dict[str, Callable[[Any], jax.Array]] = {
+    "coarse": lambda out: out.coarse,
+    "propagated": lambda out: out.proposals.masks[-out.coarse.shape[0] :],
+}
+"""Masks [N, H/4, W/4] on the way to the final ones, by name, from a trained model's `Prediction.out`."""
 
 
 class Tracker:
@@ -49,11 +59,13 @@ class Tracker:
         *,
         buckets: Sequence[int] = DEFAULT_BUCKETS,
         with_prob: bool = False,
+        stages: Sequence[str] = (),
     ):
         self.model = model
         self.params = jax.device_put(params)
         self.buckets = tuple(sorted(buckets))
         self.with_prob = with_prob
+        self.stages = tuple(stages)
         self.seconds = {"compile": 0.0, "inference": 0.0}
         self.frames = 0
         self._steps = {}
@@ -68,7 +80,12 @@ class Tracker:
         state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
         ids = masks.to_ids(prob, state_lib.MASK_STRIDE)
         full = masks.upsample(prob, state_lib.MASK_STRIDE) if self.with_prob else None
-        return state, ids, prediction.presence, full
+        stages = {name: STAGES[name](prediction.out) for name in self.stages}
+        stages = {
+            name: masks.to_ids(masks.aggregate(x, state.object_valid), state_lib.MASK_STRIDE)
+            for name, x in stages.items()
+        }
+        return state, ids, prediction.presence, full, stages
 
     def step(self, state: state_lib.State, frame: np.ndarray, given: state_lib.Given):
         """Runs the compiled step for these shapes, compiling it first where that is new."""
@@ -161,13 +178,14 @@ class Track:
             )
         given = self._given(ids, tuple(remove))
         outputs = self.tracker.step(self.state, self._pad(frame), given)
-        self.state, padded_ids, presence, prob = outputs
+        self.state, padded_ids, presence, prob, stages = outputs
         self._index += 1
         height, width = self.size
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
             table[index + 1] = user_id
         result = table[np.asarray(padded_ids)[:height, :width]]
+        stages = {name: table[np.asarray(x)[:height, :width]] for name, x in stages.items()}
         if ids is not None:
             # What the user drew is true, to the pixel.
             given_ids = np.setdiff1d(np.unique(ids), [0])
@@ -181,7 +199,7 @@ class Track:
         if prob is not None:
             order = [0, *[index + 1 for index in self.objects.values()]]
             prob = np.asarray(prob)[order, :height, :width]
-        return TrackedFrame(ids=result, presence=present, prob=prob)
+        return TrackedFrame(ids=result, presence=present, prob=prob, stages=stages)
 
     def _pad(self, frame: np.ndarray) -> np.ndarray:
         extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]

@@ -1,0 +1,146 @@
+"""What each part of the method is worth: its variants swapped in at test time, on data never trained on.
+
+    python -m benchmarks.ablations --checkpoint auto --davis data/DAVIS --static data/static
+
+Judged are the sequences that training holds back, and pseudo-clips with look-alikes: photos of several true
+instances (configs/train_small.py, JUDGED_PHOTOS) with objects of such photos pasted over them. The weights
+are the same in every row: what a variant would gain by training for it is not seen here.
+
+J is the mean over objects of the mean over frames at full size: of the final masks, of the matched proposals
+before refinement ("coarse"), and of what the memory propagates by itself.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.data import pipeline, pseudo_clips, sequences, sources
+from vos_jax.inference import loading, tracker
+from vos_jax.metrics import davis
+
+JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
+STAGES = ("final", "coarse", "propagated")
+VARIANTS = {
+    "the method": (),
+    "alignment none": ("model.alignment=none",),
+    "alignment pooled": ("model.alignment=pooled",),
+    "alignment topk": ("model.alignment=topk",),
+    "alignment transport": ("model.alignment=transport",),
+    "template first": ("model.template=first",),
+    "template previous": ("model.template=previous",),
+    "template mean": ("model.template=mean",),
+    "matching hungarian": ("model.matching=hungarian",),
+    "matching greedy": ("model.matching=greedy",),
+    "matching sinkhorn": ("model.matching=sinkhorn",),
+    "read shared": ("model.read=shared",),
+    "read topk": ("model.read=topk",),
+    "propagated masks are the only proposals": ("model.proposals=none",),
+    "no RefineNet": ("model.refine=false",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Frames uint8 [T, H, W, 3] and ids uint8 [T, H, W]; the first frame's ids are given."""
+
+    frames: np.ndarray
+    ids: np.ndarray
+
+
+def held_back(root: str, frames: int) -> Iterator[Clip]:
+    """The first frames of each sequence that training holds back."""
+    source = sources.FoldersSource(root, sequences=configs.default().train.evaluation.sequences)
+    for name in source.sequences():
+        video = source.video(name)
+        length = min(frames, len(video))
+        yield Clip(
+            np.stack([video.frame(index) for index in range(length)]),
+            np.stack([video.annotation(index) for index in range(length)]),
+        )
+
+
+def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> Iterator[Clip]:
+    """Pseudo-clips of one to four objects among people and things of their own kind; always the same ones."""
+    batch = 4
+    source = sequences.SourceConfig(kind="static", root=root, sequences=JUDGED_PHOTOS)
+    data = pipeline.make_pipeline(
+        pipeline.PipelineConfig(
+            sources=(source,),
+            clip_length=length,
+            crop=crop,
+            batch=batch,
+            seed=seed,
+            pseudo=pseudo_clips.PseudoClip(size=(0.2, 0.5)),
+        )
+    )
+    for number in range(0, count, batch):
+        drawn = next(data)
+        for frames, ids in list(zip(drawn["frames"], drawn["ids"], strict=True))[: count - number]:
+            yield Clip(frames, ids)
+    data.close()
+
+
+def score(follower: tracker.Tracker, clips: list[Clip]) -> dict[str, float]:
+    """Mean J by stage, and the seconds that a frame took."""
+    before = follower.seconds["inference"], follower.frames
+    means: dict[str, list[float]] = {name: [] for name in STAGES}
+    for clip in clips:
+        tracked = list(follower.track(clip.frames, {0: clip.ids[0]}))
+        for name in STAGES:
+            ids = np.stack([t.ids if name == "final" else t.stages[name] for t in tracked])
+            for i in np.unique(clip.ids[0])[1:]:
+                pairs = zip(clip.ids[1:] == i, ids[1:] == i, strict=True)
+                means[name].append(float(np.mean([davis.region_similarity(*pair) for pair in pairs])))
+    seconds, frames = follower.seconds["inference"] - before[0], follower.frames - before[1]
+    return {name: float(np.mean(values)) for name, values in means.items()} | {"seconds": seconds / frames}
+
+
+@errors.entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--davis", required=True, help="a folder of folders with the held-back sequences")
+    parser.add_argument("--static", required=True, help="photos with masks")
+    parser.add_argument("--frames", type=int, default=30, help="of each held-back sequence")
+    parser.add_argument("--clips", type=int, default=100, help="pseudo-clips")
+    parser.add_argument("--length", type=int, default=8, help="frames of a pseudo-clip")
+    parser.add_argument("--variants", help="names separated by commas; default: all")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSONL file that each row is added to")
+    rest, overrides = configs.split_arguments(sys.argv[1:])
+    options = parser.parse_args(rest)
+    names = list(VARIANTS) if options.variants is None else options.variants.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise errors.VosError(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    videos = list(held_back(options.davis, options.frames))
+    clips = list(look_alikes(options.static, options.clips, length=options.length, crop=352, seed=7))
+    print(
+        f"{jax.devices()[0].device_kind}, checkpoint {options.checkpoint}, {len(videos)} held-back sequences"
+    )
+    print(f"of {options.frames} frames at most; {len(clips)} pseudo-clips of {options.length} frames\n")
+    print("| variant | J | coarse | propagated | s/frame | J, look-alikes | coarse | propagated | s/frame |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for name in names:
+        config = configs.load("default", [*VARIANTS[name], *overrides])
+        model, params, _ = loading.make_model(config, options.checkpoint)
+        follower = tracker.Tracker(model, params, stages=STAGES[1:])
+        start = time.perf_counter()
+        found = {"held_back": score(follower, videos), "look_alikes": score(follower, clips)}
+        cells = [f"{value:.3f}" for scores in found.values() for value in scores.values()]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        if options.out is not None:
+            row = {"variant": name, "overrides": overrides, **found, "wall": time.perf_counter() - start}
+            with options.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
