@@ -33,6 +33,11 @@ def choose(name: str | None) -> str:
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
 
 
+def local() -> list[jax.Device]:
+    """The devices of this process that work is spread over."""
+    return jax.local_devices()
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
 
