@@ -27,19 +27,25 @@ class Follower(Protocol):
 def forward(
     follower: Follower, frames: Frames, length: int, size: tuple[int, int], annotations: Annotations
 ) -> Indexed:
-    """Follows objects from their annotations to the end; before them their masks are empty."""
-    del size
-    yield from enumerate(follower.track(frames(range(length)), annotations))
+    """Follows objects from their annotations to the end; before the first one all masks are empty.
+
+    Frames before it are not even looked at: an object that is there but not yet known would be remembered as
+    background.
+    """
+    first = min(annotations)
+    for index in range(first):
+        yield index, _nothing(size)
+    ahead = {index - first: ids for index, ids in annotations.items()}
+    yield from enumerate(follower.track(frames(range(first, length)), ahead), first)
 
 
 def backward(
     follower: Follower, frames: Frames, length: int, size: tuple[int, int], annotations: Annotations
 ) -> Indexed:
-    """Follows objects from their annotations to the beginning; after them their masks are empty."""
+    """Follows objects from their annotations to the beginning; after the last one all masks are empty."""
     last = max(annotations)
-    nothing = tracker.TrackedFrame(ids=np.zeros(size, np.uint8), presence={})
     for index in range(length - 1, last, -1):
-        yield index, nothing
+        yield index, _nothing(size)
     tracked = follower.track(frames(range(last, -1, -1)), reverse(annotations))
     yield from zip(range(last, -1, -1), tracked, strict=True)
 
@@ -47,10 +53,11 @@ def backward(
 def both(
     follower: Follower, frames: Frames, length: int, size: tuple[int, int], annotations: Annotations
 ) -> Indexed:
-    """Follows objects from their annotations to both ends, first backward, then forward.
+    """Follows objects from their annotations to the end, then from there to the beginning.
 
-    Where annotations lie in several frames, an object is taken from the backward pass only before its first
-    annotation, and only where the forward pass sees background. Such masks wait as PNGs of some kilobytes.
+    The way back begins at the last annotated frame, with all that is known in it. Between the first and the
+    last annotated frame, an object comes from the way back only before its first annotation, and only where
+    the way forth saw background; until then masks wait as PNGs of some kilobytes.
     """
     first, last = min(annotations), max(annotations)
     starts: dict[int, int] = {}
@@ -58,23 +65,27 @@ def both(
         for object_id in np.unique(annotations[index]).tolist():
             starts.setdefault(object_id, index)
     waiting: dict[int, tuple[bytes, dict[int, float]]] = {}
-    for index, result in backward(follower, frames, last + 1, size, annotations):
+    known = annotations[last]
+    for index, result in forward(follower, frames, length, size, annotations):
+        if index >= last:
+            known = result.ids if index == last else known
+            yield index, result
+        elif index >= first:
+            waiting[index] = cv2.imencode(".png", result.ids)[1].tobytes(), result.presence
+    for index, result in backward(follower, frames, last + 1, size, {**annotations, last: known}):
         if index < first:
             yield index, result
         elif index < last:
-            later = [o for o in result.presence if starts[o] > index]
-            ids = np.where(np.isin(result.ids, later), result.ids, 0).astype(np.uint8)
-            encoded = cv2.imencode(".png", ids)[1].tobytes()
-            waiting[index] = encoded, {o: result.presence[o] for o in later}
-    ahead = {index - first: ids for index, ids in annotations.items()}
-    for offset, result in enumerate(follower.track(frames(range(first, length)), ahead)):
-        index = first + offset
-        if index in waiting:
             encoded, presence = waiting.pop(index)
             ids = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-            ids = np.where(result.ids > 0, result.ids, ids)
-            result = tracker.TrackedFrame(ids=ids, presence=result.presence | presence)
-        yield index, result
+            later = {o: sure for o, sure in result.presence.items() if starts[o] > index}
+            fills = (ids == 0) & np.isin(result.ids, list(later))
+            ids = np.where(fills, result.ids, ids).astype(np.uint8)
+            yield index, tracker.TrackedFrame(ids=ids, presence=presence | later)
+
+
+def _nothing(size: tuple[int, int]) -> tracker.TrackedFrame:
+    return tracker.TrackedFrame(ids=np.zeros(size, np.uint8), presence={})
 
 
 DIRECTIONS = {"forward": forward, "backward": backward, "both": both}
