@@ -1,10 +1,24 @@
 """A training-free model whose features are pooled colours, and coloured squares that it follows."""
 
+import contextlib
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.models import backbones, memory, training_free
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Compiles without optimisation: what a test compiles it runs a few times."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Colours(nn.Module):

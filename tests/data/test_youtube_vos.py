@@ -47,7 +47,15 @@ def test_all_frames_are_seen_and_the_required_ones_written(tmp_path):
         video.check()
         assert len(video) == 26 and sources.written_names(video) == SPACED
         assert video.first_frames == {3: 0, 7: 10} and sorted(video.inputs()) == [0, 10]
-        assert video.scored == {3: frozenset(range(0, 26, 5)), 7: frozenset(range(10, 26, 5))}
+        assert video.required_of == {3: frozenset(range(0, 26, 5)), 7: frozenset(range(10, 26, 5))}
+
+
+def test_masks_that_are_all_given_are_no_truth(tmp_path):
+    """The second official mask holds the new object alone: by it the first one would count as lost."""
+    video = youtube_vos.YouTubeVOSSource(layouts.youtube_vos(tmp_path)).video("cow")
+    assert video.scored == {}
+    dense = youtube_vos.YouTubeVOSSource(layouts.youtube_vos(tmp_path / "dense", truth=True)).video("cow")
+    assert dense.scored == dense.required_of
 
 
 def test_gaps_in_what_is_required(tmp_path):

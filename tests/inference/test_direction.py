@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 
-from tests import layouts
+from tests import colours, layouts
 from tests.colours import make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import direction, tracker
 
 FRAMES, IDS = make_video()
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with colours.quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")

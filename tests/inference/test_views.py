@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
+from tests import colours
 from tests.colours import make_model, make_video
 from vos_jax import config, errors
 from vos_jax.inference import tracker, views
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with colours.quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")

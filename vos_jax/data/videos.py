@@ -76,8 +76,13 @@ class FolderVideo:
 
     @property
     def scored(self) -> Mapping[int, frozenset[int]] | None:
-        """Object id -> frames in which it is scored; None: the rule of DAVIS. What is given is not scored."""
-        return {} if self.given == "all" else self.required_of
+        """Object id -> frames in which it is scored; None: the rule of DAVIS.
+
+        What is given is not scored. Where each mask brings a new object, truth is withheld: such a mask need
+        not hold the objects that are known already.
+        """
+        withheld = self.given == "first" and set(self.mask_paths) == set(self.first_frames.values())
+        return {} if withheld or self.given == "all" else self.required_of
 
     def __len__(self) -> int:
         return len(self.frame_paths)
