@@ -257,7 +257,8 @@ def make_results(
 def settings(config, checkpoint: str) -> dict:
     """What decides how masks look: the config but for places, the weights themselves, our version."""
     plain = configs.as_dict(config)
-    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"]
+    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"], plain["data"]["seen"]
+    plain["data"]["all_frames"] = bool(plain["data"]["all_frames"])
     if (path := pathlib.Path(checkpoint)).is_file():
         checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}

@@ -75,6 +75,14 @@ def test_gaps_in_what_is_required(tmp_path):
     assert source.seen is None, "categories are not told"
 
 
+def test_truth_may_begin_with_an_empty_mask(tmp_path):
+    root = layouts.youtube_vos(tmp_path, truth=True)
+    layouts.write_masks(root / "valid/Annotations/cow", {"00000": np.zeros((50, 70), np.uint8)})
+    video = youtube_vos.YouTubeVOSSource(root).video("cow")
+    video.check()
+    assert video.first_frames == {3: 1, 7: 2} and sorted(video.inputs()) == [1, 2]
+
+
 def test_categories_may_be_named(tmp_path):
     root = layouts.youtube_vos(tmp_path)
     shutil.rmtree(root / "train")

@@ -61,12 +61,15 @@ class FolderVideo:
         for index in self._input_candidates():
             for object_id in _objects(self._mask(index)):
                 first.setdefault(object_id, index)
-            if not first:
-                raise errors.VosError(
-                    f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object "
-                    "(every pixel is background); draw the objects to follow, or delete the file if they "
-                    "appear in a later mask"
-                )
+            # Where frames are required whether or not they show an object, the first truth may be empty.
+            if not first and self.required is None:
+                break
+        if not first:
+            raise errors.VosError(
+                f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object "
+                "(every pixel is background); draw the objects to follow, or delete the file if they "
+                "appear in a later mask"
+            )
         if len(first) > masks.MAX_OBJECTS:
             raise errors.VosError(
                 f"sequence '{self.name}': {len(first)} objects in its masks; at most {masks.MAX_OBJECTS} are "
