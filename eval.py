@@ -191,10 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in ("compile", "inference", "io")
     }
     frames = sum(len(video) for video in videos)
-    fps = frames / sum(log.working_seconds(video.name) for video in videos)
+    in_model = sum(log.seconds(video.name).get("model", 0.0) for video in videos)
+    speed = {
+        "fps": frames / sum(log.working_seconds(video.name) for video in videos),
+        "fps_inference": frames / in_model if in_model else None,
+        "peak_memory_mb": devices.peak_memory_mb(),
+    }
     seconds["score"] = scores.seconds
     presence = {video.name: log.presence(video.name) for video in videos}
-    results = make_results(source, config, summary, frames, fps, seconds, on, checkpoint, presence)
+    results = make_results(source, config, summary, frames, speed, seconds, on, checkpoint, presence)
     write_results(screen, source, out, results)
     if options.zip:
         screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
@@ -217,7 +222,8 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
     )
     frames = sum(len(source.video(name)) for name in source.sequences())
     seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "score": time.perf_counter() - start}
-    results = make_results(source, config, summary, frames, None, seconds, None, None, None)
+    speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
+    results = make_results(source, config, summary, frames, speed, seconds, None, None, None)
     if options.out is None and (folder / "results.json").exists():
         console.print_results(screen, results)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
@@ -237,15 +243,15 @@ def write_results(screen, source, out: pathlib.Path, results: dict) -> None:
 
 
 def make_results(
-    source, config, summary: dict, frames: int, fps, seconds: dict, device, checkpoint, presence
+    source, config, summary: dict, frames: int, speed: dict, seconds: dict, device, checkpoint, presence
 ) -> dict:
-    """What results.json holds; fps, device, checkpoint and presence are None where nothing was segmented."""
+    """What results.json holds; speed, device, checkpoint, presence are None where nothing was segmented."""
     return {
         "dataset": source.name,
         "split": source.split,
         **summary,
         "frames": frames,
-        "fps": fps,
+        **speed,
         "seconds": seconds,
         "device": device,
         "checkpoint": checkpoint,

@@ -70,6 +70,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
             assert index >= layouts.LATE or not np.any(ids == 7)
     results = results_of(out)
     assert (results["dataset"], results["G"], results["frames"]) == ("ytvos2019", None, 52)
+    assert results["fps_inference"] >= results["fps"] > 0 and results["peak_memory_mb"] > 1
     assert not list(out.glob("*.csv"))
     presence = results["presence"]["duck"]
     assert presence["3"][0] == 1.0 and len(presence["3"]) == 6 and min(presence["3"]) > 0.5

@@ -102,6 +102,8 @@ def test_outputs_follow_the_contract(davis, tmp_path, copy_model, capsys):
             "objects",
             "frames",
             "fps",
+            "fps_inference",
+            "peak_memory_mb",
             "seconds",
             "device",
             "checkpoint",

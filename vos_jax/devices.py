@@ -38,6 +38,18 @@ def local() -> list[jax.Device]:
     return jax.local_devices()
 
 
+def peak_memory_mb() -> float:
+    """Most memory in MB that one device has held so far; on CPU, which does not count it, this process."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
+    if None in peaks:
+        import resource  # not everywhere there
+
+        # Kilobytes, but bytes on macOS.
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return max(peaks) / 1e6
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
 

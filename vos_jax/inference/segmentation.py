@@ -19,7 +19,8 @@ class Segmented:
 
     Attributes:
       seconds: wall time by kind: "compile", "inference", and "io", what the loop waited for frames and for
-        the writer, which work in threads of their own.
+        the writer, which work in threads of their own; "model" is the part of "inference" from calling the
+        compiled step until its results are ready.
       presence: object id -> how sure the model is that it is there, in [0, 1], one value per written frame in
         order; None in a frame where the object is not known.
     """
@@ -47,8 +48,8 @@ def segment(
       direction: one of `direction.DIRECTIONS`.
       save_probabilities: whether OUT/probabilities/SEQUENCE/FRAME.npz are written, too.
     """
-    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0}
-    compiled = follower.seconds["compile"]
+    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
+    compiled, ran = follower.seconds["compile"], follower.seconds["inference"]
     required = sources.written(video)
     annotations = video.inputs()
     present: dict[int, dict[int, float]] = {}
@@ -77,6 +78,7 @@ def segment(
     masks_out.flush()
     seconds["io"] += time.perf_counter() - before
     seconds["compile"] = follower.seconds["compile"] - compiled
+    seconds["model"] = follower.seconds["inference"] - ran
     seconds["inference"] = time.perf_counter() - start - seconds["compile"] - seconds["io"]
     return Segmented(seconds, _by_object(present, required))
 

@@ -57,4 +57,8 @@ def print_results(screen: console.Console, results: Mapping[str, Any]) -> None:
         screen.print(shown)
     if results["fps"] is not None:
         seconds = ", ".join(f"{kind} {value:.1f} s" for kind, value in results["seconds"].items())
-        screen.print(f"{results['frames']} frames, {results['fps']:.2f} fps without compilation ({seconds})")
+        model = f", {results['fps_inference']:.2f} in the model" if results["fps_inference"] else ""
+        screen.print(
+            f"{results['frames']} frames, {results['fps']:.2f} fps without compilation{model} ({seconds}); "
+            f"peak memory {results['peak_memory_mb']:.0f} MB"
+        )
