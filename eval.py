@@ -10,6 +10,7 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 
 import argparse
 import concurrent.futures
+import contextlib
 import hashlib
 import pathlib
 import sys
@@ -178,9 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for video in videos:
             if video.name in finished:
                 hand_on(video)
-        for video, segmented in spread.spread(work, todo, followers, local, segmentation.cost):
-            log.note(video.name, segmented.seconds, segmented.presence)
-            hand_on(video)
+        with contextlib.closing(spread.spread(work, todo, followers, local, segmentation.cost)) as ready:
+            for video, segmented in ready:
+                log.note(video.name, segmented.seconds, segmented.presence)
+                hand_on(video)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
         summary = scoring.table(source, (s for video in videos for s in scored[video.name].result()))

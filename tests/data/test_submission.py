@@ -156,6 +156,14 @@ def test_links_duplicates_and_bombs_are_refused_unread(source, results, tmp_path
         assert named in message_of(lambda: submission.check(source, other))
 
 
+def test_encrypted_members_are_refused(source, results, tmp_path):
+    path = submission.pack(source, results, tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    assert "is encrypted" in message_of(lambda: submission.check(source, path))
+
+
 def test_broken_archives_are_named(source, results, tmp_path):
     path = submission.pack(source, results, tmp_path / "a.zip")
     data = bytearray(path.read_bytes())

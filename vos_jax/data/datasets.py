@@ -50,7 +50,9 @@ def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
 
 
 def _given(data: config_dict.ConfigDict, protocol: str) -> str:
-    return protocol if data.given == "auto" else data.given
+    # Training makes a `data` section of its own for its held-back videos: by protocol, without this key.
+    given = data.get("given", "auto")
+    return protocol if given == "auto" else given
 
 
 SOURCES = {"davis": _davis, "ytvos": _youtube_vos, "folders": _folders, "rendered": _rendered}
