@@ -10,23 +10,30 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 
 import argparse
 import concurrent.futures
+import contextlib
 import hashlib
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 import vos_jax
 from vos_jax import config as configs
 from vos_jax import devices, errors
-from vos_jax.data import datasets, prefetch, sources
-from vos_jax.inference import loading, record, tracker, writer
-from vos_jax.metrics import scoring
+from vos_jax.data import datasets, sources, submission
+from vos_jax.inference import (
+    direction,
+    loading,
+    probabilities,
+    record,
+    segmentation,
+    spread,
+    tracker,
+    views,
+    writer,
+)
+from vos_jax.metrics import davis_csv, scoring
 from vos_jax.visualize import console, overlay
-
-FRAMES_AHEAD = 4
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +61,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--score_only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
     parser.add_argument("--overlay", action="store_true", help="draw colour overlays: mp4 and contact sheet")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is finished")
+    parser.add_argument("--zip", action="store_true", help="pack the masks for the data set's server")
+    parser.add_argument("--max_size", type=int, metavar="N", help="shrink frames to a short side of N inside")
+    parser.add_argument("--scales", metavar="0.75,1.0", help="merge views of these sizes")
+    parser.add_argument("--flip", action="store_true", help="merge mirrored views")
+    parser.add_argument("--save_probabilities", action="store_true", help="soft masks, for vos_jax.merge")
+    parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     rest, overrides = configs.split_arguments(arguments)
@@ -76,6 +89,9 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]):
     config.dtype = options.dtype or config.dtype
     config.eval.overlay = config.eval.overlay or options.overlay
     config.eval.overwrite = config.eval.overwrite or options.overwrite
+    config.eval.save_probabilities = config.eval.save_probabilities or options.save_probabilities
+    views.configure(config.inference, options.max_size, options.scales, options.flip)
+    config.inference.direction = options.direction or config.inference.direction
     return config
 
 
@@ -97,22 +113,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
-    follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    local = devices.local()
+    followers = spread.make_workers(lambda: make_follower(config, model, params), local)
     for video in videos:
-        tracker.check_annotations(video.inputs(), follower)
+        views.check_size(video.size, config.inference)
+        direction.check(
+            video.inputs(), followers[0], config.inference.direction, config.eval.save_probabilities
+        )
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
     log = record.Record(out, settings(config, checkpoint), overwrite=config.eval.overwrite)
     finished = {video.name for video in videos if log.is_finished(video)}
-    screen.print(
-        f"{source.name} {source.split}: {len(videos)} sequence(s) on {device}, checkpoint {checkpoint}"
-    )
+    if config.eval.save_probabilities:
+        finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
+    on = device if len(local) == 1 else f"{len(local)} x {device}"
+    screen.print(f"{source.name} {source.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
 
     # ---------------------------------------------------------------- segment, score, draw
-    scored: list[tuple[sources.Video, concurrent.futures.Future]] = []
+    scored: dict[str, concurrent.futures.Future] = {}
     drawn: list[concurrent.futures.Future] = []
     with (
         console.make_progress(screen) as progress,
@@ -120,32 +141,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
         concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
         writer.MaskWriter(out) as masks_out,
     ):
-        total = sum(len(video) for video in videos if video.name not in finished)
+        todo = [video for video in videos if video.name not in finished]
+        total = sum(map(len, todo))
         task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
 
-        def advance(fps: float) -> None:
-            progress.update(task, advance=1, fps=fps)
+        def work(video: sources.Video, follower, stop) -> segmentation.Segmented:
+            def advance(fps: float) -> None:
+                stop()
+                progress.update(task, advance=1, fps=fps)
 
-        def print_scored(*, wait: bool) -> None:
-            while scored and (wait or scored[0][1].done()):
-                video, job = scored.pop(0)
-                seconds = log.seconds(video.name)
-                fps = len(video) / (seconds["inference"] + seconds["io"])
-                line = console.sequence_line(video.name, job.result())
-                screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
+            log.note(video.name, None)
+            return segmentation.segment(
+                video,
+                follower,
+                masks_out,
+                advance,
+                direction=config.inference.direction,
+                save_probabilities=config.eval.save_probabilities,
+            )
 
-        for video in videos:
-            if video.name not in finished:
-                log.note(video.name, None)
-                masks_out.begin(video.name, video.frame_names)
-                log.note(video.name, segment(video, follower, masks_out, advance))
-            scored.append((video, scores.submit(video, out)))
+        unprinted: list[sources.Video] = []
+
+        def hand_on(video: sources.Video) -> None:
+            scored[video.name] = scores.submit(video, out)
+            unprinted.append(video)
             if config.eval.overlay:
                 drawn.append(painter.submit(draw, video, out))
             print_scored(wait=False)
+
+        def print_scored(*, wait: bool) -> None:
+            while unprinted and (wait or scored[unprinted[0].name].done()):
+                video = unprinted.pop(0)
+                line = console.sequence_line(video.name, scored[video.name].result())
+                fps = len(video) / log.working_seconds(video.name)
+                screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
+
+        for video in videos:
+            if video.name in finished:
+                hand_on(video)
+        with contextlib.closing(spread.spread(work, todo, followers, local, segmentation.cost)) as ready:
+            for video, segmented in ready:
+                log.note(video.name, segmented.seconds, segmented.presence)
+                hand_on(video)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
-        summary = scoring.summarise(scores.scores())
+        summary = scoring.table(source, (s for video in videos for s in scored[video.name].result()))
 
     # ---------------------------------------------------------------- results
     seconds = {
@@ -153,12 +193,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in ("compile", "inference", "io")
     }
     frames = sum(len(video) for video in videos)
-    fps = frames / (seconds["inference"] + seconds["io"])
+    in_model = sum(log.seconds(video.name).get("model", 0.0) for video in videos)
+    speed = {
+        "fps": frames / sum(log.working_seconds(video.name) for video in videos),
+        "fps_inference": frames / in_model if in_model else None,
+        "peak_memory_mb": devices.peak_memory_mb(),
+    }
     seconds["score"] = scores.seconds
-    results = make_results(source, config, summary, frames, fps, seconds, device, checkpoint)
-    record.write_json(out / "results.json", results)
-    console.print_results(screen, results)
-    screen.print(f"masks and results.json: {out}")
+    presence = {video.name: log.presence(video.name) for video in videos}
+    results = make_results(source, config, summary, frames, speed, seconds, on, checkpoint, presence)
+    write_results(screen, source, out, results)
+    if options.zip:
+        screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
 
@@ -178,76 +224,60 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
     )
     frames = sum(len(source.video(name)) for name in source.sequences())
     seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "score": time.perf_counter() - start}
-    results = make_results(source, config, summary, frames, None, seconds, None, None)
-    console.print_results(screen, results)
+    speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
+    results = make_results(source, config, summary, frames, speed, seconds, None, None, None)
     if options.out is None and (folder / "results.json").exists():
+        console.print_results(screen, results)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
         writer.check_writable(out)
-        record.write_json(out / "results.json", results)
-        screen.print(f"results.json: {out}")
+        write_results(screen, source, out, results)
+    if options.zip:
+        screen.print(f"for the server: {submission.pack(source, folder, out / 'submission.zip')}")
 
 
-def make_results(source, config, summary: dict, frames: int, fps, seconds: dict, device, checkpoint) -> dict:
-    """What results.json holds; fps, device and checkpoint are None where nothing was segmented."""
+def write_results(screen, source, out: pathlib.Path, results: dict) -> None:
+    """OUT/results.json, the official CSV files where there is a score, and the printed table."""
+    record.write_json(out / "results.json", results)
+    davis_csv.write(out, source.split, results)
+    console.print_results(screen, results)
+    screen.print(f"masks and results.json: {out}")
+
+
+def make_results(
+    source, config, summary: dict, frames: int, speed: dict, seconds: dict, device, checkpoint, presence
+) -> dict:
+    """What results.json holds; speed, device, checkpoint, presence are None where nothing was segmented."""
     return {
         "dataset": source.name,
         "split": source.split,
         **summary,
         "frames": frames,
-        "fps": fps,
+        **speed,
         "seconds": seconds,
         "device": device,
         "checkpoint": checkpoint,
         "config": configs.as_dict(config),
+        "presence": presence,
     }
 
 
 def settings(config, checkpoint: str) -> dict:
     """What decides how masks look: the config but for places, the weights themselves, our version."""
     plain = configs.as_dict(config)
-    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"]
+    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"], plain["data"]["seen"]
+    plain["data"]["all_frames"] = bool(plain["data"]["all_frames"])
     if (path := pathlib.Path(checkpoint)).is_file():
         checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}
 
 
-def segment(
-    video: sources.Video, follower: tracker.Tracker, masks_out: writer.MaskWriter, advance
-) -> dict[str, float]:
-    """Follows the objects of one video, writes every frame's mask, returns the seconds by kind.
-
-    "io" is what the loop waited for frames and for the writer: both work in threads of their own.
-    """
-    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0}
-    compiled = follower.seconds["compile"]
-    start = time.perf_counter()
-    frames = prefetch.prefetch((video.frame(index) for index in range(len(video))), FRAMES_AHEAD)
-    tracked = follower.track(waiting(frames, seconds), video.inputs())
-    for done, (name, result) in enumerate(zip(video.frame_names, tracked, strict=True), start=1):
-        before = time.perf_counter()
-        masks_out.write(video.name, name, result.ids)
-        now = time.perf_counter()
-        seconds["io"] += now - before
-        advance(done / max(now - start - (follower.seconds["compile"] - compiled), 1e-9))
-    before = time.perf_counter()
-    masks_out.flush()
-    seconds["io"] += time.perf_counter() - before
-    seconds["compile"] = follower.seconds["compile"] - compiled
-    seconds["inference"] = time.perf_counter() - start - seconds["compile"] - seconds["io"]
-    return seconds
-
-
-def waiting(frames: Iterable[np.ndarray], seconds: dict[str, float]) -> Iterator[np.ndarray]:
-    """Passes frames on and adds to `seconds["io"]` what was waited for them."""
-    frames = iter(frames)
-    while True:
-        before = time.perf_counter()
-        frame = next(frames, None)
-        seconds["io"] += time.perf_counter() - before
-        if frame is None:
-            return
-        yield frame
+def make_follower(config, model, params):
+    """What follows objects: a tracker, in several views where the config asks for them."""
+    merged = views.needed(config.inference)
+    soft = merged or config.eval.save_probabilities
+    follower = tracker.Tracker(model, params, buckets=config.objects.buckets, with_prob=soft)
+    return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
 
 
 def draw(video: sources.Video, out: pathlib.Path) -> pathlib.Path:

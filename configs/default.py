@@ -19,13 +19,14 @@ def get_config():
     config.dtype = "float32"
 
     config.data = data = config_dict.ConfigDict()
-    # "davis" (official layout), "folders" (a folder of folders of frames), "rendered" (drawn by our code).
+    # "davis" (official layout), "ytvos" (YouTube-VOS: meta.json), "folders" (a folder of folders of frames),
+    # "rendered" (drawn by our code).
     data.source = "davis"
     # Where the data set lies; eval.py's --data.
     data.root = "data/DAVIS"
-    # DAVIS year, which chooses the list in ImageSets/<year>/.
+    # The data set's year: chooses the list in ImageSets/<year>/ of DAVIS.
     data.year = 2017
-    # The list's name: "val", "train", "test-dev".
+    # The list's name: "val", "train", "test-dev"; of YouTube-VOS the folder's: "valid".
     data.split = "val"
     # The folder in JPEGImages/ and Annotations/: "480p" or "Full-Resolution".
     data.resolution = "480p"
@@ -33,6 +34,13 @@ def get_config():
     data.sequences = ()
     # All objects are one: the DAVIS 2016 protocol.
     data.merge_objects = False
+    # Which masks are given: "first_frame", "first" (each object's first), "all" (later ones correct), or
+    # "auto" = as the source's protocol says.
+    data.given = "auto"
+    # The folder with every frame of YouTube-VOS (valid_all_frames), to see more than the required ones.
+    data.all_frames = ""
+    # Categories of YouTube-VOS that were trained on; empty = those of ../train/meta.json, where it is there.
+    data.seen = ()
 
     config.model = model = config_dict.ConfigDict()
     # Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
@@ -86,6 +94,17 @@ def get_config():
     # Object counts are padded to the next of these, so that few programs are compiled.
     objects.buckets = (1, 2, 4, 8, 16, 32, 64)
 
+    config.inference = inference = config_dict.ConfigDict()
+    # Frames with a longer short side are shrunk to so many pixels inside, masks come out at the frames' size;
+    # 0 = none are. eval.py's --max_size.
+    inference.max_size = 0
+    # Sizes of the views that are merged on probabilities; eval.py's --scales.
+    inference.scales = (1.0,)
+    # Whether each view is followed mirrored, too; eval.py's --flip.
+    inference.flip = False
+    # From the annotated frames on: "forward", "backward" or "both"; eval.py's --direction.
+    inference.direction = "forward"
+
     config.eval = evaluation = config_dict.ConfigDict()
     # Where masks and results.json go; eval.py's --out.
     evaluation.out = "results"
@@ -95,6 +114,8 @@ def get_config():
     evaluation.overlay = False
     # Whether to segment anew what is finished; eval.py's --overwrite.
     evaluation.overwrite = False
+    # Whether to write soft masks for `python -m vos_jax.merge`; eval.py's --save_probabilities.
+    evaluation.save_probabilities = False
 
     config.train = train(config_dict.ConfigDict())
     return config

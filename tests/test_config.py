@@ -119,7 +119,7 @@ def test_value_out_of_range_is_refused_by_name(override, named):
 
 
 def test_unknown_config_lists_the_names(tmp_path):
-    with pytest.raises(VosError, match="davis16, davis17, default, demo"):
+    with pytest.raises(VosError, match="davis16, davis17, davis17_testdev, default, demo"):
         config.load("davis18")
     with pytest.raises(VosError, match="no config file"):
         config.load(tmp_path / "mine.py")

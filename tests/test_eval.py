@@ -21,6 +21,7 @@ from vos_jax.inference import tracker
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (48, 70)
 FRAMES = 5
+CSV = ["global_results-val.csv", "per-sequence_results-val.csv"]
 
 
 class CopyTracker:
@@ -101,10 +102,13 @@ def test_outputs_follow_the_contract(davis, tmp_path, copy_model, capsys):
             "objects",
             "frames",
             "fps",
+            "fps_inference",
+            "peak_memory_mb",
             "seconds",
             "device",
             "checkpoint",
             "config",
+            "presence",
         )
     ]
     assert (results["dataset"], results["split"], results["frames"]) == ("davis2017", "val", 2 * FRAMES)
@@ -130,7 +134,7 @@ def test_masks_are_indexed_pngs_named_like_the_frames(davis, tmp_path, copy_mode
         path.rename(path.with_stem(f"shot{path.stem}"))
     out = tmp_path / "out"
     assert _run(davis, out, "--sequences", "ant") == 0
-    assert sorted(p.name for p in out.iterdir()) == ["ant", "results.json", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["ant", *CSV, "results.json", "run.json"]
     assert sorted(p.name for p in (out / "ant").iterdir()) == [f"shot{i:05d}.png" for i in range(FRAMES)]
     with Image.open(out / "ant" / "shot00003.png") as image:
         assert image.mode == "P" and image.size == SIZE[::-1]
@@ -265,7 +269,7 @@ def test_score_only_agrees_with_the_run_and_keeps_its_results(davis, tmp_path, c
     assert _run(davis, tmp_path / "again", "--score_only", out) == 0
     again = _results(tmp_path / "again")
     assert {key: again[key] for key in "GJF"} == {key: json.loads(before)[key] for key in "GJF"}
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["results.json"]
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [*CSV, "results.json"]
 
 
 def _drop_frame(davis):
@@ -330,7 +334,7 @@ def test_broken_data_is_named_before_anything_is_written(davis, tmp_path, copy_m
         (["--dtype", "float8"], "float8"),
         (["--surprise"], "--surprise"),
         (["--config.data.year=2016"], "ImageSets/2016"),
-        (["--config.data.source=web"], "davis, folders, rendered"),
+        (["--config.data.source=web"], "davis, ytvos, folders, rendered"),
         (["--config.eval.workers=0"], "eval.workers"),
     ],
 )

@@ -20,7 +20,9 @@ _FOLDERS = (
 )
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
+    "data.given": ("auto", "first_frame", "first", "all"),
     "model.proposals": ("network", "none"),
+    "inference.direction": ("forward", "backward", "both"),
     "memory.eviction": ("fifo", "usage"),
     "training_free.features": ("c2", "c3", "c4", "c5"),
 }
@@ -35,6 +37,7 @@ MINIMA = {
     "training_free.window": 0,
     "training_free.temperature": 1e-6,
     "objects.buckets": 1,
+    "inference.max_size": 0,
     "eval.workers": 1,
 }
 

@@ -33,6 +33,23 @@ def choose(name: str | None) -> str:
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
 
 
+def local() -> list[jax.Device]:
+    """The devices of this process that work is spread over."""
+    return jax.local_devices()
+
+
+def peak_memory_mb() -> float:
+    """Most memory in MB that one device has held so far; on CPU, which does not count it, this process."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
+    if None in peaks:
+        import resource  # not everywhere there
+
+        # Kilobytes, but bytes on macOS.
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return max(peaks) / 1e6
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
 

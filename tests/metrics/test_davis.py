@@ -175,3 +175,21 @@ def test_decay_beyond_256_frames():
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(ValueError, match="non-empty"):
         davis.statistics(np.array([]))
+
+
+def degenerate_masks(size):
+    """Nothing, everything, one pixel, lines along and at the border, all but one pixel, a chequerboard."""
+    height, width = size
+    empty = np.zeros(size, bool)
+    row, column, corner, last, middle = (empty.copy() for _ in range(5))
+    row[0], column[:, -1], corner[0, 0], last[-1, -1], middle[height // 2, width // 2] = (True,) * 5
+    board = np.indices(size).sum(0) % 2 == 0
+    return [empty, ~empty, row, column, corner, last, middle, ~middle, ~corner, row | column, board]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (7, 11)])
+def test_every_pair_of_degenerate_masks_agrees_with_the_slow_reading(size):
+    for truth in degenerate_masks(size):
+        for prediction in degenerate_masks(size):
+            assert abs(davis.region_similarity(truth, prediction) - slow_j(truth, prediction)) < 1e-9
+            assert abs(davis.boundary_similarity(truth, prediction) - slow_f(truth, prediction)) < 1e-9

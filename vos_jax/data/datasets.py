@@ -2,7 +2,7 @@
 
 from ml_collections import config_dict
 
-from vos_jax.data import names, rendered, sources
+from vos_jax.data import names, rendered, sources, youtube_vos
 from vos_jax.errors import VosError
 
 
@@ -14,11 +14,29 @@ def _davis(data: config_dict.ConfigDict) -> sources.VideoSource:
         resolution=data.resolution,
         sequences=data.sequences,
         merge_objects=data.merge_objects or data.year == 2016,
+        given=_given(data, "first_frame"),
     )
 
 
 def _folders(data: config_dict.ConfigDict) -> sources.VideoSource:
-    return sources.FoldersSource(data.root, sequences=data.sequences, merge_objects=data.merge_objects)
+    return sources.FoldersSource(
+        data.root,
+        sequences=data.sequences,
+        merge_objects=data.merge_objects,
+        given=_given(data, "first"),
+    )
+
+
+def _youtube_vos(data: config_dict.ConfigDict) -> sources.VideoSource:
+    return youtube_vos.YouTubeVOSSource(
+        data.root,
+        year=data.year,
+        split=data.split,
+        all_frames=data.all_frames,
+        sequences=data.sequences,
+        seen=data.seen,
+        given=_given(data, "first"),
+    )
 
 
 def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
@@ -31,7 +49,13 @@ def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
     return source
 
 
-SOURCES = {"davis": _davis, "folders": _folders, "rendered": _rendered}
+def _given(data: config_dict.ConfigDict, protocol: str) -> str:
+    # Training makes a `data` section of its own for its held-back videos: by protocol, without this key.
+    given = data.get("given", "auto")
+    return protocol if given == "auto" else given
+
+
+SOURCES = {"davis": _davis, "ytvos": _youtube_vos, "folders": _folders, "rendered": _rendered}
 
 
 def open_source(data: config_dict.ConfigDict) -> sources.VideoSource:

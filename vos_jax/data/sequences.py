@@ -6,7 +6,6 @@ Everything here is opened lazily and pickles small, so that it travels to worker
 import dataclasses
 import fnmatch
 import functools
-import json
 import logging
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.data import frames, masks, names, sources, videos
+from vos_jax.data import frames, masks, names, sources, videos, youtube_vos
 from vos_jax.typing import Int, UInt8
 
 log = logging.getLogger(__name__)
@@ -237,26 +236,15 @@ def open_davis(config: SourceConfig) -> FileSequences:
 
 def open_ytvos(config: SourceConfig) -> FileSequences:
     """YouTube-VOS layout: [SPLIT/]JPEGImages, Annotations, and meta.json: which frames show an object."""
-    root = pathlib.Path(config.root)
-    root = root / config.split if (root / config.split).is_dir() else root
-    path = root / "meta.json"
-    try:
-        meta = json.loads(path.read_text())["videos"]
-        known = sorted(meta)
-        shown = {n: {f for o in meta[n]["objects"].values() for f in o.get("frames", ())} for n in known}
-    except OSError as error:
-        raise errors.VosError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.VosError(
-            f"{path}: not a YouTube-VOS meta.json ({type(error).__name__}: {error}); expected "
-            '{"videos": {NAME: {"objects": {ID: {"frames": [...]}}}}}'
-        ) from error
+    root = youtube_vos.split_folder(config.root, config.split)
+    meta = youtube_vos.read_meta(root / "meta.json")
+    known = sorted(meta)
     opened, held = [], []
     for name in (known[i] for i in select(known, config)):
-        names.safe_name(name, f"{path}: sequence")
         video = videos.open_video(name, root / "JPEGImages" / name, root / "Annotations" / name)
+        shown = {frame for listed in meta[name].values() for frame in listed.frames}
         opened.append(video)
-        held.append(tuple(i for i in sorted(video.mask_paths) if video.frame_names[i] in shown[name]) or None)
+        held.append(tuple(i for i in sorted(video.mask_paths) if video.frame_names[i] in shown) or None)
     return _file_sequences(opened, config, held=held)
 
 

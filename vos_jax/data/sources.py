@@ -16,7 +16,8 @@ class Video(Protocol):
     """One video and its annotations, opened lazily.
 
     A video may also have `merge_objects = True` (DAVIS 2016): its annotations hold id 1 only, and
-    predictions to score may carry any ids above 0.
+    predictions to score may carry any ids above 0; `required`, see `written`; and `scored`, see
+    `scoring.score_sequence`.
     """
 
     name: str
@@ -39,8 +40,23 @@ class Video(Protocol):
     def check(self) -> None: ...  # VosError, before work starts
 
 
+def written(video: Video) -> tuple[int, ...]:
+    """Indices of the frames whose masks are results: all, or those that the protocol requires."""
+    required = getattr(video, "required", None)
+    return tuple(range(len(video))) if required is None else required
+
+
+def written_names(video: Video) -> tuple[str, ...]:
+    """Names of the frames whose masks are results."""
+    return tuple(video.frame_names[index] for index in written(video))
+
+
 class VideoSource(Protocol):
-    """Named videos of one dataset split."""
+    """Named videos of one dataset split.
+
+    A source may also have `archive`, the folder that holds the sequences in a submission (default: none), and
+    `seen`, which says of (sequence, object id) whether its category was trained on (YouTube-VOS).
+    """
 
     name: str
     split: str
@@ -60,6 +76,7 @@ class DavisSource:
       resolution: "480p" or "Full-Resolution".
       sequences: the ones wanted, in this order; empty for all of the split.
       merge_objects: overrides what `year` says.
+      given: which masks are input, one of `videos.GIVEN`.
 
     Raises:
       VosError: what is missing at `root`, and where DAVIS is to be had; a sequence that is not in the split.
@@ -74,8 +91,10 @@ class DavisSource:
         resolution: str = "480p",
         sequences: Sequence[str] = (),
         merge_objects: bool | None = None,
+        given: str = "first_frame",
     ):
         self.root = pathlib.Path(root)
+        self._given = given
         self.name, self.split = f"davis{year}", split
         self.merge_objects = year == 2016 if merge_objects is None else merge_objects
         names.safe_name(resolution, "resolution")
@@ -106,7 +125,7 @@ class DavisSource:
             self._frames / sequence,
             self._masks / sequence,
             merge_objects=self.merge_objects,
-            first_frame_only=True,
+            given=self._given,
         )
 
     def _find_listing(self, year: int, split: str, resolution: str) -> pathlib.Path | None:
@@ -131,13 +150,13 @@ class FoldersSource:
     1. ROOT/JPEGImages/SEQUENCE/*.jpg with ROOT/Annotations/SEQUENCE/*.png;
     2. ROOT/SEQUENCE/*.jpg with ROOT/SEQUENCE/masks/*.png.
 
-    Frames may be jpg, jpeg, png, bmp or webp; a mask has its frame's name. Objects may appear in any mask:
-    each is given to the tracker in the first that holds it.
+    Frames may be jpg, jpeg, png, bmp or webp; a mask has its frame's name. Objects may appear in any mask.
 
     Args:
       root: the folder.
       sequences: the ones wanted, in this order; empty for all.
       merge_objects: all objects are one.
+      given: which masks are input, one of `videos.GIVEN`; by default each object's first.
 
     Raises:
       VosError: no such folder, no sequence in it, or an unknown sequence.
@@ -147,9 +166,15 @@ class FoldersSource:
     split = "all"
 
     def __init__(
-        self, root: str | os.PathLike, *, sequences: Sequence[str] = (), merge_objects: bool = False
+        self,
+        root: str | os.PathLike,
+        *,
+        sequences: Sequence[str] = (),
+        merge_objects: bool = False,
+        given: str = "first",
     ):
         self.root = pathlib.Path(root)
+        self._given = given
         self.merge_objects = merge_objects
         if not self.root.is_dir():
             raise errors.VosError(
@@ -188,7 +213,7 @@ class FoldersSource:
             folders = self.root / "JPEGImages" / sequence, self.root / "Annotations" / sequence
         else:
             folders = self.root / sequence, self.root / sequence / "masks"
-        return videos.open_video(sequence, *folders, merge_objects=self.merge_objects)
+        return videos.open_video(sequence, *folders, merge_objects=self.merge_objects, given=self._given)
 
 
 def _read_listing(path: pathlib.Path) -> list[str]:

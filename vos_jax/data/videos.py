@@ -11,6 +11,9 @@ from vos_jax import errors
 from vos_jax.data import frames, masks, names
 from vos_jax.typing import UInt8
 
+GIVEN = ("first_frame", "first", "all")
+"""Which masks a tracker is given: the first frame's; each object's first; every one there is."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FolderVideo:
@@ -21,15 +24,20 @@ class FolderVideo:
       frame_paths: the frames, in order.
       mask_paths: frame index -> mask file; may lack any frame.
       merge_objects: every id above 0 becomes 1 (DAVIS 2016).
-      first_frame_only: only the first frame's mask is input (DAVIS), objects that come later are ignored;
-        otherwise each object is given in its first annotated frame.
+      given: which masks are input, one of GIVEN. "first_frame" (DAVIS): objects that come later are ignored.
+        "all": what is drawn in later masks corrects the objects, and nothing is left to be scored.
+      required: indices of the frames whose masks are results; None: all of them. The others are only seen.
+      required_of: object id -> indices of the frames in which it is scored after its first (YouTube-VOS);
+        None: by the rule of DAVIS (`scoring.score_sequence`).
     """
 
     name: str
     frame_paths: tuple[pathlib.Path, ...]
     mask_paths: Mapping[int, pathlib.Path]
     merge_objects: bool = False
-    first_frame_only: bool = False
+    given: str = "first"
+    required: tuple[int, ...] | None = None
+    required_of: Mapping[int, frozenset[int]] | None = None
 
     @functools.cached_property
     def frame_names(self) -> tuple[str, ...]:
@@ -44,7 +52,7 @@ class FolderVideo:
     def first_frames(self) -> dict[int, int]:
         """Object id -> index of the first annotated frame that holds it.
 
-        Reads every mask of the video (1-2 ms each at 480p) unless `first_frame_only`.
+        Reads every mask of the video (1-2 ms each at 480p) unless the first frame's is all that is given.
 
         Raises:
           VosError: a broken mask, none at all, the first one without objects, or more than MAX_OBJECTS.
@@ -53,18 +61,31 @@ class FolderVideo:
         for index in self._input_candidates():
             for object_id in _objects(self._mask(index)):
                 first.setdefault(object_id, index)
-            if not first:
-                raise errors.VosError(
-                    f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object "
-                    "(every pixel is background); draw the objects to follow, or delete the file if they "
-                    "appear in a later mask"
-                )
+            # Where frames are required whether or not they show an object, the first truth may be empty.
+            if not first and self.required is None:
+                break
+        if not first:
+            raise errors.VosError(
+                f"{self.mask_paths[index]}: the first mask of sequence '{self.name}' holds no object "
+                "(every pixel is background); draw the objects to follow, or delete the file if they "
+                "appear in a later mask"
+            )
         if len(first) > masks.MAX_OBJECTS:
             raise errors.VosError(
                 f"sequence '{self.name}': {len(first)} objects in its masks; at most {masks.MAX_OBJECTS} are "
                 "tracked in one video"
             )
         return first
+
+    @property
+    def scored(self) -> Mapping[int, frozenset[int]] | None:
+        """Object id -> frames in which it is scored; None: the rule of DAVIS.
+
+        What is given is not scored. Where each mask brings a new object, truth is withheld: such a mask need
+        not hold the objects that are known already.
+        """
+        withheld = self.given == "first" and set(self.mask_paths) == set(self.first_frames.values())
+        return {} if withheld or self.given == "all" else self.required_of
 
     def __len__(self) -> int:
         return len(self.frame_paths)
@@ -80,7 +101,14 @@ class FolderVideo:
         return self._mask(index) if index in self.mask_paths else None
 
     def inputs(self) -> dict[int, UInt8[np.ndarray, "H W"]]:
-        """Frame index -> ids that a tracker is given: each object once, in its first annotated frame."""
+        """Frame index -> ids that a tracker is given: each object once, in its first annotated frame.
+
+        With `given` "all": every mask that holds an object.
+        """
+        if self.given == "all":
+            _ = self.first_frames
+            every = {index: self._mask(index) for index in sorted(self.mask_paths)}
+            return {index: ids for index, ids in every.items() if ids.any()}
         given = {}
         for index in sorted(set(self.first_frames.values())):
             new = [o for o, first in self.first_frames.items() if first == index]
@@ -124,7 +152,7 @@ class FolderVideo:
                 f"sequence '{self.name}' ({self.frame_paths[0].parent}) has no mask; the objects of its "
                 f"first frame are needed as '{self.frame_names[0]}.png'"
             )
-        if not self.first_frame_only:
+        if self.given != "first_frame":
             return sorted(self.mask_paths)
         if 0 not in self.mask_paths:
             folder = min(self.mask_paths.values()).parent
@@ -140,7 +168,7 @@ def open_video(
     mask_folder: pathlib.Path,
     *,
     merge_objects: bool = False,
-    first_frame_only: bool = False,
+    given: str = "first",
 ) -> FolderVideo:
     """Lists a sequence's files, in natural order (2 before 10), and pairs masks with frames by name.
 
@@ -175,7 +203,7 @@ def open_video(
         frame_paths=tuple(paths),
         mask_paths=mask_paths,
         merge_objects=merge_objects,
-        first_frame_only=first_frame_only,
+        given=given,
     )
 
 

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vos_jax.data import sources
@@ -12,6 +14,9 @@ from vos_jax.errors import VosError
 from vos_jax.inference import writer
 
 NAME = "run.json"
+
+# Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
+_LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 
 
 class Record:
@@ -31,6 +36,7 @@ class Record:
         self._settings = json.loads(json.dumps(settings))
         self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
         self._entries, self._known = self._read()
+        self._lock = threading.Lock()
 
     def is_finished(self, video: sources.Video) -> bool:
         """Whether every mask of the video is there, made with these settings.
@@ -40,10 +46,11 @@ class Record:
         """
         if self._overwrite:
             return False
-        folder = self.folder / video.name
+        folder, names = self.folder / video.name, sources.written_names(video)
         entry = self._entries.get(video.name)
         if entry is None:
-            if any(writer.mask_path(self.folder, video.name, name).exists() for name in video.frame_names):
+            masks = (writer.mask_path(self.folder, video.name, name) for name in names)
+            if any(mask.exists() for mask in masks):
                 raise VosError(
                     f"{folder} holds masks that this program did not record; score them with --score_only, "
                     "choose another --out, or --overwrite to replace them"
@@ -55,20 +62,41 @@ class Record:
                 "choose another --out, or --overwrite to replace it"
             )
         complete = entry["seconds"] is not None
-        return complete and writer.finished(self.folder, video.name, video.frame_names, video.size)
+        return complete and writer.finished(self.folder, video.name, names, video.size)
 
-    def note(self, sequence: str, seconds: Mapping[str, float] | None) -> None:
-        """Notes that a sequence is begun (`seconds` None) or finished, and what it took."""
-        self._entries[sequence] = {"settings": self._key, "seconds": seconds and dict(seconds)}
-        used = {entry["settings"] for entry in self._entries.values()}
-        self._known = {key: self._known[key] for key in used if key in self._known} | {
-            self._key: self._settings
-        }
-        write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
+    def note(
+        self,
+        sequence: str,
+        seconds: Mapping[str, float] | None,
+        presence: Mapping[int, Sequence[float | None]] | None = None,
+    ) -> None:
+        """Notes that a sequence is begun (`seconds` None) or finished, what it took, and who is there.
+
+        Threads may call it at once.
+        """
+        entry = {"settings": self._key, "seconds": seconds and dict(seconds)}
+        if presence is not None:
+            entry["presence"] = {str(object_id): list(values) for object_id, values in presence.items()}
+        with self._lock:
+            self._entries[sequence] = entry
+            used = {entry["settings"] for entry in self._entries.values()}
+            self._known = {key: self._known[key] for key in used if key in self._known} | {
+                self._key: self._settings
+            }
+            write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
 
     def seconds(self, sequence: str) -> dict[str, float]:
         """What a finished sequence took, in this run or an earlier one."""
         return self._entries[sequence]["seconds"]
+
+    def working_seconds(self, sequence: str) -> float:
+        """What it took without compilation."""
+        seconds = self.seconds(sequence)
+        return seconds["inference"] + seconds["io"]
+
+    def presence(self, sequence: str) -> dict[str, list[float | None]]:
+        """Per object of a finished sequence, how sure the model is of it in each written frame."""
+        return self._entries[sequence].get("presence", {})
 
     def _read(self) -> tuple[dict[str, dict], dict[str, Any]]:
         path = self.folder / NAME
@@ -94,11 +122,15 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON so that a reader sees the old file or the whole new one; `VosError` if it cannot."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.write_text(_LISTS.sub(_on_one_line, json.dumps(content, indent=2)) + "\n")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise VosError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _on_one_line(found: re.Match) -> str:
+    return "[" + " ".join(found.group()[1:-1].split()) + "]"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -187,10 +187,7 @@ class Track:
         result = table[np.asarray(padded_ids)[:height, :width]]
         stages = {name: table[np.asarray(x)[:height, :width]] for name, x in stages.items()}
         if ids is not None:
-            # What the user drew is true, to the pixel.
-            given_ids = np.setdiff1d(np.unique(ids), [0])
-            result = np.where(np.isin(result, given_ids), 0, result)
-            result = np.where(ids > 0, ids, result).astype(np.uint8)
+            result = stamp(result, ids)
         presence = np.asarray(presence)
         present = {
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
@@ -226,7 +223,8 @@ class Track:
             if user_id not in objects:
                 objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
                 first_frames[user_id] = self._index
-        check_pins(first_frames, self.tracker.model.memory_config.max_pins)
+        corrects = self._index if present and self._index not in first_frames.values() else None
+        check_pins(first_frames, self.tracker.model.memory_config.max_pins, corrects)
         capacity = self.tracker.bucket(max(len(objects), 1))
         if capacity > self.capacity:
             self.state = state_lib.grow(self.state, capacity)
@@ -242,9 +240,26 @@ class Track:
         return state_lib.Given(jnp.asarray(prob), jnp.asarray(valid), jnp.asarray(removed))
 
 
-def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
-    """Raises VosError where objects first appear in more frames than the memory can keep."""
+def stamp(result: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The result with what the user drew in it, which is true to the pixel; uint8 [H, W] all."""
+    given_ids = np.setdiff1d(np.unique(ids), [0])
+    result = np.where(np.isin(result, given_ids), 0, result)
+    return np.where(ids > 0, ids, result).astype(np.uint8)
+
+
+def check_pins(first_frames: Mapping[int, int], max_pins: int, corrects: int | None = None) -> None:
+    """Raises VosError where objects first appear in more frames than the memory can keep.
+
+    `corrects` is a frame whose masks are nobody's first: it may take the place of an older correction, never
+    of a first annotation, so one pin must be left for it.
+    """
     frames = sorted(set(first_frames.values()))
+    if corrects is not None and len(frames) == max_pins:
+        raise errors.VosError(
+            f"frame {corrects} corrects objects, which first appear in {len(frames)} different frames; the "
+            f"memory keeps {max_pins}: "
+            f"set memory.capacity to {len(frames) + 1 + memory_lib.UNPINNED_SLOTS} or more"
+        )
     if len(frames) > max_pins:
         late = sorted(i for i, frame in first_frames.items() if frame == frames[max_pins])
         raise errors.VosError(
@@ -262,9 +277,11 @@ def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Tracker) -
     """
     first_frames: dict[int, int] = {}
     for index in sorted(annotations):
-        for user_id in np.unique(annotations[index]):
-            if user_id:
-                first_frames.setdefault(int(user_id), index)
+        present = [int(i) for i in np.unique(annotations[index]) if i]
+        for user_id in present:
+            first_frames.setdefault(user_id, index)
+        if present and index not in first_frames.values():
+            check_pins(first_frames, tracker.model.memory_config.max_pins, index)
     if not first_frames:
         raise errors.VosError("no annotated frame holds an object")
     tracker.bucket(len(first_frames))

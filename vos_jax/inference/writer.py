@@ -12,6 +12,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import masks, names
+from vos_jax.inference import probabilities
 from vos_jax.typing import UInt8
 
 
@@ -99,15 +100,17 @@ class MaskWriter:
                 path = mask_path(self.out_dir, sequence, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
+                probabilities.path_of(self.out_dir, sequence, name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from error
 
     def write(self, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Queues one mask of the input's own size; the caller must not change `ids` afterwards."""
-        if self._closed:
-            raise RuntimeError("MaskWriter is closed")
-        self._raise()
-        self._queue.put((mask_path(self.out_dir, sequence, frame_name), ids))
+        self._put(mask_path(self.out_dir, sequence, frame_name), ids)
+
+    def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.Soft) -> None:
+        """Queues one frame's probabilities, for OUT/probabilities/SEQUENCE/FRAME.npz."""
+        self._put(probabilities.path_of(self.out_dir, sequence, frame_name), soft)
 
     def flush(self) -> None:
         """Returns when everything queued is on disk; raises what went wrong."""
@@ -133,6 +136,12 @@ class MaskWriter:
             if kind is None:
                 raise
 
+    def _put(self, path: pathlib.Path, content: np.ndarray | probabilities.Soft) -> None:
+        if self._closed:
+            raise RuntimeError("MaskWriter is closed")
+        self._raise()
+        self._queue.put((path, content))
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -147,10 +156,13 @@ class MaskWriter:
         self._queue.task_done()
 
 
-def _write(path: pathlib.Path, ids: np.ndarray) -> errors.VosError | None:
+def _write(path: pathlib.Path, content: np.ndarray | probabilities.Soft) -> errors.VosError | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        masks.write_mask(path, ids)
+        if isinstance(content, probabilities.Soft):
+            probabilities.write(path, content)
+        else:
+            masks.write_mask(path, content)
     except OSError as error:
         return _unwritable(path, error)
     except Exception as error:  # a mask of a wrong type is a bug, but must not hang the queue

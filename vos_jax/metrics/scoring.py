@@ -12,7 +12,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import masks, names, sources
-from vos_jax.metrics import davis
+from vos_jax.metrics import davis, youtube_vos
 from vos_jax.typing import Float, UInt8
 
 Results = str | os.PathLike | Mapping[str, np.ndarray]
@@ -41,20 +41,24 @@ def score_sequence(video: sources.Video, results: Results) -> list[ObjectScore]:
 
     Objects are those of the first annotation, or of `video.first_frames` where objects may come later.
     An object is scored in every annotated frame after its first, without the video's last frame; so a video
-    of one or two frames scores nothing and its objects have empty J and F.
+    of one or two frames scores nothing and its objects have empty J and F. Where the video has a `scored`
+    (object id -> frame indices), an object is scored in these frames after its first, the last one included.
 
     Raises:
       VosError: a result is missing, broken, of another size, or holds an id that is not annotated.
     """
     first_frames = video.first_frames
+    scored: Mapping[int, Iterable[int]] | None = getattr(video, "scored", None)
+    last = len(video) if scored is not None else len(video) - 1
     scores: dict[int, list[tuple[float, float]]] = {o: [] for o in sorted(first_frames)}
-    for index in range(len(video)):
+    for index in sources.written(video):
         truth = video.annotation(index)
         if truth is None:
             continue
         ids = _result(video, index, results)
         for object_id, values in scores.items():
-            if first_frames[object_id] < index < len(video) - 1:
+            counts = scored is None or index in scored.get(object_id, ())
+            if counts and first_frames[object_id] < index < last:
                 pair = truth == object_id, ids == object_id
                 values.append((davis.region_similarity(*pair), davis.boundary_similarity(*pair)))
     return [
@@ -89,6 +93,14 @@ def summarise(scores: Iterable[ObjectScore]) -> dict:
             {"sequence": score.sequence, "object": score.object_id, "J": j["mean"], "F": f["mean"]}
         )
     return table
+
+
+def table(source: sources.VideoSource, scores: Iterable[ObjectScore]) -> dict:
+    """The table of the source's protocol: `summarise`'s, and seen and unseen where categories are known."""
+    seen = getattr(source, "seen", None)
+    scores = list(scores)
+    summary = summarise(scores)
+    return summary if seen is None else {**summary, **youtube_vos.summarise(summary["objects"], seen)}
 
 
 class ScorePool:
@@ -151,13 +163,14 @@ def check_results(video: sources.Video, results_dir: str | os.PathLike) -> None:
             f"{folder}: no results for sequence '{video.name}'; {results_dir} has "
             f"{', '.join(found[:10]) or 'no folders'}{', ...' if len(found) > 10 else ''}"
         )
-    missing = [name for name in video.frame_names if not (folder / f"{name}.png").is_file()]
+    wanted = sources.written_names(video)
+    missing = [name for name in wanted if not (folder / f"{name}.png").is_file()]
     if missing:
         raise errors.VosError(
-            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(video)} frames of "
+            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(wanted)} frames of "
             f"'{video.name}' have no result"
         )
-    for name in video.frame_names:
+    for name in wanted:
         size = masks.png_size(folder / f"{name}.png")
         if size != tuple(video.size):
             raise errors.VosError(
@@ -182,7 +195,7 @@ def score_folder(
       on_sequence: called with (sequence, scores) as each becomes known, in the source's order.
 
     Returns:
-      `summarise`'s table.
+      The table of the source's protocol (`table`).
 
     Raises:
       VosError: no such folder, or as `check_results` and `score_sequence`; also where the source's own
@@ -200,7 +213,7 @@ def score_folder(
             scores = future.result()
             if on_sequence is not None:
                 on_sequence(name, scores)
-        return summarise(pool.scores())
+        return table(source, pool.scores())
 
 
 def _result(video: sources.Video, index: int, results: Results) -> UInt8[np.ndarray, "H W"]:

@@ -48,7 +48,17 @@ def print_results(screen: console.Console, results: Mapping[str, Any]) -> None:
             results[measure][statistic] for measure in "JF" for statistic in ("mean", "recall", "decay")
         ]
         shown.add_row(*(f"{value:.3f}" for value in (results["G"], *values)))
+        if "J_seen" in results:
+            groups = ("J_seen", "J_unseen", "F_seen", "F_unseen")
+            values = [results[group] for group in groups]
+            shown.add_section()
+            shown.add_row("", *(group.replace("_", " ") for group in groups))
+            shown.add_row("", *("-" if value is None else f"{value:.3f}" for value in values))
         screen.print(shown)
     if results["fps"] is not None:
         seconds = ", ".join(f"{kind} {value:.1f} s" for kind, value in results["seconds"].items())
-        screen.print(f"{results['frames']} frames, {results['fps']:.2f} fps without compilation ({seconds})")
+        model = f", {results['fps_inference']:.2f} in the model" if results["fps_inference"] else ""
+        screen.print(
+            f"{results['frames']} frames, {results['fps']:.2f} fps without compilation{model} ({seconds}); "
+            f"peak memory {results['peak_memory_mb']:.0f} MB"
+        )

@@ -125,11 +125,13 @@ def draw_video(
         VosError: a mask is missing, broken or of another size; the folder cannot be written.
     """
     folder = pathlib.Path(folder)
-    sheet, shown = [], set(pick(len(video)))
+    indices = sources.written(video)
+    sheet, shown = [], {indices[place] for place in pick(len(indices))}
 
     def drawn() -> Iterator[np.ndarray]:
-        for index, name in enumerate(video.frame_names):
-            picture = overlay(video.frame(index), masks.read_mask(mask_path(name), video.size))
+        for index in indices:
+            ids = masks.read_mask(mask_path(video.frame_names[index]), video.size)
+            picture = overlay(video.frame(index), ids)
             if index in shown:
                 sheet.append(picture)
             yield picture

@@ -1,0 +1,17 @@
+"""MOSE validation: crowds and occlusion; first masks only, the server scores.
+
+Command:  python eval.py --config mose --data data/MOSE/valid --zip
+Hardware: 2 CPU cores, or any JAX accelerator
+Time:     not yet measured
+Expected: not yet measured; the truth lies with the server, which takes results/mose/submission.zip
+"""
+
+from vos_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    config.data.source = "folders"
+    config.data.root = "data/MOSE/valid"
+    config.eval.out = "results/mose"
+    return config

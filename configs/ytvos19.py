@@ -1,0 +1,20 @@
+"""YouTube-VOS 2019 validation: objects come late, only the frames in meta.json are results.
+
+Command:  python eval.py --config ytvos19 --data data/YouTubeVOS2019 --zip
+          --config.data.all_frames=data/YouTubeVOS2019/valid_all_frames shows the model every frame
+Hardware: 2 CPU cores, or any JAX accelerator
+Time:     not yet measured
+Expected: not yet measured; the truth lies with the server, which takes results/ytvos19/submission.zip
+"""
+
+from vos_jax import config as configs
+
+
+def get_config():
+    config = configs.default()
+    config.data.source = "ytvos"
+    config.data.root = "data/YouTubeVOS2019"
+    config.data.year = 2019
+    config.data.split = "valid"
+    config.eval.out = "results/ytvos19"
+    return config

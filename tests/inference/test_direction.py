@@ -1,0 +1,102 @@
+"""Following from annotated frames to the end, to the beginning, and to both."""
+
+import numpy as np
+import pytest
+
+from tests import colours, layouts
+from tests.colours import make_model, make_video
+from vos_jax import errors
+from vos_jax.inference import direction, tracker
+
+FRAMES, IDS = make_video()
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with colours.quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def follower():
+    return tracker.Tracker(make_model(), {})
+
+
+def follow(follower, name, annotations):
+    def frames(indices):
+        return (FRAMES[index] for index in indices)
+
+    found = list(direction.DIRECTIONS[name](follower, frames, len(FRAMES), IDS.shape[1:], annotations))
+    assert sorted(index for index, _ in found) == list(range(len(FRAMES))), "every frame once"
+    return [result for _, result in sorted(found, key=lambda pair: pair[0])]
+
+
+def iou(result, t, object_id):
+    a, b = result.ids == object_id, IDS[t] == object_id
+    return np.sum(a & b) / np.sum(a | b)
+
+
+def test_from_a_middle_frame_to_both_ends(follower):
+    given = {3: IDS[3]}
+    both = follow(follower, "both", given)
+    for t, result in enumerate(both):
+        for object_id in (3, 7) if t >= layouts.LATE else (3,):
+            assert iou(result, t, object_id) > 0.7, (t, object_id)
+    forward, backward = (follow(follower, name, given) for name in ("forward", "backward"))
+    for t in range(6):
+        if t < 3:
+            assert not forward[t].ids.any() and forward[t].presence == {}
+            np.testing.assert_array_equal(both[t].ids, backward[t].ids)
+        if t > 3:
+            assert not backward[t].ids.any() and backward[t].presence == {}
+            np.testing.assert_array_equal(both[t].ids, forward[t].ids)
+    np.testing.assert_array_equal(both[3].ids, IDS[3])
+
+
+def test_backward_is_forward_on_the_reversed_video(follower):
+    backward = follow(follower, "backward", {5: IDS[5], 4: IDS[4]})
+    turned = list(follower.track(FRAMES[::-1], {0: IDS[5], 1: IDS[4]}))
+    for a, b in zip(backward, turned[::-1], strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_objects_annotated_in_different_frames_are_found_before_and_after(follower):
+    """7 is drawn in frame 4 only: between 2 and 4 it can only come from the backward pass."""
+    given = {1: layouts.only(IDS[1], 3), 4: layouts.only(IDS[4], 7)}
+    results = follow(follower, "both", given)
+    for t, result in enumerate(results[:5]):
+        for object_id in (3, 7) if t >= layouts.LATE else (3,):
+            assert iou(result, t, object_id) > 0.7, (t, object_id)
+    assert all(set(result.presence) == {3, 7} for result in results)
+
+
+def test_what_cannot_be_done_is_refused_before_work(follower):
+    late = {t: np.full_like(IDS[0], t + 1) for t in range(3)}  # the model keeps two pins
+    for name in direction.DIRECTIONS:
+        with pytest.raises(errors.VosError, match="first appear in 3 different frames"):
+            direction.check(late, follower, name, False)
+    # Forward frame 2 is two objects' first; backward it leaves frame 0 and 1 to be corrections only.
+    two = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 3), 2: IDS[2]}
+    direction.check(two, follower, "backward", False)
+    direction.check({3: IDS[3]}, follower, "both", True)
+    with pytest.raises(errors.VosError, match="--save_probabilities with --direction both"):
+        direction.check(two, follower, "both", True)
+
+
+def test_a_correction_never_takes_the_place_of_a_first_annotation(follower):
+    """Pins full of first annotations: the memory would have evicted one of them."""
+    full = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 7), 2: IDS[2]}
+    with pytest.raises(errors.VosError, match="frame 2 corrects objects.*memory.capacity to 5"):
+        tracker.check_annotations(full, follower)
+    track = follower.start(IDS.shape[1:], 2)
+    track.step(FRAMES[0], full[0])
+    track.step(FRAMES[1], full[1])
+    with pytest.raises(errors.VosError, match="frame 2 corrects"):
+        track.step(FRAMES[2], full[2])
+    roomy = tracker.Tracker(make_model(capacity=5), {})
+    pinned = roomy.start(IDS.shape[1:], 2)
+    for t in range(6):
+        pinned.step(FRAMES[t], full[min(t, 2)])
+    memory = pinned.state.memory
+    held = set(np.asarray(memory.slot_frame)[np.asarray(memory.slot_pinned)].tolist())
+    assert held == {0, 1, 5}, "both first annotations and the newest correction"

@@ -1,0 +1,89 @@
+"""Views: sizes, mirrors, and merging on probabilities at the frames' own size."""
+
+import numpy as np
+import pytest
+
+from tests import colours
+from tests.colours import make_model, make_video
+from vos_jax import config, errors
+from vos_jax.inference import tracker, views
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with colours.quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def inner():
+    return tracker.Tracker(make_model(), {}, with_prob=True)
+
+
+def iou(a, b):
+    return np.sum(a & b) / np.sum(a | b)
+
+
+def test_one_view_at_full_size_is_the_plain_tracker(inner):
+    frames, ids = make_video()
+    given = {0: ids[0], 2: np.where(ids[2] == 7, 7, 0).astype(np.uint8)}
+    plain = list(inner.track(frames, given))
+    for a, b in zip(plain, views.ViewsTracker(inner).track(frames, given), strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        assert a.presence == b.presence
+
+
+def test_a_mirrored_video_gives_the_mirrored_masks(inner):
+    """Left and right are alike to the two views together; only float rounding may differ."""
+    frames, ids = make_video((64, 96))
+    both = views.ViewsTracker(inner, flip=True)
+    straight = list(both.track(frames, {0: ids[0]}))
+    mirrored = list(both.track(frames[:, :, ::-1], {0: ids[0][:, ::-1]}))
+    for a, b in zip(straight, mirrored, strict=True):
+        np.testing.assert_allclose(a.prob, b.prob[:, :, ::-1], atol=1e-5)
+        assert a.presence == pytest.approx(b.presence, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(101, 143), (143, 101)], ids=["odd", "portrait"])
+def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
+    frames, ids = make_video(size)
+    merged = views.ViewsTracker(inner, max_size=64, scales=(0.75, 1.25), flip=True)
+    small = {(48, 68), (80, 113), (68, 48), (113, 80)}
+    assert {views.view_size(size, 64, scale) for scale in (0.75, 1.25)} <= small
+    for t, result in enumerate(merged.track(frames, {0: ids[0], 2: ids[2]})):
+        assert result.ids.shape == size and result.prob.shape[1:] == size
+        np.testing.assert_allclose(result.prob.sum(0), 1.0, atol=1e-5)
+        for object_id in set(np.unique(ids[t])) - {0}:
+            assert iou(result.ids == object_id, ids[t] == object_id) > 0.6, (t, object_id)
+        if t in (0, 2):
+            np.testing.assert_array_equal(result.ids, ids[t], err_msg="given masks come back to the pixel")
+        else:
+            best = np.array([0, *result.presence])[np.argmax(result.prob, axis=0)]
+            np.testing.assert_array_equal(result.ids, best, err_msg="resized, then argmax")
+
+
+def test_no_object_is_lost_when_ids_shrink():
+    ids = np.zeros((40, 60), np.uint8)
+    ids[:20, :30], ids[30, 50], ids[5, 5] = 1, 9, 200
+    small = views.resize_ids(ids, (10, 15))
+    assert set(np.unique(small)) == {0, 1, 9, 200}
+    assert small[7, 12] == 9 and small[1, 1] == 200 and np.sum(small == 1) == 5 * 7 - 1
+    np.testing.assert_array_equal(views.resize_ids(ids, (40, 60)), ids)
+    assert set(np.unique(views.resize_ids(ids, (60, 90)))) == {0, 1, 9, 200}
+
+
+def test_wrong_options_are_refused_by_name():
+    inference = config.load("default").inference
+    for options, named in (
+        ((None, "a", False), "--scales a"),
+        ((None, "0", False), "--scales 0"),
+        ((None, "", False), "--scales"),
+        ((-1, None, False), "--max_size -1"),
+    ):
+        with pytest.raises(errors.VosError, match=named):
+            views.configure(config.load("default").inference, *options)
+    views.configure(inference, 20, "0.5, 1", True)
+    assert (inference.max_size, tuple(inference.scales), inference.flip) == (20, (0.5, 1.0), True)
+    assert views.needed(inference) and not views.needed(config.load("default").inference)
+    with pytest.raises(errors.VosError, match="854x480 would be followed at 18x10"):
+        views.check_size((480, 854), inference)

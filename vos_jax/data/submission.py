@@ -1,0 +1,184 @@
+"""Submissions: masks packed as the benchmark servers take them, and a check of anybody's archive.
+
+    python -m vos_jax.data.submission results/ytvos19/submission.zip --config ytvos19 --data DIR
+
+DAVIS and folders: SEQUENCE/FRAME.png at the root. YouTube-VOS: Annotations/VIDEO/FRAME.png.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import stat
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.data import datasets, masks, names, sources
+
+MAX_BYTES = 2**26
+"""Largest mask unpacked; nothing is ever unpacked to disk."""
+
+# Zip archives know no time before 1980; a fixed one makes equal masks equal archives.
+_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a checked archive holds."""
+
+    sequences: int
+    masks: int
+    objects: int
+
+
+def member(source: sources.VideoSource, sequence: str, frame_name: str) -> str:
+    """A mask's name in the archive of this data set's server."""
+    name = f"{names.safe_name(sequence)}/{names.safe_name(frame_name, f'{sequence}: frame')}.png"
+    folder = getattr(source, "archive", "")
+    return f"{folder}/{name}" if folder else name
+
+
+def pack(source: sources.VideoSource, results: str | os.PathLike, path: pathlib.Path) -> pathlib.Path:
+    """Packs RESULTS/SEQUENCE/FRAME.png of every sequence, checks the archive, and returns its path.
+
+    Raises:
+      VosError: a mask is missing or unfit (see `check`), or the archive cannot be written; none is left then.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for video in map(source.video, source.sequences()):
+                for name in sources.written_names(video):
+                    mask = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
+                    info = zipfile.ZipInfo(member(source, video.name, name), _TIME)
+                    info.external_attr = (stat.S_IFREG | 0o644) << 16
+                    archive.writestr(info, mask.read_bytes(), zipfile.ZIP_DEFLATED)
+        check(source, part, shown=path)
+        os.replace(part, path)
+    except OSError as error:
+        raise errors.VosError(f"{error.filename or path}: cannot pack: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def check(
+    source: sources.VideoSource, path: str | os.PathLike, *, shown: str | os.PathLike | None = None
+) -> Counts:
+    """Checks that an archive is what the data set's server takes: names, sizes, palette, ids, counts.
+
+    Args:
+      source: the data set; its first masks say which ids there are.
+      path: the archive.
+      shown: what errors call it.
+
+    Raises:
+      VosError: the first thing that is wrong. Names that would leave a folder, links, duplicates, encrypted
+        and huge members are refused unread.
+    """
+    shown = path if shown is None else shown
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _check(source, archive, str(shown))
+    except OSError as error:
+        raise errors.VosError(f"{shown}: cannot read the archive: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
+        raise errors.VosError(f"{shown}: not a whole zip archive ({error}); pack it again") from error
+
+
+def _check(source: sources.VideoSource, archive: zipfile.ZipFile, shown: str) -> Counts:
+    members = _members(archive, shown)
+    videos = [source.video(sequence) for sequence in source.sequences()]
+    wanted = {
+        member(source, video.name, name): video for video in videos for name in sources.written_names(video)
+    }
+    _check_names(list(members), list(wanted), shown)
+    for name, video in wanted.items():
+        _check_mask(archive.read(members[name]), f"{shown}: {name}", video)
+    return Counts(len(videos), len(wanted), sum(len(video.first_frames) for video in videos))
+
+
+def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]:
+    """The files by name, after everything that no honest archive has is refused."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        # `orig_filename`: zipfile itself mends some of what is looked for here.
+        for name in (info.orig_filename, info.filename):
+            parts = name.removesuffix("/").split("/")
+            if any(part in ("", ".", "..") or any(c in part for c in "\\:\0") for part in parts):
+                raise errors.VosError(f"{shown}: member {name!r} is no plain relative path; pack it again")
+        if info.filename in members:
+            raise errors.VosError(f"{shown}: holds {info.filename} twice")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise errors.VosError(f"{shown}: {info.filename} is a link; pack the files themselves")
+        if info.flag_bits & 1:
+            raise errors.VosError(f"{shown}: {info.filename} is encrypted; servers take plain archives")
+        if info.file_size > MAX_BYTES:
+            raise errors.VosError(
+                f"{shown}: {info.filename} unpacks to {info.file_size / 2**20:.0f} MiB, which is no mask; at "
+                f"most {MAX_BYTES / 2**20:.0f} MiB are read"
+            )
+        if not info.is_dir():
+            members[info.filename] = info
+    return members
+
+
+def _check_names(found: list[str], wanted: list[str], shown: str) -> None:
+    surplus, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    if missing:
+        deeper = [name for name in surplus if name.endswith(f"/{missing[0]}")]
+        shallow = [name for name in surplus if missing[0].endswith(f"/{name}")]
+        moved = "".join(f"; it lies at {name}: move everything" for name in (deeper + shallow)[:1])
+        raise errors.VosError(
+            f"{shown}: lacks {missing[0]} ({len(missing)} of {len(wanted)} masks are missing){moved}"
+        )
+    if surplus:
+        raise errors.VosError(
+            f"{shown}: {surplus[0]} does not belong in it ({len(surplus)} surplus); expected are "
+            f"{len(wanted)} masks, like {wanted[0]}"
+        )
+
+
+def _check_mask(data: bytes, where: str, video: sources.Video) -> None:
+    ids = masks.decode_mask(data, where, tuple(video.size))
+    masks.check_indexed(data, where)
+    surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})
+    if surplus:
+        raise errors.VosError(
+            f"{where}: object id(s) {', '.join(map(str, surplus))}, but '{video.name}' has "
+            f"{', '.join(map(str, sorted(video.first_frames)))}"
+        )
+
+
+@errors.entry_point
+def main(arguments: list[str] | None = None) -> None:
+    """Checks the archive that the command line names and prints what it holds."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.data.submission",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("archive", metavar="FILE.zip")
+    parser.add_argument("--config", required=True, help=f"{', '.join(configs.names())}, or a path")
+    parser.add_argument("--data", metavar="DIR", help="where the data set lies")
+    rest, overrides = configs.split_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(rest)
+    config = configs.load(options.config, overrides)
+    if options.data is not None:
+        config.data.root = options.data
+    source = datasets.open_source(config.data)
+    counts = check(source, options.archive)
+    print(
+        f"{options.archive}: fit for {source.name} {source.split}: {counts.sequences} sequence(s), "
+        f"{counts.masks} masks, {counts.objects} object(s)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

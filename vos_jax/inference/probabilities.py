@@ -1,0 +1,83 @@
+"""Soft masks on disk, OUT/probabilities/SEQUENCE/FRAME.npz, for ensembles (`python -m vos_jax.merge`)."""
+
+import dataclasses
+import io
+import os
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.data import names, sources
+from vos_jax.inference import tracker
+from vos_jax.typing import Float, UInt8
+
+FOLDER = "probabilities"
+LEVELS = 255
+"""Probabilities are kept in steps of 1/255: a 480p frame of the demo, three objects, takes some 115 kB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Soft:
+    """One frame's probabilities in steps of 1/LEVELS; `objects` are the ids of all but the first plane."""
+
+    objects: tuple[int, ...]
+    levels: UInt8[np.ndarray, "N+1 H W"]
+
+
+def path_of(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
+    """Where a frame's probabilities lie; VosError for names that would leave `out_dir`."""
+    folder = pathlib.Path(out_dir) / FOLDER / names.safe_name(sequence)
+    return folder / f"{names.safe_name(frame_name, f'{sequence}: frame')}.npz"
+
+
+def complete(out_dir: str | os.PathLike, video: sources.Video) -> bool:
+    """Whether every frame that is a result has its file."""
+    return all(path_of(out_dir, video.name, name).is_file() for name in sources.written_names(video))
+
+
+def of_result(result: tracker.TrackedFrame, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
+    """A tracked frame's probabilities; what was given there is certain."""
+    objects = tuple(result.presence)
+    prob: Float[np.ndarray, "N+1 H W"] | None = result.prob
+    if prob is None:
+        prob = np.ones((1, *result.ids.shape), np.float32)
+        objects = ()
+    levels = np.round(np.clip(prob, 0.0, 1.0) * LEVELS).astype(np.uint8)
+    if given is not None:
+        drawn = given > 0
+        for plane, object_id in zip(levels, (0, *objects), strict=True):
+            plane[drawn] = np.where(given[drawn] == object_id, LEVELS, 0)
+    return Soft(objects, levels)
+
+
+def write(path: pathlib.Path, soft: Soft) -> None:
+    """Writes a compressed file, all of it or nothing; its folder exists. OSError if it cannot."""
+    data = io.BytesIO()
+    np.savez_compressed(data, objects=np.array(soft.objects, np.uint8), levels=soft.levels)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data.getbuffer())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read(path: pathlib.Path) -> Soft:
+    """Reads what `write` wrote; VosError if it is missing, damaged or something else."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            objects, levels = content["objects"], content["levels"]
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot read probabilities: {error.strerror or error}") from error
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise errors.VosError(f"{path}: not probabilities that eval.py --save_probabilities wrote") from error
+    if levels.dtype != np.uint8 or levels.ndim != 3 or objects.shape != (len(levels) - 1,):
+        raise errors.VosError(
+            f"{path}: {levels.dtype} planes {levels.shape} for {objects.size} object(s); expected uint8 "
+            "[objects + 1, height, width]"
+        )
+    return Soft(tuple(objects.tolist()), levels)

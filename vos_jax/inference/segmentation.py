@@ -1,0 +1,106 @@
+"""One video from its frames to written masks: decoding ahead, following, writing behind."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from vos_jax.data import prefetch, sources
+from vos_jax.inference import direction as direction_lib
+from vos_jax.inference import probabilities, writer
+
+FRAMES_AHEAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmented:
+    """What is known of a video besides its masks.
+
+    Attributes:
+      seconds: wall time by kind: "compile", "inference", and "io", what the loop waited for frames and for
+        the writer, which work in threads of their own; "model" is the part of "inference" from calling the
+        compiled step until its results are ready.
+      presence: object id -> how sure the model is that it is there, in [0, 1], one value per written frame in
+        order; None in a frame where the object is not known.
+    """
+
+    seconds: dict[str, float]
+    presence: dict[int, list[float | None]]
+
+
+def segment(
+    video: sources.Video,
+    follower: direction_lib.Follower,
+    masks_out: writer.MaskWriter,
+    advance: Callable[[float], None] = lambda fps: None,
+    *,
+    direction: str = "forward",
+    save_probabilities: bool = False,
+) -> Segmented:
+    """Follows the objects of one video and writes the masks that are results.
+
+    Args:
+      video: checked (`video.check()`).
+      follower: a tracker; with `save_probabilities` one that returns them.
+      masks_out: where masks go.
+      advance: called after every frame with frames per second so far, compilation apart.
+      direction: one of `direction.DIRECTIONS`.
+      save_probabilities: whether OUT/probabilities/SEQUENCE/FRAME.npz are written, too.
+    """
+    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
+    compiled, ran = follower.seconds["compile"], follower.seconds["inference"]
+    required = sources.written(video)
+    annotations = video.inputs()
+    present: dict[int, dict[int, float]] = {}
+    start = time.perf_counter()
+
+    def frames(indices: Iterable[int]) -> Iterator[np.ndarray]:
+        ahead = prefetch.prefetch((video.frame(index) for index in indices), FRAMES_AHEAD)
+        return _waiting(ahead, seconds)
+
+    masks_out.begin(video.name, sources.written_names(video))
+    wanted = frozenset(required)
+    tracked = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
+    for done, (index, result) in enumerate(tracked, start=1):
+        before = time.perf_counter()
+        if index in wanted:
+            present[index] = result.presence
+            name = video.frame_names[index]
+            masks_out.write(video.name, name, result.ids)
+            if save_probabilities:
+                soft = probabilities.of_result(result, annotations.get(index))
+                masks_out.write_probabilities(video.name, name, soft)
+        now = time.perf_counter()
+        seconds["io"] += now - before
+        advance(done / max(now - start - (follower.seconds["compile"] - compiled), 1e-9))
+    before = time.perf_counter()
+    masks_out.flush()
+    seconds["io"] += time.perf_counter() - before
+    seconds["compile"] = follower.seconds["compile"] - compiled
+    seconds["model"] = follower.seconds["inference"] - ran
+    seconds["inference"] = time.perf_counter() - start - seconds["compile"] - seconds["io"]
+    return Segmented(seconds, _by_object(present, required))
+
+
+def cost(video: sources.Video) -> float:
+    """How long a video takes, relative to others: its pixels."""
+    return float(len(video) * video.size[0] * video.size[1])
+
+
+def _by_object(present: Mapping[int, Mapping[int, float]], required: Iterable[int]) -> dict[int, list]:
+    objects = sorted({object_id for frame in present.values() for object_id in frame})
+    rounded = {index: {o: round(value, 4) for o, value in frame.items()} for index, frame in present.items()}
+    return {o: [rounded[index].get(o) for index in required] for o in objects}
+
+
+def _waiting(frames: Iterable[np.ndarray], seconds: dict[str, float]) -> Iterator[np.ndarray]:
+    """Passes frames on and adds to `seconds["io"]` what was waited for them."""
+    frames = iter(frames)
+    while True:
+        before = time.perf_counter()
+        frame = next(frames, None)
+        seconds["io"] += time.perf_counter() - before
+        if frame is None:
+            return
+        yield frame
