@@ -33,6 +33,7 @@ from vos_jax.inference import (
     writer,
 )
 from vos_jax.metrics import davis_csv, scoring
+from vos_jax.models import training_free
 from vos_jax.visualize import console, overlay
 
 
@@ -276,7 +277,11 @@ def make_follower(config, model, params):
     """What follows objects: a tracker, in several views where the config asks for them."""
     merged = views.needed(config.inference)
     soft = merged or config.eval.save_probabilities
-    follower = tracker.Tracker(model, params, buckets=config.objects.buckets, with_prob=soft)
+    if config.eval.stages and (merged or isinstance(model, training_free.TrainingFree)):
+        raise errors.VosError("eval.stages needs trained weights (--checkpoint), and one view of each frame")
+    follower = tracker.Tracker(
+        model, params, buckets=config.objects.buckets, with_prob=soft, stages=config.eval.stages
+    )
     return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
 
 

@@ -114,6 +114,9 @@ def get_config():
     evaluation.overlay = False
     # Whether to segment anew what is finished; eval.py's --overwrite.
     evaluation.overwrite = False
+    # What comes before the final masks, written to OUT/stages/NAME (--score_only scores it): "coarse", the
+    # matched proposals; "propagated", what the memory says by itself. Trained weights only.
+    evaluation.stages = ()
     # Whether to write soft masks for `python -m vos_jax.merge`; eval.py's --save_probabilities.
     evaluation.save_probabilities = False
 

@@ -68,6 +68,10 @@ def segment(
             present[index] = result.presence
             name = video.frame_names[index]
             masks_out.write(video.name, name, result.ids)
+            for stage, ids in result.stages.items():
+                # As in the final masks, what was given is true.
+                given = annotations.get(index)
+                masks_out.write_stage(stage, video.name, name, ids if given is None else result.ids)
             if save_probabilities:
                 soft = probabilities.of_result(result, annotations.get(index))
                 masks_out.write_probabilities(video.name, name, soft)

@@ -66,6 +66,8 @@ class Tracker:
         self.buckets = tuple(sorted(buckets))
         self.with_prob = with_prob
         self.stages = tuple(stages)
+        if unknown := [name for name in stages if name not in STAGES]:
+            raise errors.VosError(f"there is no stage {unknown[0]!r} to show; there are: {', '.join(STAGES)}")
         self.seconds = {"compile": 0.0, "inference": 0.0}
         self.frames = 0
         self._steps = {}

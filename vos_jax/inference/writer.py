@@ -108,6 +108,10 @@ class MaskWriter:
         """Queues one mask of the input's own size; the caller must not change `ids` afterwards."""
         self._put(mask_path(self.out_dir, sequence, frame_name), ids)
 
+    def write_stage(self, stage: str, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Queues one mask of what came before the final one, for OUT/stages/STAGE/SEQUENCE/FRAME.png."""
+        self._put(mask_path(self.out_dir / "stages" / stage, sequence, frame_name), ids)
+
     def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.Soft) -> None:
         """Queues one frame's probabilities, for OUT/probabilities/SEQUENCE/FRAME.npz."""
         self._put(probabilities.path_of(self.out_dir, sequence, frame_name), soft)

@@ -1,0 +1,36 @@
+"""What comes before the final masks can be written, too."""
+
+import numpy as np
+import pytest
+
+import eval as program
+from tests import tiny
+from vos_jax import errors
+from vos_jax.data import masks, rendered, sources
+from vos_jax.inference import segmentation, tracker, writer
+
+
+def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
+    root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
+    video = sources.DavisSource(root).video("ant")
+    model = tiny.model(use_refine=False)
+    follower = tracker.Tracker(model, tiny.params(use_refine=False), stages=tracker.STAGES)
+    with writer.MaskWriter(tmp_path / "out") as masks_out:
+        segmentation.segment(video, follower, masks_out)
+    for name in video.frame_names:
+        final, coarse, propagated = (
+            masks.read_mask(writer.mask_path(tmp_path / "out" / folder, "ant", name))
+            for folder in ("", "stages/coarse", "stages/propagated")
+        )
+        np.testing.assert_array_equal(final, coarse)
+        assert propagated.shape == final.shape
+    np.testing.assert_array_equal(
+        video.annotation(0), masks.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
+    )
+
+
+def test_unknown_stages_and_models_without_stages_are_refused(capsys):
+    with pytest.raises(errors.VosError, match="no stage 'fine' to show; there are: coarse, propagated"):
+        tracker.Tracker(tiny.model(), {}, stages=("fine",))
+    assert program.main(["--config", "demo", "--checkpoint", "none", "--config.eval.stages=coarse"]) == 2
+    assert "eval.stages needs trained weights" in capsys.readouterr().err
