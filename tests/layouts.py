@@ -1,4 +1,4 @@
-"""Mini data sets in each benchmark's layout, drawn by `colours.make_video`: ids 3 and 7; 7 is late."""
+"""Mini data sets in each benchmark's layout, drawn by `coloured.make_video`: ids 3 and 7; 7 is late."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from tests import colours
+from tests.inference import coloured
 from vos_jax.data import masks
 
 LATE = 2  # the frame in which object 7 appears
@@ -40,7 +40,7 @@ def youtube_vos(
     """
     valid, meta = root / "valid", {}
     for video in videos:
-        frames, ids = colours.make_video(size, length)
+        frames, ids = coloured.make_video(size, length)
         names = [f"{5 * index:05d}" for index in range(length)]
         write_frames(valid / "JPEGImages" / video, frames, names)
         between = np.repeat(frames, 5, axis=0)[: 5 * length - 4]
@@ -64,7 +64,7 @@ def youtube_vos(
 
 def davis(root: pathlib.Path, *, split: str = "test-dev", size=(50, 70), length: int = 5) -> pathlib.Path:
     """DAVIS 2017 with first masks only."""
-    frames, ids = colours.make_video(size, length)
+    frames, ids = coloured.make_video(size, length)
     names = [f"{index:05d}" for index in range(length)]
     write_frames(root / "JPEGImages/480p/cow", frames, names)
     write_masks(root / "Annotations/480p/cow", {names[0]: ids[0]})
@@ -75,7 +75,7 @@ def davis(root: pathlib.Path, *, split: str = "test-dev", size=(50, 70), length:
 
 def folders(root: pathlib.Path, given: dict[int, tuple[int, ...]], *, size=(50, 70), length: int = 6):
     """JPEGImages/cow and Annotations/cow; `given`: frame -> objects in its mask. Returns (root, true ids)."""
-    frames, ids = colours.make_video(size, length)
+    frames, ids = coloured.make_video(size, length)
     names = [f"{index:08d}" for index in range(1, length + 1)]  # LVOS counts from 1
     write_frames(root / "JPEGImages" / "cow", frames, names)
     planes = {names[index]: only(ids[index], *objects) for index, objects in given.items()}

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import eval as program
-from tests import colours, layouts
+from tests import layouts, quick
+from tests.inference import coloured
 from vos_jax import merge
 from vos_jax.data import masks, submission
 from vos_jax.inference import probabilities
@@ -19,7 +20,7 @@ SPACED = [f"{5 * index:05d}" for index in range(6)]
 
 @pytest.fixture(autouse=True)
 def compile_quickly():
-    with colours.quick_compilation():
+    with quick.compilation():
         yield
 
 
@@ -34,7 +35,7 @@ def followed(monkeypatch):
         return segment(video, *args, **kwargs)
 
     monkeypatch.setattr(
-        program.loading, "make_model", lambda config, checkpoint: (colours.make_model(6), {}, "colours")
+        program.loading, "make_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     )
     monkeypatch.setattr(program.segmentation, "segment", noted)
     return videos
@@ -60,7 +61,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
     root, out = layouts.youtube_vos(tmp_path / "data"), tmp_path / "out"
     every = f"--config.data.all_frames={root / 'valid_all_frames'}"
     assert run("ytvos19", root, out, every, "--zip") == 0
-    _, truth = colours.make_video()
+    _, truth = coloured.make_video()
     for name in ("cow", "duck"):
         found = masks_in(out / name)
         assert list(found) == SPACED, "required frames and no others"

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from tests import colours
+from tests.inference import coloured
 from vos_jax.inference import spread, tracker
 
 
 def main() -> None:
     devices = jax.local_devices()
     assert len(devices) == 4, devices
-    frames, ids = colours.make_video((50, 70), 6)
+    frames, ids = coloured.make_video((50, 70), 6)
     videos = {number: np.roll(frames, number, axis=2)[: 2 + number % 5] for number in range(7)}
     used = set()
 
@@ -22,7 +22,7 @@ def main() -> None:
         return results
 
     def make():
-        follower = tracker.Tracker(colours.make_model(), {"none": np.zeros(1)}, with_prob=True)
+        follower = tracker.Tracker(coloured.make_model(), {"none": np.zeros(1)}, with_prob=True)
         step = follower.step
 
         def noted(state, *args):

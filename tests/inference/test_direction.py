@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests import colours, layouts
-from tests.colours import make_model, make_video
+from tests import layouts, quick
+from tests.inference.coloured import make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import direction, tracker
 
@@ -13,7 +13,7 @@ FRAMES, IDS = make_video()
 
 @pytest.fixture(autouse=True)
 def compile_quickly():
-    with colours.quick_compilation():
+    with quick.compilation():
         yield
 
 

@@ -7,14 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.colours import make_model, make_video
+from tests.inference.coloured import iou, make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import rollout, tracker
 from vos_jax.models import state as state_lib
-
-
-def iou(a, b):
-    return np.sum(a & b) / np.sum(a | b)
 
 
 def track(frames, annotations, **kwargs):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from tests import colours
-from tests.colours import make_model, make_video
+from tests import quick
+from tests.inference.coloured import make_model, make_video
 from vos_jax import config, errors
 from vos_jax.inference import tracker, views
 
 
 @pytest.fixture(autouse=True)
 def compile_quickly():
-    with colours.quick_compilation():
+    with quick.compilation():
         yield
 
 

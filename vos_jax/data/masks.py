@@ -158,24 +158,6 @@ def decode_mask(
     return _ids_of_values(path, pixels, is_grey=kind != _INDEXED)
 
 
-def check_indexed(data: bytes, path: str | os.PathLike) -> None:
-    """Checks that a PNG, read as a mask before, is indexed with 8 bits and the DAVIS palette.
-
-    Raises:
-      VosError: it is grey or RGB, or an id in it has another colour than in `PALETTE`.
-    """
-    _, _, depth, kind = _png_header(path, data)
-    if kind != _INDEXED or depth != 8:
-        raise errors.VosError(f"{path}: not an indexed PNG with 8 bits; servers take masks with a palette")
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        palette = np.array(image.getpalette(), np.int32).reshape(-1, 3)
-        present = np.unique(np.asarray(image))
-    # The official files write 191 where the palette's rule gives 192.
-    colours = palette[present[present < len(palette)]]
-    if len(colours) < len(present) or np.any(np.abs(colours - PALETTE[present].astype(np.int32)) > 1):
-        raise errors.VosError(f"{path}: its colours are not the DAVIS palette's; write ids with that palette")
-
-
 def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
     """Writes object ids as an indexed PNG with the DAVIS palette: all of it or nothing.
 
@@ -203,6 +185,24 @@ def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_indexed(data: bytes, path: str | os.PathLike) -> None:
+    """Checks that a PNG, read as a mask before, is indexed with 8 bits and the DAVIS palette.
+
+    Raises:
+      VosError: it is grey or RGB, or an id in it has another colour than in `PALETTE`.
+    """
+    _, _, depth, kind = _png_header(path, data)
+    if kind != _INDEXED or depth != 8:
+        raise errors.VosError(f"{path}: not an indexed PNG with 8 bits; servers take masks with a palette")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        palette = np.array(image.getpalette(), np.int32).reshape(-1, 3)
+        present = np.unique(np.asarray(image))
+    # The official files write 191 where the palette's rule gives 192.
+    colours = palette[present[present < len(palette)]]
+    if len(colours) < len(present) or np.any(np.abs(colours - PALETTE[present].astype(np.int32)) > 1):
+        raise errors.VosError(f"{path}: its colours are not the DAVIS palette's; write ids with that palette")
 
 
 def _png_header(path: str | os.PathLike, data: bytes) -> tuple[int, int, int, int]:

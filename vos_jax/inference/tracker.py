@@ -225,9 +225,11 @@ class Track:
             if user_id not in objects:
                 objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
                 first_frames[user_id] = self._index
-        corrects = self._index if present and self._index not in first_frames.values() else None
-        check_pins(first_frames, self.tracker.model.memory_config.max_pins, corrects)
+        check_pins(first_frames, self.tracker.model.memory_config.max_pins)
         capacity = self.tracker.bucket(max(len(objects), 1))
+        if present and set(present) <= set(self.objects) - set(remove):
+            frame = int(self.state.frame_index)
+            check_correction(frame, first_frames, self.tracker.model.memory_config.max_pins)
         if capacity > self.capacity:
             self.state = state_lib.grow(self.state, capacity)
             self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
@@ -242,26 +244,9 @@ class Track:
         return state_lib.Given(jnp.asarray(prob), jnp.asarray(valid), jnp.asarray(removed))
 
 
-def stamp(result: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The result with what the user drew in it, which is true to the pixel; uint8 [H, W] all."""
-    given_ids = np.setdiff1d(np.unique(ids), [0])
-    result = np.where(np.isin(result, given_ids), 0, result)
-    return np.where(ids > 0, ids, result).astype(np.uint8)
-
-
-def check_pins(first_frames: Mapping[int, int], max_pins: int, corrects: int | None = None) -> None:
-    """Raises VosError where objects first appear in more frames than the memory can keep.
-
-    `corrects` is a frame whose masks are nobody's first: it may take the place of an older correction, never
-    of a first annotation, so one pin must be left for it.
-    """
+def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
+    """Raises VosError where objects first appear in more frames than the memory can keep."""
     frames = sorted(set(first_frames.values()))
-    if corrects is not None and len(frames) == max_pins:
-        raise errors.VosError(
-            f"frame {corrects} corrects objects, which first appear in {len(frames)} different frames; the "
-            f"memory keeps {max_pins}: "
-            f"set memory.capacity to {len(frames) + 1 + memory_lib.UNPINNED_SLOTS} or more"
-        )
     if len(frames) > max_pins:
         late = sorted(i for i, frame in first_frames.items() if frame == frames[max_pins])
         raise errors.VosError(
@@ -283,8 +268,28 @@ def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Tracker) -
         for user_id in present:
             first_frames.setdefault(user_id, index)
         if present and index not in first_frames.values():
-            check_pins(first_frames, tracker.model.memory_config.max_pins, index)
+            check_correction(index, first_frames, tracker.model.memory_config.max_pins)
     if not first_frames:
         raise errors.VosError("no annotated frame holds an object")
     tracker.bucket(len(first_frames))
     check_pins(first_frames, tracker.model.memory_config.max_pins)
+
+
+def check_correction(frame: int, first_frames: Mapping[int, int], max_pins: int) -> None:
+    """Raises VosError where the masks of `frame`, nobody's first, would find all pins taken.
+
+    A correction may take the place of an older one, never of a first annotation (`memory.choose_slot`).
+    """
+    first = len(set(first_frames.values()))
+    if first >= max_pins:
+        raise errors.VosError(
+            f"frame {frame} corrects objects, which first appear in {first} different frames; the memory "
+            f"keeps {max_pins}: set memory.capacity to {first + 1 + memory_lib.UNPINNED_SLOTS} or more"
+        )
+
+
+def stamp(result: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The result with what the user drew in it, which is true to the pixel; uint8 [H, W] all."""
+    given_ids = np.setdiff1d(np.unique(ids), [0])
+    result = np.where(np.isin(result, given_ids), 0, result)
+    return np.where(ids > 0, ids, result).astype(np.uint8)

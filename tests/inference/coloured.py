@@ -1,24 +1,10 @@
-"""A training-free model whose features are pooled colours, and coloured squares that it follows."""
-
-import contextlib
+"""A training-free model whose features are pooled colours, and a video of coloured squares to follow."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.models import backbones, memory, training_free
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    """Compiles without optimisation: what a test compiles it runs a few times."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Colours(nn.Module):
@@ -59,3 +45,7 @@ def make_video(size=(50, 70), length=6):
             frames[t, y : y + 16, x : x + 16] = colour
             ids[t, y : y + 16, x : x + 16] = i
     return frames, ids
+
+
+def iou(a, b):
+    return np.sum(a & b) / np.sum(a | b)
