@@ -2,60 +2,15 @@
 
 import logging
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.inference.coloured import iou, make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import rollout, tracker
-from vos_jax.models import backbones, memory, training_free
 from vos_jax.models import state as state_lib
-
-
-class Colours(nn.Module):
-    """A backbone whose features at each stride are the mean colours and a constant."""
-
-    @nn.compact
-    def __call__(self, frame):
-        frame = frame.astype(jnp.float32) / (255.0 if frame.dtype == jnp.uint8 else 1.0)
-
-        def level(stride):
-            h, w = frame.shape[0] // stride, frame.shape[1] // stride
-            pooled = frame.reshape(h, stride, w, stride, 3).mean(axis=(1, 3))
-            return jnp.concatenate([pooled, jnp.full((h, w, 1), 0.2)], axis=-1)
-
-        return backbones.Features(*(level(s) for s in (4, 8, 16, 32)))
-
-
-def make_model(capacity=4):
-    return training_free.TrainingFree(
-        backbone=Colours(),
-        key_size=4,
-        config=training_free.TrainingFreeConfig(
-            features=("c2",), stride=4, centred=False, temperature=0.01, topk=4, window=0
-        ),
-        memory_config=memory.MemoryConfig(capacity=capacity, every=2),
-    )
-
-
-def make_video(size=(50, 70), length=6):
-    """Coloured squares that move right; ids 3 and 7, of which 7 comes in at frame 2."""
-    frames = np.full((length, *size, 3), 40, np.uint8)
-    ids = np.zeros((length, *size), np.uint8)
-    for t in range(length):
-        squares = [(3, 8, 8 + 4 * t, (250, 20, 20))]
-        if t >= 2:
-            squares.append((7, 28, 40 - 4 * t, (20, 250, 20)))
-        for i, y, x, colour in squares:
-            frames[t, y : y + 16, x : x + 16] = colour
-            ids[t, y : y + 16, x : x + 16] = i
-    return frames, ids
-
-
-def iou(a, b):
-    return np.sum(a & b) / np.sum(a | b)
 
 
 def track(frames, annotations, **kwargs):
