@@ -137,7 +137,7 @@ class ImageFolder:
 
 
 class VideoFile:
-    """A file that FFmpeg reads; see `Media`. The first frame is decoded at once, to be sure that it can be."""
+    """A file that FFmpeg reads; see `Media`. One frame is decoded at once, to know that it can be."""
 
     is_exact = False
 

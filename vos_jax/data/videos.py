@@ -107,7 +107,7 @@ class FolderVideo:
         _ = self.first_frames
 
     def check_frames(self) -> None:
-        """Checks every frame's header: whole, and of the first one's size; VosError names the one that is not."""
+        """Checks every frame's header: whole, and of the first one's size; VosError names the first other."""
         for index, path in enumerate(self.frame_paths):
             self._check_frame_size(index, frames.frame_size(path))
 

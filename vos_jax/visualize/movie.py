@@ -48,6 +48,7 @@ class Movie:
       rate: frames per second, on average.
       time_base: seconds; times of frames are rounded to multiples of it. Default: a frame.
       audio: the stream whose packets `add_sound` will be given.
+      size: (height, width) of the frames; needed where sound comes before the first of them.
     """
 
     def __init__(
@@ -57,17 +58,21 @@ class Movie:
         rate: fractions.Fraction,
         time_base: fractions.Fraction | None = None,
         audio: av.AudioStream | None = None,
+        size: tuple[int, int] | None = None,
     ):
         self.path = pathlib.Path(path)
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         self._rate, self._time_base = rate, time_base or 1 / rate
         self._source = audio
         self._size: tuple[int, int] | None = None
+        self._num_frames = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(self._part), "w", format=self.path.suffix[1:])
+        if size is not None:
+            self._begin(size)
 
     def write(self, image: UInt8[np.ndarray, "H W C"], time: fractions.Fraction) -> None:
-        """Adds a frame that is shown from `time` (seconds) on; VosError if its size is not the first one's."""
+        """Adds a frame, shown from `time` (seconds) on; VosError if it is not of the first one's size."""
         if self._size is None:
             self._begin(image.shape[:2])
         if image.shape[:2] != self._size:
@@ -77,11 +82,10 @@ class Movie:
         frame = av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24")
         frame.time_base, frame.pts = self._time_base, round(time / self._time_base)
         self._container.mux(self._stream.encode(frame))
+        self._num_frames += 1
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Adds a packet of the sound; those before the first frame are dropped with what precedes it."""
-        if self._size is None or self._audio is None:
-            return
+        """Adds a packet of the sound."""
         if self._copied:
             packet.stream = self._audio
             self._container.mux(packet)
@@ -95,7 +99,7 @@ class Movie:
 
     def close(self) -> None:
         """Completes the file; VosError if it has no frames."""
-        if self._size is None:
+        if self._num_frames == 0:
             raise errors.VosError(f"{self.path}: no frames to write")
         self._container.mux(self._stream.encode())
         if self._audio is not None and not self._copied:
