@@ -24,7 +24,7 @@ from vos_jax import devices, errors
 from vos_jax.data import datasets, prefetch, sources
 from vos_jax.inference import loading, record, tracker, writer
 from vos_jax.metrics import scoring
-from vos_jax.visualize import console, overlay
+from vos_jax.visualize import console, figures, overlay
 
 FRAMES_AHEAD = 4
 
@@ -53,6 +53,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--score_only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
     parser.add_argument("--overlay", action="store_true", help="draw colour overlays: mp4 and contact sheet")
+    parser.add_argument(
+        "--visualize",
+        metavar="a,b",
+        type=figures.parse,
+        default=(),
+        help=f"draw figures: {', '.join(figures.KINDS)}",
+    )
+    parser.add_argument("--frame", type=int, help="which frame --visualize draws (default: the middle one)")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is finished")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -100,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
     for video in videos:
         tracker.check_annotations(video.inputs(), follower)
+    figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
@@ -161,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     screen.print(f"masks and results.json: {out}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
+    for picture in figures.draw(options.visualize, videos, follower, out, options.frame, scores.scores()):
+        screen.print(f"look at: {picture}")
 
 
 def score_only(screen, options: argparse.Namespace, config, source: sources.VideoSource) -> None:

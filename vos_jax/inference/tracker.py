@@ -205,13 +205,8 @@ class Track:
         Raises:
           VosError: wrong size, too many objects, or an unknown id to remove. The track stays as it was.
         """
-        if frame.shape[:2] != self.size:
-            raise errors.VosError(
-                f"frame {self.index} is {frame.shape[1]}x{frame.shape[0]}, "
-                f"the video's first one is {self.size[1]}x{self.size[0]}"
-            )
-        given = self._given(ids, tuple(remove))
-        outputs = self.tracker.step(self.state, self._pad(frame), given)
+        padded, given = self.prepare(frame, ids, remove)
+        outputs = self.tracker.step(self.state, padded, given)
         self.state, padded_ids, presence, prob = outputs
         self.index += 1
         height, width = self.size
@@ -233,6 +228,21 @@ class Track:
             order = [0, *[index + 1 for index in self.objects.values()]]
             prob = np.asarray(prob)[order, :height, :width]
         return TrackedFrame(ids=result, presence=present, prob=prob)
+
+    def prepare(
+        self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
+    ) -> tuple[np.ndarray, state_lib.Given]:
+        """Returns what the model's step takes for the next frame; new objects get their indices here.
+
+        Arguments and errors as `step`.
+        """
+        if frame.shape[:2] != self.size:
+            raise errors.VosError(
+                f"frame {self.index} is {frame.shape[1]}x{frame.shape[0]}, "
+                f"the video's first one is {self.size[1]}x{self.size[0]}"
+            )
+        given = self._given(ids, tuple(remove))
+        return self._pad(frame), given
 
     def _pad(self, frame: np.ndarray) -> np.ndarray:
         extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]
