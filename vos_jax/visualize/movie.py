@@ -55,14 +55,15 @@ class Movie:
         self,
         path: str | os.PathLike,
         *,
-        rate: fractions.Fraction,
+        rate: fractions.Fraction | int,
         time_base: fractions.Fraction | None = None,
         audio: av.AudioStream | None = None,
         size: tuple[int, int] | None = None,
     ):
         self.path = pathlib.Path(path)
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-        self._rate, self._time_base = rate, time_base or 1 / rate
+        self.rate = fractions.Fraction(rate)
+        self._time_base = time_base or 1 / self.rate
         self._source = audio
         self._size: tuple[int, int] | None = None
         self._num_frames = 0
@@ -120,7 +121,7 @@ class Movie:
     def _begin(self, size: tuple[int, int]) -> None:
         codec, pixels, options = _CODECS[self.path.suffix]
         self._size = size
-        self._stream = self._container.add_stream(codec, rate=self._rate.limit_denominator(1001))
+        self._stream = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001))
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = pixels
         self._stream.options = dict(options)
