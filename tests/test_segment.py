@@ -1,5 +1,6 @@
 """segment.py by its contract, in-process, on small videos and a model that follows colours."""
 
+import fractions
 import json
 import os
 import re
@@ -106,13 +107,15 @@ def test_a_video_gives_masks_overlay_cutout_and_coco(here, clip, capsys):
 def test_rotation_metadata_is_respected(here, clip):
     """A telephone held upright: stored lying, shown standing; masks are painted on what is shown."""
     frames, ids = clip
-    video_maker.turn(video_maker.write(here / "lying.mp4", np.rot90(frames, 1, axes=(1, 2))))
+    stored = np.rot90(frames, 1, axes=(1, 2))
+    video_maker.turn(video_maker.write(here / "lying.mp4", stored, aspect=fractions.Fraction(4, 3)))
     assert run("lying.mp4", "--masks", "first.png") == 0
     for t, mask in enumerate(written().values()):
         assert mask.shape == SIZE and iou(mask == 3, ids[t] == 3) > 0.7
     with av.open("out/overlay.mp4") as container:
         stream = container.streams.video[0]
         assert (stream.height, stream.width) == SIZE and next(container.decode(stream)).rotation == 0
+        assert stream.sample_aspect_ratio == fractions.Fraction(3, 4), "pixels are turned, too"
 
 
 @pytest.mark.parametrize(

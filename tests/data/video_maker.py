@@ -6,8 +6,8 @@ import av
 import numpy as np
 
 
-def write(path, frames, *, codec="libx264", pixels="yuv420p", times=None, base=1200, sound=None):
-    """Writes frames with their times (in 1/`base` s) and a tone in the codec `sound`."""
+def write(path, frames, *, codec="libx264", pixels="yuv420p", times=None, base=1200, sound=None, aspect=1):
+    """Writes frames at `times` (in 1/`base` s), pixels `aspect` times as wide as high, maybe with a tone."""
     base = fractions.Fraction(1, base)
     times = times or [100 * i for i in range(len(frames))]
     with av.open(str(path), "w") as container:
@@ -15,6 +15,7 @@ def write(path, frames, *, codec="libx264", pixels="yuv420p", times=None, base=1
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
         stream.codec_context.time_base = base
+        stream.codec_context.sample_aspect_ratio = fractions.Fraction(aspect)
         if codec in ("libx264", "mpeg4"):
             stream.options = {"crf": "8"}
         hertz = 48_000  # what every codec here takes

@@ -40,6 +40,7 @@ class Media(Protocol):
     num_frames: int | None  # None: not known before it is read
     is_exact: bool  # whether there are really no more than `num_frames`
     rate: fractions.Fraction  # frames per second, on average
+    aspect: fractions.Fraction  # a pixel's width over its height, as shown
     time_base: fractions.Fraction  # seconds; times are multiples of it
 
     def frame_name(self, index: int) -> str: ...  # a file's stem
@@ -113,7 +114,7 @@ class ImageFolder:
         self._video = videos.FolderVideo(name=self.name, frame_paths=tuple(paths), mask_paths={})
         self.size, self.num_frames, self.is_exact = self._video.size, len(paths), True
         self.rate = fractions.Fraction(fps or FPS).limit_denominator(1001)
-        self.time_base = 1 / self.rate
+        self.time_base, self.aspect = 1 / self.rate, fractions.Fraction(1)
         self._video.check_frames()
 
     def frame_name(self, index: int) -> str:
@@ -146,17 +147,19 @@ class VideoFile:
         with _opened(path) as container:
             stream = _stream(path, container)
             self.time_base = stream.time_base or fractions.Fraction(1, 90_000)
+            self.aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
             self.rate = stream.average_rate or stream.base_rate or fractions.Fraction(FPS)
             self.num_frames = stream.frames or None
             if self.num_frames is None and container.duration:
                 seconds = fractions.Fraction(container.duration, av.time_base)
                 self.num_frames = max(1, round(seconds * self.rate))
-        self.size = (0, 0)
+        self.size, self._is_turned = (0, 0), False
         first = next(self.frames(), None)
         if first is None:
             raise errors.VosError(f"{path}: has no frames")
         self.size = first.image.shape[:2]
-        masks.check_size(path, *self.size)
+        if self._is_turned:
+            self.aspect = 1 / self.aspect
 
     def frame_name(self, index: int) -> str:
         """The number, wide enough for nine hours to sort by name."""
@@ -215,7 +218,9 @@ class VideoFile:
 
     def _upright(self, picture: av.VideoFrame, index: int) -> UInt8[np.ndarray, "H W 3"]:
         masks.check_size(self.path, picture.height, picture.width)
-        image = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90) % 4)
+        quarters = round(picture.rotation / 90) % 4
+        self._is_turned = quarters % 2 == 1
+        image = np.rot90(picture.to_ndarray(format="rgb24"), quarters)
         if self.size != (0, 0) and image.shape[:2] != self.size:
             raise errors.VosError(
                 f"{self.path}: frame {index} is {image.shape[1]}x{image.shape[0]}, the first one "

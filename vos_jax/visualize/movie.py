@@ -47,6 +47,7 @@ class Movie:
       path: ends in .mp4 (RGB frames) or .webm (RGBA frames).
       rate: frames per second, on average.
       time_base: seconds; times of frames are rounded to multiples of it. Default: a frame.
+      aspect: a pixel's width over its height.
       audio: the stream whose packets `add_sound` will be given.
       size: (height, width) of the frames; needed where sound comes before the first of them.
     """
@@ -57,6 +58,7 @@ class Movie:
         *,
         rate: fractions.Fraction | int,
         time_base: fractions.Fraction | None = None,
+        aspect: fractions.Fraction | int = 1,
         audio: av.AudioStream | None = None,
         size: tuple[int, int] | None = None,
     ):
@@ -64,7 +66,7 @@ class Movie:
         self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         self.rate = fractions.Fraction(rate)
         self._time_base = time_base or 1 / self.rate
-        self._source = audio
+        self._aspect, self._source = fractions.Fraction(aspect), audio
         self._size: tuple[int, int] | None = None
         self._num_frames = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,7 @@ class Movie:
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = pixels
         self._stream.options = dict(options)
+        self._stream.codec_context.sample_aspect_ratio = self._aspect
         self._stream.codec_context.time_base = self._stream.time_base = self._time_base
         self._audio, self._copied = None, False
         if self._source is not None:

@@ -38,7 +38,12 @@ class Overlay:
     def __init__(self, path: pathlib.Path, media: video_files.Media, audio: av.AudioStream | None):
         self.path = path
         self._movie = movie.Movie(
-            path, rate=media.rate, time_base=media.time_base, audio=audio, size=media.size
+            path,
+            rate=media.rate,
+            time_base=media.time_base,
+            aspect=media.aspect,
+            audio=audio,
+            size=media.size,
         )
 
     def __enter__(self) -> "Overlay":
@@ -61,7 +66,7 @@ class CutoutMovie:
 
     def __init__(self, path: pathlib.Path, media: video_files.Media):
         self.path = path
-        self._movie = movie.Movie(path, rate=media.rate, time_base=media.time_base)
+        self._movie = movie.Movie(path, rate=media.rate, time_base=media.time_base, aspect=media.aspect)
 
     def __enter__(self) -> "CutoutMovie":
         return self
