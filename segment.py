@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [given_masks.parse(text) for text in options.masks]
     media = video_files.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
     annotations = given_masks.read(given, media.size, resize=options.resize_masks)
-    if media.is_exact:
+    if max(annotations) >= media.max_frames:
         check_frames(annotations, media.num_frames)
     out = pathlib.Path(options.out)
     makers = choose_products(options, media, out)

@@ -279,6 +279,7 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
         (("v.mp4", "--masks", "white.png@300"), "ids are 1 to 254"),
         (("v.mp4", *first, "--fps", "0"), "--fps 0.0"),
         (("v.mp4", *first, "--config.memory.evry=3"), "no config key"),
+        (("v.mp4", *first, "--masks", "99:second.png"), "there is no frame 99, the video has 8: 0 to 7"),
     ]
     for arguments, match in cases:
         assert run(*arguments) == 2, arguments
@@ -288,8 +289,8 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
     monkeypatch.setattr(movie, "_CODECS", {".mp4": ("libnothing", "yuv420p", {})})
     assert run("v.mp4", *first) == 2
     assert "no encoder libnothing" in capsys.readouterr().err and not os.path.exists("out")
-    assert run("v.mp4", *first, "--no-overlay", "--masks", "99:second.png") == 2
-    assert "there is no frame 99, the video has 8" in capsys.readouterr().err and len(written()) == LENGTH
+    assert run("v.mp4", *first, "--no-overlay", "--masks", "9:second.png") == 2
+    assert "there is no frame 9, the video has 8" in capsys.readouterr().err and len(written()) == LENGTH
 
 
 def test_masks_are_fitted_shared_and_renamed_when_asked(here, clip):

@@ -38,7 +38,7 @@ class Media(Protocol):
     name: str
     size: tuple[int, int]  # (height, width) as shown, pixels
     num_frames: int | None  # None: not known before it is read
-    is_exact: bool  # whether there are really no more than `num_frames`
+    max_frames: float  # surely no more than these; infinite where nothing is known
     rate: fractions.Fraction  # frames per second, on average
     aspect: fractions.Fraction  # a pixel's width over its height, as shown
     time_base: fractions.Fraction  # seconds; times are multiples of it
@@ -112,7 +112,7 @@ class ImageFolder:
             )
         self.path, self.name = path, path.resolve().name or "video"
         self._video = videos.FolderVideo(name=self.name, frame_paths=tuple(paths), mask_paths={})
-        self.size, self.num_frames, self.is_exact = self._video.size, len(paths), True
+        self.size, self.num_frames, self.max_frames = self._video.size, len(paths), len(paths)
         self.rate = fractions.Fraction(fps or FPS).limit_denominator(1001)
         self.time_base, self.aspect = 1 / self.rate, fractions.Fraction(1)
         self._video.check_frames()
@@ -140,8 +140,6 @@ class ImageFolder:
 class VideoFile:
     """A file that FFmpeg reads; see `Media`. One frame is decoded at once, to know that it can be."""
 
-    is_exact = False
-
     def __init__(self, path: pathlib.Path):
         self.path, self.name = path, path.stem
         with _opened(path) as container:
@@ -149,10 +147,11 @@ class VideoFile:
             self.time_base = stream.time_base or fractions.Fraction(1, 90_000)
             self.aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
             self.rate = stream.average_rate or stream.base_rate or fractions.Fraction(FPS)
-            self.num_frames = stream.frames or None
-            if self.num_frames is None and container.duration:
-                seconds = fractions.Fraction(container.duration, av.time_base)
-                self.num_frames = max(1, round(seconds * self.rate))
+            seconds = fractions.Fraction(container.duration or 0, av.time_base)
+            self.num_frames = stream.frames or round(seconds * self.rate) or None
+            # Headers may be wrong, but not by far: a mask of frame 5,000 of 300 is refused at once.
+            known = max(stream.frames, seconds * self.rate)
+            self.max_frames = 1.1 * float(known) + 10 if known else float("inf")
         self.size, self._is_turned = (0, 0), False
         first = next(self.frames(), None)
         if first is None:
