@@ -34,7 +34,7 @@ from vos_jax.inference import (
 )
 from vos_jax.metrics import davis_csv, scoring
 from vos_jax.models import training_free
-from vos_jax.visualize import console, overlay
+from vos_jax.visualize import console, figures, overlay
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +61,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--score_only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
     parser.add_argument("--overlay", action="store_true", help="draw colour overlays: mp4 and contact sheet")
+    parser.add_argument(
+        "--visualize",
+        metavar="a,b",
+        type=figures.parse,
+        default=(),
+        help=f"draw figures: {', '.join(figures.KINDS)}",
+    )
+    parser.add_argument("--frame", type=int, help="which frame --visualize draws (default: the middle one)")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is finished")
     parser.add_argument("--zip", action="store_true", help="pack the masks for the data set's server")
     parser.add_argument("--max_size", type=int, metavar="N", help="shrink frames to a short side of N inside")
@@ -121,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         direction.check(
             video.inputs(), followers[0], config.inference.direction, config.eval.save_probabilities
         )
+    figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
@@ -186,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 hand_on(video)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
-        summary = scoring.table(source, (s for video in videos for s in scored[video.name].result()))
+        object_scores = [score for video in videos for score in scored[video.name].result()]
+        summary = scoring.table(source, object_scores)
 
     # ---------------------------------------------------------------- results
     seconds = {
@@ -208,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
+    plain = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    for picture in figures.draw(options.visualize, videos, plain, out, options.frame, object_scores):
+        screen.print(f"look at: {picture}")
 
 
 def score_only(screen, options: argparse.Namespace, config, source: sources.VideoSource) -> None:

@@ -158,6 +158,15 @@ def decode_mask(
     return _ids_of_values(path, pixels, is_grey=kind != _INDEXED)
 
 
+def is_binary(path: str | os.PathLike) -> bool:
+    """Whether a mask PNG that `read_mask` reads is black and white: it says "object", but not which."""
+    with Image.open(path, formats=["PNG"]) as image:
+        pixels = np.asarray(image if image.mode in "PL1" else image.convert("RGB"))
+    return bool(np.all((pixels == 0) | (pixels == (1 if pixels.dtype == bool else VOID)))) and (
+        pixels.ndim == 2 or bool(np.all(pixels == pixels[..., :1]))
+    )
+
+
 def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
     """Writes object ids as an indexed PNG with the DAVIS palette: all of it or nothing.
 

@@ -124,8 +124,7 @@ class FolderVideo:
         Raises:
           VosError: naming the file that is missing, truncated, of another size, or without objects.
         """
-        for index, path in enumerate(self.frame_paths):
-            self._check_frame_size(index, frames.frame_size(path))
+        self.check_frames()
         for path in self.mask_paths.values():
             size = masks.png_size(path)
             if size != self.size:
@@ -134,6 +133,11 @@ class FolderVideo:
                     "(width x height); masks must have the size of their frames"
                 )
         _ = self.first_frames
+
+    def check_frames(self) -> None:
+        """Checks every frame's header: whole, and of the first one's size; VosError names the first other."""
+        for index, path in enumerate(self.frame_paths):
+            self._check_frame_size(index, frames.frame_size(path))
 
     def _mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
         ids = masks.read_mask(self.mask_paths[index], self.size)

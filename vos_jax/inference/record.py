@@ -111,11 +111,15 @@ class Record:
             ) from error
 
     def _difference(self, key: str) -> str:
-        """The first keys in which other settings differ, as `memory.every: 5, now 3`."""
-        before, now = _flat(self._known.get(key, {})), _flat(self._settings)
-        names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-        shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
-        return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
+        return difference(self._known.get(key, {}), self._settings)
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first keys in which settings differ, as `memory.every: 5, now 3`; "" if in none."""
+    before, now = _flat(before), _flat(now)
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
+    return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -43,8 +43,34 @@ STAGES: dict[str, Callable[[Any], jax.Array]] = {
 """Masks [N, H/4, W/4] on the way to the final ones, by name, from a trained model's `Prediction.out`."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Where a track stands: what it takes to go on from there (`Tracker.resume`).
+
+    Attributes:
+      state: the model's state after the frames so far.
+      objects: the user's id -> index in the state.
+      first_frames: the user's id -> frame of its first annotation.
+      index: how many frames were segmented.
+      size: (height, width) of the frames in pixels.
+    """
+
+    state: state_lib.State
+    objects: Mapping[int, int]
+    first_frames: Mapping[int, int]
+    index: int
+    size: tuple[int, int]
+
+
 class Tracker:
     """Runs a model over videos; holds what is compiled, so that videos of one size share it.
+
+    Args:
+      model, params: the method and its parameters.
+      buckets: capacities for objects; each is compiled once.
+      with_prob: whether results carry soft masks.
+      keep_states: whether a track's earlier snapshots stay usable when it goes on, at the price of a copy of
+        the memory per frame.
 
     Attributes:
       seconds: wall time spent so far, split into "compile" and "inference".
@@ -60,6 +86,7 @@ class Tracker:
         buckets: Sequence[int] = DEFAULT_BUCKETS,
         with_prob: bool = False,
         stages: Sequence[str] = (),
+        keep_states: bool = False,
     ):
         self.model = model
         self.params = jax.device_put(params)
@@ -71,7 +98,7 @@ class Tracker:
         self.seconds = {"compile": 0.0, "inference": 0.0}
         self.frames = 0
         self._steps = {}
-        self._jitted = jax.jit(self._step, donate_argnums=1)
+        self._jitted = jax.jit(self._step, donate_argnums=() if keep_states else 1)
 
     @property
     def compilations(self) -> int:
@@ -120,6 +147,13 @@ class Tracker:
         """Returns a new track for frames of (height, width) pixels, with room for `num_objects`."""
         return Track(self, size, self.bucket(max(num_objects, 1)))
 
+    def resume(self, snapshot: Snapshot) -> "Track":
+        """Returns a track that goes on where the snapshot was taken."""
+        track = Track(self, snapshot.size, snapshot.state.object_valid.shape[0], state=snapshot.state)
+        track.objects, track.index = dict(snapshot.objects), snapshot.index
+        track._first_frames = dict(snapshot.first_frames)
+        return track
+
     def track(
         self, frames: Iterable[np.ndarray], annotations: Mapping[int, np.ndarray]
     ) -> Iterator[TrackedFrame]:
@@ -143,22 +177,39 @@ class Tracker:
 
 
 class Track:
-    """One video being followed: the model's state, and which of its objects is which of the user's ids."""
+    """One video being followed: the model's state, and which of its objects is which of the user's ids.
 
-    def __init__(self, tracker: Tracker, size: tuple[int, int], capacity: int):
+    Attributes:
+      index: how many frames were segmented; the next one's number.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        size: tuple[int, int],
+        capacity: int,
+        *,
+        state: state_lib.State | None = None,
+    ):
         self.tracker = tracker
         self.size = size
-        self.padded = tuple(-(-n // state_lib.SIZE_MULTIPLE) * state_lib.SIZE_MULTIPLE for n in size)
-        self.state = state_lib.init_state(tracker.model, capacity, self.padded, size)
+        self.padded = padded_size(size)
+        if state is None:
+            state = state_lib.init_state(tracker.model, capacity, self.padded, size)
+        self.state = state
         self.objects: dict[int, int] = {}  # user's id -> index in the state
         self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
-        self._index = 0
+        self.index = 0
         self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
 
     @property
     def capacity(self) -> int:
         """How many objects the state has room for."""
         return self.state.object_valid.shape[0]
+
+    def snapshot(self) -> Snapshot:
+        """Returns where the track stands; the next step invalidates it unless the tracker keeps states."""
+        return Snapshot(self.state, dict(self.objects), dict(self._first_frames), self.index, self.size)
 
     def step(
         self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
@@ -173,15 +224,10 @@ class Track:
         Raises:
           VosError: wrong size, too many objects, or an unknown id to remove. The track stays as it was.
         """
-        if frame.shape[:2] != self.size:
-            raise errors.VosError(
-                f"frame {self._index} is {frame.shape[1]}x{frame.shape[0]}, "
-                f"the video's first one is {self.size[1]}x{self.size[0]}"
-            )
-        given = self._given(ids, tuple(remove))
-        outputs = self.tracker.step(self.state, self._pad(frame), given)
+        padded, given = self.prepare(frame, ids, remove)
+        outputs = self.tracker.step(self.state, padded, given)
         self.state, padded_ids, presence, prob, stages = outputs
-        self._index += 1
+        self.index += 1
         height, width = self.size
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
@@ -200,6 +246,21 @@ class Track:
             prob = np.asarray(prob)[order, :height, :width]
         return TrackedFrame(ids=result, presence=present, prob=prob, stages=stages)
 
+    def prepare(
+        self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
+    ) -> tuple[np.ndarray, state_lib.Given]:
+        """Returns what the model's step takes for the next frame; new objects get their indices here.
+
+        Arguments and errors as `step`.
+        """
+        if frame.shape[:2] != self.size:
+            raise errors.VosError(
+                f"frame {self.index} is {frame.shape[1]}x{frame.shape[0]}, "
+                f"the video's first one is {self.size[1]}x{self.size[0]}"
+            )
+        given = self._given(ids, tuple(remove))
+        return self._pad(frame), given
+
     def _pad(self, frame: np.ndarray) -> np.ndarray:
         extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]
         return np.pad(frame, [*extra, (0, 0)], mode="edge") if any(e for _, e in extra) else frame
@@ -215,7 +276,7 @@ class Track:
             )
         if ids is not None and ids.shape != self.size:
             raise errors.VosError(
-                f"the mask for frame {self._index} is {ids.shape[1]}x{ids.shape[0]}, "
+                f"the mask for frame {self.index} is {ids.shape[1]}x{ids.shape[0]}, "
                 f"the frame is {self.size[1]}x{self.size[0]}"
             )
         present = [int(i) for i in np.unique(ids) if i] if ids is not None else []
@@ -224,7 +285,7 @@ class Track:
         for user_id in present:
             if user_id not in objects:
                 objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
-                first_frames[user_id] = self._index
+                first_frames[user_id] = self.index
         check_pins(first_frames, self.tracker.model.memory_config.max_pins)
         capacity = self.tracker.bucket(max(len(objects), 1))
         if present and set(present) <= set(self.objects) - set(remove):
@@ -242,6 +303,12 @@ class Track:
             valid[objects[user_id]] = True
         self.objects, self._first_frames = objects, first_frames
         return state_lib.Given(jnp.asarray(prob), jnp.asarray(valid), jnp.asarray(removed))
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the padded frame for frames of `size`."""
+    height, width = (-(-n // state_lib.SIZE_MULTIPLE) * state_lib.SIZE_MULTIPLE for n in size)
+    return height, width
 
 
 def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:

@@ -181,5 +181,5 @@ def _unwritable(path: pathlib.Path, error: OSError) -> errors.VosError:
         free = ""
     return errors.VosError(
         f"{path}: cannot write: {error.strerror or error}{free}; "
-        "type the same command again once it is solved, finished sequences are kept"
+        "type the same command again once it is solved, what is finished is kept"
     )

@@ -5,7 +5,6 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import av
 import cv2
 import numpy as np
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from vos_jax.data import masks, sources
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
+from vos_jax.visualize import movie
 
 
 def overlay(
@@ -45,32 +45,11 @@ def write_video(
     Odd sizes get one more row or column, copied from the border. Frames are taken one by one and the
     file appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-    size, stream = None, None
-    try:
-        with av.open(str(part), "w", format="mp4") as container:
-            for frame in frames:
-                if stream is None:
-                    size = frame.shape[:2]
-                    stream = container.add_stream(
-                        "libx264", rate=fractions.Fraction(fps).limit_denominator(1001)
-                    )
-                    stream.height, stream.width = (side + side % 2 for side in size)
-                    stream.pix_fmt = "yuv420p"
-                    stream.options = {"crf": "20", "preset": "veryfast"}
-                if frame.shape[:2] != size:
-                    raise VosError(f"{path}: a frame of {frame.shape[:2]} follows frames of {size}")
-                even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-            if stream is None:
-                raise VosError(f"{path}: no frames to write")
-            container.mux(stream.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    rate = fractions.Fraction(fps).limit_denominator(1001)
+    with movie.Movie(path, rate=rate) as film:
+        for index, frame in enumerate(frames):
+            film.write(frame, index / rate)
+    return film.path
 
 
 def contact_sheet(

@@ -1,0 +1,225 @@
+"""Segments your own video: give it the masks of one frame, get those of every frame.
+
+    python segment.py holiday.mp4 --masks first.png --out results/holiday
+    python segment.py frames/ --masks first.png --masks 120:second.png --cutout webm --rle
+
+writes OUT/masks/*.png (indexed, DAVIS palette) and OUT/overlay.mp4; with --cutout OUT/cutout.webm or
+OUT/cutout/*.png, with --rle OUT/masks.json (COCO). The same command goes on where an interrupted one stopped.
+
+A mask is a PNG of the video's size: background black, each object one colour (the DAVIS palette, or any
+indexed PNG; white on black for a single object). `120:second.png` is of frame 120, counted from 0: objects
+that are known are corrected there, others appear. `120:dog.png@2` says that what is not black is object 2.
+"""
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+import vos_jax
+from vos_jax import config as configs
+from vos_jax import devices, errors
+from vos_jax.data import given_masks, masks, prefetch, video_files
+from vos_jax.inference import loading, session, snapshots, tracker, writer
+from vos_jax.visualize import console, movie, products
+
+FRAMES_AHEAD = 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise errors.VosError(f"{message} (--help shows what there is)")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line: options, and the config overrides among them."""
+    parser = _Parser(
+        prog="segment.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("video", help="mp4, mov, webm, avi, GIF, ..., or a folder of images")
+    parser.add_argument(
+        "--masks",
+        metavar="[FRAME:]PNG[@ID]",
+        action="append",
+        required=True,
+        help="what to follow; may be said several times",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="where the results go")
+    parser.add_argument("--cutout", choices=("png", "webm"), help="the objects alone, on nothing")
+    parser.add_argument("--rle", action="store_true", help="the masks as one COCO JSON, too")
+    parser.add_argument("--no-overlay", dest="overlay", action="store_false", help="draw no overlay.mp4")
+    parser.add_argument(
+        "--resize-masks", action="store_true", help="fit masks of another size (same shape) to the video"
+    )
+    parser.add_argument("--fps", type=float, help="frames per second of a folder of images (default: 24)")
+    parser.add_argument(
+        "--checkpoint", metavar="auto|none|PATH", help="trained weights; none = training-free"
+    )
+    parser.add_argument("--config", default="default", help="a config by name, or a path to a .py file")
+    parser.add_argument("--overwrite", action="store_true", help="segment anew what is there already")
+    parser.add_argument("--device", choices=devices.NAMES)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.memory.every=3"
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    if options.fps is not None and not 0.1 <= options.fps <= 1000:
+        raise errors.VosError(f"--fps {options.fps}: between 0.1 and 1000")
+    return options, overrides
+
+
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    config = configs.load(options.config, overrides)
+    config.checkpoint = options.checkpoint or config.checkpoint
+    config.dtype = options.dtype or config.dtype
+    screen = console.make_console()
+
+    # ---------------------------------------------------------------- video and masks
+    given = [given_masks.parse(text) for text in options.masks]
+    media = video_files.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
+    annotations = given_masks.read(given, media.size, resize=options.resize_masks)
+    if max(annotations) >= media.max_frames:
+        check_frames(annotations, media.num_frames)
+    out = pathlib.Path(options.out)
+    makers = choose_products(options, media, out)
+
+    # ---------------------------------------------------------------- model
+    device = devices.choose(options.device)
+    model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    tracker.check_annotations(annotations, follower)
+    model_name = snapshots.fingerprint(model, params)
+    writer.check_writable(out)
+    run = session.Session(
+        out, settings(config, media, annotations, model_name), model_name, overwrite=options.overwrite
+    )
+    height, width = media.size
+    count = len({i for ids in annotations.values() for i in np.unique(ids).tolist() if i})
+    screen.print(
+        f"{options.video}: {width}x{height}, {media.num_frames or '?'} frames, {count} object(s), "
+        f"on {device}, checkpoint {checkpoint}"
+    )
+
+    # ---------------------------------------------------------------- segment
+    with console.make_progress(screen) as progress:
+        done = run.num_finished(media.frame_name, media.size)
+        if done is None:
+            track = run.resume(follower, media.frame_name, media.size)
+            if track is None:
+                track = follower.start(media.size, count)
+            else:
+                screen.print(f"going on at frame {track.index}")
+            run.begin(track.index, media.frame_name, [out / name for name in PRODUCTS])
+            task = progress.add_task("segmenting", total=media.num_frames, completed=track.index, fps=0.0)
+            done = segment(media, track, annotations, out, run, functools.partial(progress.update, task))
+            progress.update(task, total=done)
+        else:
+            screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
+
+        # ------------------------------------------------------------ overlay and the like
+        wanted = {
+            name: maker for name, maker in makers.items() if name == CUTOUTS or not (out / name).exists()
+        }
+        if wanted:
+            task = progress.add_task("drawing", total=done, fps=0.0)
+            draw(media, wanted, out, functools.partial(progress.update, task))
+    check_frames(annotations, done)
+    screen.print(f"masks: {out / session.MASKS}")
+    for name in makers:
+        screen.print(f"look at: {out / name}")
+
+
+CUTOUTS = "cutout"
+PRODUCTS = ("overlay.mp4", CUTOUTS, "cutout.webm", "masks.json")
+
+
+def choose_products(options: argparse.Namespace, media: video_files.Media, out: pathlib.Path) -> dict:
+    """Name in OUT -> what makes it of an open video; checks that this installation can."""
+    makers = {}
+    if options.overlay:
+        movie.check_codec(".mp4")
+        makers["overlay.mp4"] = lambda video: products.Overlay(out / "overlay.mp4", media, video.audio)
+    if options.cutout == "webm":
+        movie.check_codec(".webm")
+        makers["cutout.webm"] = lambda video: products.CutoutMovie(out / "cutout.webm", media)
+    if options.cutout == "png":
+        makers[CUTOUTS] = lambda video: products.CutoutImages(out / CUTOUTS)
+    if options.rle:
+        makers["masks.json"] = lambda video: products.RunLengths(out / "masks.json", media)
+    return makers
+
+
+def check_frames(annotations: dict, num_frames: int) -> None:
+    """Raises VosError if a mask is of a frame that the video does not have."""
+    if (last := max(annotations)) >= num_frames:
+        raise errors.VosError(
+            f"--masks {last}:...: there is no frame {last}, the video has {num_frames}: 0 to {num_frames - 1}"
+        )
+
+
+def settings(config, media: video_files.Media, annotations: dict, model: str) -> dict:
+    """What decides how the masks look."""
+    plain = configs.as_dict(config)
+    return {
+        "video": media.identity(),
+        "masks": {
+            str(frame): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for frame, ids in annotations.items()
+        },
+        "weights": model,
+        **{key: plain[key] for key in ("dtype", "model", "memory", "training_free", "objects")},
+        "version": vos_jax.__version__,
+    }
+
+
+def segment(
+    media: video_files.Media,
+    track: tracker.Track,
+    annotations: dict,
+    out: pathlib.Path,
+    run: session.Session,
+    update,
+) -> int:
+    """Follows the objects from the track's frame on, writes every mask, returns how many frames there are."""
+    begin, start, compiled = track.index, time.perf_counter(), track.tracker.seconds["compile"]
+    frames = prefetch.prefetch(media.frames(track.index), FRAMES_AHEAD)
+    with writer.MaskWriter(out) as masks_out, contextlib.closing(frames):
+        for frame in frames:
+            index = track.index
+            result = track.step(frame.image, annotations.get(index))
+            masks_out.write(session.MASKS, media.frame_name(index), result.ids)
+            if run.is_due():
+                masks_out.flush()
+                run.save(track)
+            passed = time.perf_counter() - start - (track.tracker.seconds["compile"] - compiled)
+            update(completed=track.index, fps=(track.index - begin) / max(passed, 1e-9))
+    run.finish(track.index)
+    return track.index
+
+
+def draw(media: video_files.Media, makers: dict, out: pathlib.Path, update) -> None:
+    """Makes overlay, cut-out and run-length code from the masks on disk, in one pass over the video."""
+    start, done = time.perf_counter(), 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        update(completed=done, fps=done / (time.perf_counter() - start))
+
+    def mask_of(name: str):
+        return masks.read_mask(writer.mask_path(out, session.MASKS, name), media.size)
+
+    products.make(list(makers.values()), media, mask_of, advance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

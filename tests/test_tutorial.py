@@ -1,0 +1,65 @@
+"""The tutorial's Python runs as it stands, and its commands are understood by the programs."""
+
+import pathlib
+import re
+import shlex
+
+import numpy as np
+
+import eval as eval_program
+import segment
+import train
+from vos_jax.data import build, check, masks
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs/tutorial.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    """What stands behind a prompt, continuation lines joined."""
+    text = "\n".join(blocks("console")).replace("\\\n", " ")
+    return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
+
+
+def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = {}
+    make, track, edit = blocks("python")
+    exec(make, code)
+    command = next(c for c in commands() if c[1:2] == ["segment.py"])
+    assert segment.main(command[2:]) == 0
+    found = sorted((tmp_path / "results/holiday/masks").iterdir())
+    exec(track + edit, code)
+    assert len(found) == len(code["frames"]) == 8
+    last = masks.read_mask(found[-1])
+    assert set(np.unique(last)) == {0, 1, 2, 3}
+    assert code["seg"].frame_index == 3 and code["seg"].objects == (1, 2, 3)
+
+
+def test_the_commands_are_understood():
+    """Each is parsed by its own program; a renamed option or config key fails here."""
+    parsers = {"segment.py": segment.parse, "eval.py": eval_program.parse, "train.py": train.parse}
+    seen = set()
+    for command in commands():
+        if command[1] in parsers:
+            options, overrides = parsers[command[1]](command[2:])
+            name = getattr(options, "config", "default")
+            eval_program.configs.load(name, overrides)
+            seen.add(command[1])
+        elif command[1] == "-m":
+            seen.add(command[2])
+    assert seen == {"segment.py", "eval.py", "train.py", "vos_jax.data.check", "vos_jax.data.build"} | {
+        "vos_jax.export"
+    }
+    assert build.parse([*next(c for c in commands() if "vos_jax.data.build" in c)[3:]]).kind in check.OPENERS
+
+
+def test_the_quick_start_in_the_readme_is_the_tutorials():
+    readme = (ROOT / "README.md").read_text()
+    assert "segment.py video.mp4 --masks first.png" in readme and "Segmenter.from_pretrained(" in readme
+    for path in re.findall(r"\]\((docs/[^)]+)\)", readme):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,110 @@
+"""A track on disk: one safetensors file, written whole or not at all, read back bit for bit."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from vos_jax import errors, weights_io
+from vos_jax.inference import tracker as tracker_lib
+from vos_jax.models import state as state_lib
+
+FORMAT = "vos_jax.snapshot/1"
+
+
+def fingerprint(model: state_lib.Model, params: Any) -> str:
+    """Names a model and its weights: a track may only go on with the one that it began with."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(path: str | os.PathLike, snapshot: tracker_lib.Snapshot, model: str) -> None:
+    """Writes a snapshot; `model` is its `fingerprint`.
+
+    Raises:
+      VosError: the file cannot be written; one that was there stays as it was.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(snapshot.state)
+    tensors = {jax.tree_util.keystr(path): np.asarray(leaf, order="C") for path, leaf in leaves}
+    metadata = {
+        "format": FORMAT,
+        "model": model,
+        "track": json.dumps(
+            {
+                "index": snapshot.index,
+                "size": snapshot.size,
+                "objects": sorted(snapshot.objects.items()),
+                "first_frames": sorted(snapshot.first_frames.items()),
+            }
+        ),
+    }
+    path = pathlib.Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+        os.replace(part, path)
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot save the state: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> tracker_lib.Track:
+    """Reads a snapshot and returns the track, ready to go on.
+
+    Raises:
+      VosError: no such file, a damaged one, or one of another model, other weights or other settings.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
+    tensors, metadata = weights_io.load(data, str(path))
+    if metadata.get("format") != FORMAT:
+        raise errors.VosError(
+            f"{path}: not a state saved by vos_jax (format {metadata.get('format')!r}, expected {FORMAT!r})"
+        )
+    if metadata["model"] != model:
+        raise errors.VosError(
+            f"{path}: was saved with another model or other weights; load those, or start the video again"
+        )
+    track = json.loads(metadata["track"])
+    size = tuple(track["size"])
+    expected = jax.eval_shape(
+        functools.partial(
+            state_lib.init_state,
+            tracker.model,
+            tensors[".object_valid"].shape[0] if ".object_valid" in tensors else 0,
+            tracker_lib.padded_size(size),
+            size,
+        )
+    )
+
+    def take(key: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(key)
+        found = tensors.get(name)
+        if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
+            raise errors.VosError(
+                f"{path}: {name[1:]} is {'missing' if found is None else f'{found.dtype} {found.shape}'}, "
+                f"this model needs {leaf.dtype} {leaf.shape}; it was saved with other settings"
+            )
+        return jax.device_put(found)
+
+    return tracker.resume(
+        tracker_lib.Snapshot(
+            state=jax.tree_util.tree_map_with_path(take, expected),
+            objects=dict(map(tuple, track["objects"])),
+            first_frames=dict(map(tuple, track["first_frames"])),
+            index=track["index"],
+            size=size,
+        )
+    )

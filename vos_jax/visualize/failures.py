@@ -1,0 +1,66 @@
+"""The paper's Figure 4: the worst objects of a run, found by J, each in its worst frame (DESIGN §10)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vos_jax.data import masks, sources
+from vos_jax.metrics import scoring
+from vos_jax.typing import UInt8
+from vos_jax.visualize import overlay, sheet
+
+WORST = 4
+
+
+def draw(
+    scores: Sequence[scoring.ObjectScore],
+    videos: Mapping[str, sources.Video],
+    mask_path,
+    *,
+    count: int = WORST,
+) -> UInt8[np.ndarray, "H2 W2 3"] | None:
+    """Draws the `count` objects of lowest mean J: frame, truth, prediction; None if nothing was scored.
+
+    Args:
+      scores: of the run.
+      videos: by name.
+      mask_path: from (sequence, frame name) to the result.
+    """
+    scored = sorted((score for score in scores if score.J.size), key=lambda score: score.J.mean())
+    panels = []
+    width = sheet.panel_width(3)
+    for score in scored[:count]:
+        video = videos[score.sequence]
+        index, measured = worst_frame(score, video)
+        frame, truth = video.frame(index), video.annotation(index)
+        found = masks.read_mask(mask_path(video.name, video.frame_names[index]), video.size)
+        if getattr(video, "merge_objects", False):
+            found = np.minimum(found, 1)
+        for text, picture in (
+            (f"{video.name}, frame {index}", frame),
+            (f"truth of object {score.object_id}", overlay.overlay(frame, _only(truth, score.object_id))),
+            (
+                f"found: J {measured:.2f} here, {score.J.mean():.2f} on average",
+                overlay.overlay(frame, _only(found, score.object_id)),
+            ),
+        ):
+            panels.append(sheet.caption(sheet.fit(picture, width), text))
+    if not panels:
+        return None
+    return sheet.grid(panels, columns=3, title="The worst objects of the run, each in its worst frame")
+
+
+def worst_frame(score: scoring.ObjectScore, video: sources.Video) -> tuple[int, float]:
+    """The frame of lowest J in which the object is to be seen (else of lowest J), and its J."""
+    first = video.first_frames[score.object_id]
+    # As `scoring.score_sequence` goes through a video.
+    frames = [i for i in range(first + 1, len(video) - 1) if video.annotation(i) is not None]
+    order = np.argsort(score.J, kind="stable")
+    for at in order:
+        if np.any(video.annotation(frames[at]) == score.object_id):
+            return frames[at], float(score.J[at])
+    return frames[order[0]], float(score.J[order[0]])
+
+
+def _only(ids: np.ndarray, object_id: int) -> np.ndarray:
+    return np.where(ids == object_id, ids, 0).astype(np.uint8)

@@ -1,0 +1,77 @@
+"""`eval.py --visualize`: which figures there are, and drawing them for a run (DESIGN section 10)."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from vos_jax import errors
+from vos_jax.data import sources
+from vos_jax.inference import tracker, writer
+from vos_jax.metrics import scoring
+from vos_jax.models import state as state_lib
+from vos_jax.models import vos
+from vos_jax.visualize import alignment, failures, masks, memory, probe, sheet
+
+KINDS = ("masks", "memory", "alignment", "failures")
+FOLDER = "figures"
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Reads "masks,memory"; VosError names what is no figure."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise errors.VosError(f"--visualize {text}: there are {', '.join(KINDS)}")
+    return kinds
+
+
+def check(
+    kinds: Sequence[str], model: state_lib.Model, videos: Sequence[sources.Video], frame: int | None
+) -> None:
+    """Refuses what could not be drawn after the run: VosError."""
+    if "alignment" in kinds and not isinstance(model, vos.VOS):
+        raise errors.VosError(
+            "--visualize alignment: the training-free model aligns nothing; name a --checkpoint"
+        )
+    if set(kinds) - {"failures"}:
+        for video in videos:
+            probe.check_frame(video, choose_frame(video, frame))
+
+
+def choose_frame(video: sources.Video, frame: int | None) -> int:
+    """The frame asked for, or the middle one of those behind the first annotation."""
+    return (min(video.inputs()) + len(video)) // 2 if frame is None else frame
+
+
+def draw(
+    kinds: Sequence[str],
+    videos: Sequence[sources.Video],
+    follower: tracker.Tracker,
+    out: pathlib.Path,
+    frame: int | None,
+    scores: Sequence[scoring.ObjectScore],
+) -> Iterator[pathlib.Path]:
+    """Draws OUT/figures/*.png and yields their paths.
+
+    Args:
+      kinds: of `KINDS`.
+      videos: each gets its pictures, but for "failures", which are of the whole run.
+      follower: the model; videos are followed anew up to the frame.
+      out: the run's results.
+      frame: the frame's number in every video; None: its middle.
+      scores: of the run.
+    """
+    folder = out / FOLDER
+    for video in videos if set(kinds) - {"failures"} else ():
+        index = choose_frame(video, frame)
+        taken = probe.take(follower, video, index)
+        stem = f"{video.name}_{video.frame_names[index]}"
+        if "masks" in kinds:
+            yield sheet.save(folder / f"{stem}_masks.png", masks.draw(taken))
+        for kind, make in (("memory", memory.draw), ("alignment", alignment.draw)):
+            for object_id, picture in make(taken) if kind in kinds else ():
+                yield sheet.save(folder / f"{stem}_{kind}_object{object_id}.png", picture)
+    if "failures" in kinds:
+        named = {video.name: video for video in videos}
+        picture = failures.draw(scores, named, lambda *names: writer.mask_path(out, *names))
+        if picture is not None:
+            yield sheet.save(folder / "failures.png", picture)

@@ -1,0 +1,103 @@
+"""The paper's Figure 2: what in the memory an object's pixels are read from (DESIGN section 10)."""
+
+from collections.abc import Iterator
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax.models import masks as mask_lib
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import read as read_lib
+from vos_jax.models import state as state_lib
+from vos_jax.models import training_free
+from vos_jax.typing import Array, Float, UInt8
+from vos_jax.visualize import overlay, sheet
+from vos_jax.visualize import probe as probe_lib
+
+COLUMNS = 3
+
+
+def relevance(
+    query_key: Float[Array, "h w Ck"],
+    memory: memory_lib.Memory,
+    config: read_lib.ReadConfig,
+    weights: Float[Array, "N h w"],
+) -> Float[Array, "N M h w"]:
+    """How much each memory pixel gives to an object's pixels: its softmax weights, summed over them.
+
+    A read is linear in the values it reads, so its gradient with respect to them IS the attention, whatever
+    the variant; nothing of a read needs to be written twice.
+
+    Args:
+      query_key: of the current frame.
+      memory, config: what is read, and how.
+      weights: which query pixels count, per object.
+
+    Returns:
+      Non-negative; sums to `weights`' sum for an object that the memory knows.
+    """
+    values = jnp.zeros((*memory.prob.shape, 1), memory.key.dtype)
+
+    def total(values: Float[Array, "N M h w 1"]) -> Float[Array, ""]:
+        read = read_lib.read(query_key, memory.replace(value=values), config)
+        return jnp.sum(read.value[..., 0] * weights)
+
+    return jax.grad(total)(values)[..., 0]
+
+
+def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
+    """How a model reads its memory."""
+    if isinstance(model, training_free.TrainingFree):
+        c = model.config
+        return read_lib.ReadConfig(variant="topk", scale=1.0 / c.temperature, topk=c.topk, window=c.window)
+    return model.config.read
+
+
+def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
+    """Yields (the user's object id, its picture): the current frame, then the memory frames in order."""
+    memory = probe.memory
+    written = int(np.flatnonzero(np.asarray(probe.state.memory.slot_frame) == probe.index)[0])
+    h, w = memory.prob.shape[2:]
+    factor = probe.prob.shape[1] // h
+    shown = np.asarray(mask_lib.downsample(jnp.asarray(probe.prob[1:]), factor)) > 0.5
+    heat = jax.jit(relevance, static_argnums=2)(
+        probe.state.memory.key[written], memory, read_config(probe.model), jnp.asarray(shown, jnp.float32)
+    )
+    frame = probe.video.frame(probe.index)
+    ids = probe.ids(probe.prob)
+    slot_frames, pinned = np.asarray(memory.slot_frame), np.asarray(memory.slot_pinned)
+    slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m]]
+    width = sheet.panel_width(COLUMNS)
+    for user_id, index in probe.objects.items():
+        only = np.where(ids == user_id, ids, 0).astype(np.uint8)
+        panels = [
+            sheet.caption(sheet.fit(overlay.overlay(frame, only), width), f"frame {probe.index}: the object")
+        ]
+        # One scale for all memory frames: which of them matters is to be seen, too.
+        scaled = np.asarray(heat[index], np.float32)
+        scaled = scaled / max(float(scaled.max()), 1e-12)
+        for m in slots:
+            number = int(slot_frames[m])
+            picture = lay_heat(probe.video.frame(number), scaled[m], probe.inputs[0].shape[:2])
+            text = f"memory: frame {number}{' (given)' if pinned[m] else ''}"
+            panels.append(sheet.caption(sheet.fit(picture, width), text))
+        title = (
+            f"{probe.video.name}, object {user_id} in frame {probe.index}: "
+            "relevance of memory pixels (red high, green medium, blue low)"
+        )
+        yield user_id, sheet.grid(panels, columns=COLUMNS, title=title)
+
+
+def lay_heat(
+    frame: UInt8[np.ndarray, "H W 3"], heat: Float[np.ndarray, "h w"], padded: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame in grey under the heat map; `heat` in [0, 1] covers the padded frame."""
+    height, width = frame.shape[:2]
+    full = cv2.resize(heat, padded[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
+    # The square root shows what is weak beside a peak.
+    level = np.round(255 * np.sqrt(np.clip(full, 0, 1))).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(colours, 0.55, grey, 0.45, 0)

@@ -1,0 +1,146 @@
+"""Video files, written frame by frame at the frames' own times: H.264 in mp4, VP9 with alpha in webm."""
+
+import fractions
+import os
+import pathlib
+from typing import Any
+
+import av
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.typing import UInt8
+
+# Sound that an mp4 may hold as it is; any other is encoded again, as AAC.
+COPIED_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
+
+_CODECS = {
+    # yuv420p is what every player takes.
+    ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast"}),
+    # VP9 keeps alpha only without alternate reference frames.
+    ".webm": (
+        "libvpx-vp9",
+        "yuva420p",
+        {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0"},
+    ),
+}
+
+
+def check_codec(suffix: str) -> None:
+    """Raises VosError if this installation cannot write such files (".mp4", ".webm")."""
+    name = _CODECS[suffix][0]
+    try:
+        av.codec.Codec(name, "w")
+    except av.codec.codec.UnknownCodecError as error:
+        raise errors.VosError(
+            f"cannot write {suffix}: this installation of PyAV has no encoder {name}; "
+            "`pip install --force-reinstall av` brings one"
+        ) from error
+
+
+class Movie:
+    """A video file being written; it appears under its name when it is complete.
+
+    Odd sizes get one more row or column, copied from the border.
+
+    Args:
+      path: ends in .mp4 (RGB frames) or .webm (RGBA frames).
+      rate: frames per second, on average.
+      time_base: seconds; times of frames are rounded to multiples of it. Default: a frame.
+      aspect: a pixel's width over its height.
+      audio: the stream whose packets `add_sound` will be given.
+      size: (height, width) of the frames; needed where sound comes before the first of them.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        rate: fractions.Fraction | int,
+        time_base: fractions.Fraction | None = None,
+        aspect: fractions.Fraction | int = 1,
+        audio: av.AudioStream | None = None,
+        size: tuple[int, int] | None = None,
+    ):
+        self.path = pathlib.Path(path)
+        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        self.rate = fractions.Fraction(rate)
+        self._time_base = time_base or 1 / self.rate
+        self._aspect, self._source = fractions.Fraction(aspect), audio
+        self._size: tuple[int, int] | None = None
+        self._num_frames = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._part), "w", format=self.path.suffix[1:])
+        if size is not None:
+            self._begin(size)
+
+    def write(self, image: UInt8[np.ndarray, "H W C"], time: fractions.Fraction) -> None:
+        """Adds a frame, shown from `time` (seconds) on; VosError if it is not of the first one's size."""
+        if self._size is None:
+            self._begin(image.shape[:2])
+        if image.shape[:2] != self._size:
+            raise errors.VosError(f"{self.path}: a frame of {image.shape[:2]} follows frames of {self._size}")
+        height, width = self._size
+        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24")
+        frame.time_base, frame.pts = self._time_base, round(time / self._time_base)
+        self._container.mux(self._stream.encode(frame))
+        self._num_frames += 1
+
+    def add_sound(self, packet: av.Packet) -> None:
+        """Adds a packet of the sound."""
+        if self._copied:
+            packet.stream = self._audio
+            self._container.mux(packet)
+            return
+        try:
+            pieces = packet.decode()
+        except av.error.FFmpegError:
+            return  # a damaged packet is a gap in the sound, no reason to lose the film
+        for piece in pieces:
+            self._container.mux(self._audio.encode(piece))
+
+    def close(self) -> None:
+        """Completes the file; VosError if it has no frames."""
+        if self._num_frames == 0:
+            raise errors.VosError(f"{self.path}: no frames to write")
+        self._container.mux(self._stream.encode())
+        if self._audio is not None and not self._copied:
+            self._container.mux(self._audio.encode())
+        self._container.close()
+        os.replace(self._part, self.path)
+
+    def __enter__(self) -> "Movie":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self._discard()
+
+    def _begin(self, size: tuple[int, int]) -> None:
+        codec, pixels, options = _CODECS[self.path.suffix]
+        self._size = size
+        self._stream = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001))
+        self._stream.height, self._stream.width = (side + side % 2 for side in size)
+        self._stream.pix_fmt = pixels
+        self._stream.options = dict(options)
+        self._stream.codec_context.sample_aspect_ratio = self._aspect
+        self._stream.codec_context.time_base = self._stream.time_base = self._time_base
+        self._audio, self._copied = None, False
+        if self._source is not None:
+            self._copied = self._source.codec_context.name in COPIED_AUDIO
+            if self._copied:
+                self._audio = self._container.add_stream_from_template(self._source)
+            else:
+                self._audio = self._container.add_stream("aac", rate=self._source.codec_context.sample_rate)
+
+    def _discard(self) -> None:
+        if self._part.exists():
+            try:
+                self._container.close()
+            except (OSError, av.error.FFmpegError):
+                pass  # a full disk: what is there goes anyway
+            self._part.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""One frame of a video with everything that the model made of it, for pictures."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.data import sources
+from vos_jax.inference import rollout, tracker
+from vos_jax.models import masks
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import state as state_lib
+
+COMPILER_OPTIONS = None
+"""Of the one step that is looked into; tests compile it quickly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What was known before a frame, and what the model said of it.
+
+    Attributes:
+      video: where frames come from.
+      index: the frame's number.
+      model, params: the method.
+      objects: the user's id -> index in the model.
+      before: the state before the frame.
+      inputs: the padded frame and what was given with it.
+      state: the state after it; its memory holds the frame's own key.
+      prob: [N+1, H/4, W/4], background first.
+      prediction: the model's, before what was given and before aggregation.
+    """
+
+    video: sources.Video
+    index: int
+    model: state_lib.Model
+    params: Any
+    objects: dict[int, int]
+    before: state_lib.State
+    inputs: tuple[np.ndarray, state_lib.Given]
+    state: state_lib.State
+    prob: np.ndarray
+    prediction: state_lib.Prediction
+
+    @property
+    def memory(self) -> memory_lib.Memory:
+        """What the frame was read from."""
+        return self.before.memory
+
+    def ids(self, prob: Any) -> np.ndarray:
+        """From probabilities [N+1, H/4, W/4] to the user's ids [H, W] in the real frame."""
+        height, width = self.video.size
+        table = np.zeros(256, np.uint8)
+        for user_id, index in self.objects.items():
+            table[index + 1] = user_id
+        return table[np.asarray(masks.to_ids(prob, state_lib.MASK_STRIDE))[:height, :width]]
+
+    def again(self, model: state_lib.Model) -> state_lib.Prediction:
+        """What another model of the same parameters would say of this frame."""
+        step = _compiled(lambda *inputs: rollout.frame_step(model, *inputs)[2])
+        return step(self.params, self.before, *self.inputs)
+
+
+def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
+    """Follows a video's objects up to frame `index` and looks into the model there.
+
+    Args:
+      follower: what is compiled in it is used.
+      video: with its inputs.
+      index: a frame behind the first annotated one.
+
+    Raises:
+      VosError: the video has no such frame, or nothing is known of any object before it.
+    """
+    check_frame(video, index)
+    given = video.inputs()
+    track = follower.start(video.size, len(video.first_frames))
+    for earlier in range(index):
+        track.step(video.frame(earlier), given.get(earlier))
+    inputs = track.prepare(video.frame(index), given.get(index))
+    step = _compiled(functools.partial(rollout.frame_step, follower.model))
+    state, prob, prediction = step(follower.params, track.state, *inputs)
+    return Probe(
+        video=video,
+        index=index,
+        model=follower.model,
+        params=follower.params,
+        objects=dict(track.objects),
+        before=track.state,
+        inputs=inputs,
+        state=state,
+        prob=np.asarray(prob),
+        prediction=prediction,
+    )
+
+
+def check_frame(video: sources.Video, index: int) -> None:
+    """Raises VosError unless something is remembered when frame `index` comes."""
+    first = min(video.inputs())
+    if not first < index < len(video):
+        raise errors.VosError(
+            f"'{video.name}': a picture can be made of frames {first + 1} to {len(video) - 1}, not {index} "
+            "(--frame); before, nothing is remembered"
+        )
+
+
+def _compiled(function: Callable) -> Callable:
+    return jax.jit(function, compiler_options=COMPILER_OPTIONS)
