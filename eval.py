@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 import vos_jax
+from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax import devices, errors
 from vos_jax.data import datasets, prefetch, sources
 from vos_jax.inference import loading, record, tracker, writer
 from vos_jax.metrics import scoring
@@ -29,22 +29,9 @@ from vos_jax.visualize import console, overlay
 FRAMES_AHEAD = 4
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise errors.VosError(f"{message} (--help shows what there is)")
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = _Parser(
-        prog="eval.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", required=True, help=f"{', '.join(configs.names())}, or a path to a .py file"
-    )
+    parser = command.Parser("eval.py", __doc__, example="memory.every=3")
     parser.add_argument("--data", metavar="DIR", help="where the data set lies (default: data/DAVIS)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the config's eval.out)")
     parser.add_argument("--sequences", metavar="a,b", help="only these sequences")
@@ -54,11 +41,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--score_only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
     parser.add_argument("--overlay", action="store_true", help="draw colour overlays: mp4 and contact sheet")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is finished")
-    parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    rest, overrides = configs.split_arguments(arguments)
-    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.memory.every=3"
-    return parser.parse_args(rest), overrides
+    return parser.parse(arguments)
 
 
 def configure(options: argparse.Namespace, overrides: Sequence[str]):
