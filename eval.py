@@ -21,9 +21,11 @@ import numpy as np
 import vos_jax
 from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax.data import datasets, prefetch, sources
+from vos_jax.data import datasets, prefetch, proposal_files, sources
 from vos_jax.inference import loading, record, tracker, writer
 from vos_jax.metrics import scoring
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import state as state_lib
 from vos_jax.visualize import console, overlay
 
 FRAMES_AHEAD = 4
@@ -81,13 +83,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
-    follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    num_proposals = loading.num_proposals(config, model)
+    follower = tracker.Tracker(
+        model,
+        params,
+        buckets=config.objects.buckets,
+        dataset=loading.dataset_index(config),
+        num_proposals=num_proposals,
+    )
     for video in videos:
         tracker.check_annotations(video.inputs(), follower)
+        if num_proposals:
+            proposal_files.read_video(config.model.proposals_dir, video)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
-    log = record.Record(out, settings(config, checkpoint), overwrite=config.eval.overwrite)
+    log = record.Record(
+        out,
+        settings(config, checkpoint),
+        own=proposals_read(config, videos) if num_proposals else {},
+        overwrite=config.eval.overwrite,
+    )
     finished = {video.name for video in videos if log.is_finished(video)}
     screen.print(
         f"{source.name} {source.split}: {len(videos)} sequence(s) on {device}, checkpoint {checkpoint}"
@@ -122,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if video.name not in finished:
                 log.note(video.name, None)
                 masks_out.begin(video.name, video.frame_names)
-                log.note(video.name, segment(video, follower, masks_out, advance))
+                frames = read_frames(video, config.model.proposals_dir, num_proposals)
+                log.note(video.name, segment(video, frames, follower, masks_out, advance))
             scored.append((video, scores.submit(video, out)))
             if config.eval.overlay:
                 drawn.append(painter.submit(draw, video, out))
@@ -190,14 +207,46 @@ def make_results(source, config, summary: dict, frames: int, fps, seconds: dict,
 def settings(config, checkpoint: str) -> dict:
     """What decides how masks look: the config but for places, the weights themselves, our version."""
     plain = configs.as_dict(config)
-    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"]
+    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"], plain["model"]["proposals_dir"]
     if (path := pathlib.Path(checkpoint)).is_file():
         checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}
 
 
+def proposals_read(config, videos: Sequence[sources.Video]) -> dict[str, dict[str, str]]:
+    """What decides how a sequence's masks look besides: by sequence, its proposals themselves."""
+    paths = {video.name: proposal_files.path_of(config.model.proposals_dir, video.name) for video in videos}
+    return {
+        name: {"proposals_read": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in paths.items()
+    }
+
+
+def read_frames(
+    video: sources.Video, proposals_dir: str, num_proposals: int
+) -> Iterator[np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]]:
+    """Yields what the tracker takes: frames, with their proposals where those come from files."""
+    if not num_proposals:
+        yield from (video.frame(index) for index in range(len(video)))
+        return
+    # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
+    found = proposal_files.read_video(proposals_dir, video)
+    padded = state_lib.padded_size(video.size)
+    for index, name in enumerate(video.frame_names):
+        yield (
+            video.frame(index),
+            proposal_files.arrays(
+                found, name, frame_size=video.size, padded_size=padded, capacity=num_proposals
+            ),
+        )
+
+
 def segment(
-    video: sources.Video, follower: tracker.Tracker, masks_out: writer.MaskWriter, advance
+    video: sources.Video,
+    frames: Iterator,
+    follower: tracker.Tracker,
+    masks_out: writer.MaskWriter,
+    advance,
 ) -> dict[str, float]:
     """Follows the objects of one video, writes every frame's mask, returns the seconds by kind.
 
@@ -206,7 +255,7 @@ def segment(
     seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0}
     compiled = follower.seconds["compile"]
     start = time.perf_counter()
-    frames = prefetch.prefetch((video.frame(index) for index in range(len(video))), FRAMES_AHEAD)
+    frames = prefetch.prefetch(frames, FRAMES_AHEAD)
     tracked = follower.track(waiting(frames, seconds), video.inputs())
     for done, (name, result) in enumerate(zip(video.frame_names, tracked, strict=True), start=1):
         before = time.perf_counter()
@@ -222,7 +271,7 @@ def segment(
     return seconds
 
 
-def waiting(frames: Iterable[np.ndarray], seconds: dict[str, float]) -> Iterator[np.ndarray]:
+def waiting(frames: Iterable, seconds: dict[str, float]) -> Iterator:
     """Passes frames on and adds to `seconds["io"]` what was waited for them."""
     frames = iter(frames)
     while True:

@@ -24,7 +24,7 @@ import vos_jax
 from vos_jax import command, devices, errors
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import record, writer
+from vos_jax.inference import loading, record, writer
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = pipeline.make_pipeline(drawn, process_index=jax.process_index(), process_count=jax.process_count())
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
-    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets) if videos else None
+    dataset = loading.dataset_index(config)
+    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets, dataset) if videos else None
     draw = preview.make_preview(judged)
 
     # ---------------------------------------------------------------- model, optimiser, devices

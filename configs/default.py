@@ -45,8 +45,11 @@ def get_config():
     model.matching = configs.choice("pgd")
     # How the memory is read: "object", "shared", "topk", "kernelized", "l2".
     model.read = configs.choice("object")
-    # Where proposals come from: "network"; "none" leaves the masks that the memory propagates.
+    # Where proposals come from: "network", "file" (another program's, see docs/proposals.md); "none" leaves
+    # the masks that the memory propagates.
     model.proposals = "network"
+    # The folder with one <sequence>.json per video, for "file".
+    model.proposals_dir = ""
     # Whether RefineNet sharpens the coarse masks.
     model.refine = True
     # Whose similarity/IoU balance (lambda) matching uses: a training set's name, or "default".

@@ -20,7 +20,7 @@ _FOLDERS = (
 )
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
-    "model.proposals": ("network", "none"),
+    "model.proposals": ("network", "file", "none"),
     "memory.eviction": ("fifo", "usage"),
     "training_free.features": ("c2", "c3", "c4", "c5"),
 }

@@ -22,14 +22,21 @@ class Record:
     Args:
         folder: the results folder; it exists.
         settings: everything that decides what the masks look like, JSON-able.
+        own: by sequence, what decides besides and is of that sequence alone.
         overwrite: what is there already counts for nothing.
     """
 
-    def __init__(self, folder: pathlib.Path | str, settings: Mapping[str, Any], *, overwrite: bool = False):
+    def __init__(
+        self,
+        folder: pathlib.Path | str,
+        settings: Mapping[str, Any],
+        *,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+        overwrite: bool = False,
+    ):
         self.folder = pathlib.Path(folder)
         self._overwrite = overwrite
-        self._settings = json.loads(json.dumps(settings))
-        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
+        self._common, self._own = dict(settings), dict(own or {})
         self._entries, self._known = self._read()
 
     def is_finished(self, video: sources.Video) -> bool:
@@ -49,9 +56,11 @@ class Record:
                     "choose another --out, or --overwrite to replace them"
                 )
             return False
-        if entry["settings"] != self._key:
+        key, settings = self._settings(video.name)
+        if entry["settings"] != key:
+            difference = self._difference(entry["settings"], settings)
             raise VosError(
-                f"{folder} was made with other settings ({self._difference(entry['settings'])}); "
+                f"{folder} was made with other settings ({difference}); "
                 "choose another --out, or --overwrite to replace it"
             )
         complete = entry["seconds"] is not None
@@ -59,16 +68,20 @@ class Record:
 
     def note(self, sequence: str, seconds: Mapping[str, float] | None) -> None:
         """Notes that a sequence is begun (`seconds` None) or finished, and what it took."""
-        self._entries[sequence] = {"settings": self._key, "seconds": seconds and dict(seconds)}
+        key, settings = self._settings(sequence)
+        self._entries[sequence] = {"settings": key, "seconds": seconds and dict(seconds)}
         used = {entry["settings"] for entry in self._entries.values()}
-        self._known = {key: self._known[key] for key in used if key in self._known} | {
-            self._key: self._settings
-        }
+        self._known = {name: self._known[name] for name in used if name in self._known} | {key: settings}
         write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
 
     def seconds(self, sequence: str) -> dict[str, float]:
         """What a finished sequence took, in this run or an earlier one."""
         return self._entries[sequence]["seconds"]
+
+    def _settings(self, sequence: str) -> tuple[str, dict[str, Any]]:
+        """A sequence's settings, and the short name they go by."""
+        settings = json.loads(json.dumps({**self._common, **self._own.get(sequence, {})}))
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], settings
 
     def _read(self) -> tuple[dict[str, dict], dict[str, Any]]:
         path = self.folder / NAME
@@ -82,9 +95,9 @@ class Record:
                 f"{path} is not a record of this program ({error}); choose another --out"
             ) from error
 
-    def _difference(self, key: str) -> str:
-        """The first keys in which other settings differ, as `memory.every: 5, now 3`."""
-        before, now = _flat(self._known.get(key, {})), _flat(self._settings)
+    def _difference(self, key: str, settings: Mapping[str, Any]) -> str:
+        """The first keys in which the settings of that name differ, as `memory.every: 5, now 3`."""
+        before, now = _flat(self._known.get(key, {})), _flat(settings)
         names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
         return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
