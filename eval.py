@@ -11,48 +11,33 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 import argparse
 import concurrent.futures
 import contextlib
-import hashlib
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
-import vos_jax
+from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax import devices, errors
-from vos_jax.data import datasets, sources, submission
+from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
     direction,
+    followers,
     loading,
     probabilities,
     record,
     segmentation,
+    settings,
     spread,
-    tracker,
     views,
     writer,
 )
 from vos_jax.metrics import davis_csv, scoring
-from vos_jax.models import training_free
 from vos_jax.visualize import console, figures, overlay
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise errors.VosError(f"{message} (--help shows what there is)")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = _Parser(
-        prog="eval.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", required=True, help=f"{', '.join(configs.names())}, or a path to a .py file"
-    )
+    parser = command.Parser("eval.py", __doc__, example="memory.every=3")
     parser.add_argument("--data", metavar="DIR", help="where the data set lies (default: data/DAVIS)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the config's eval.out)")
     parser.add_argument("--sequences", metavar="a,b", help="only these sequences")
@@ -76,11 +61,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--flip", action="store_true", help="merge mirrored views")
     parser.add_argument("--save_probabilities", action="store_true", help="soft masks, for vos_jax.merge")
     parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
-    parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    rest, overrides = configs.split_arguments(arguments)
-    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.memory.every=3"
-    return parser.parse_args(rest), overrides
+    return parser.parse(arguments)
 
 
 def configure(options: argparse.Namespace, overrides: Sequence[str]):
@@ -122,18 +104,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    num_proposals = loading.num_proposals(config, model)
     local = devices.local()
-    followers = spread.make_workers(lambda: make_follower(config, model, params), local)
+    workers = spread.make_workers(
+        lambda: followers.make_follower(config, model, params, num_proposals), local
+    )
     for video in videos:
         views.check_size(video.size, config.inference)
         direction.check(
-            video.inputs(), followers[0], config.inference.direction, config.eval.save_probabilities
+            video.inputs(), workers[0], config.inference.direction, config.eval.save_probabilities
         )
+        if num_proposals:
+            proposal_files.read_video(config.model.proposals_dir, video)
     figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
-    log = record.Record(out, settings(config, checkpoint), overwrite=config.eval.overwrite)
+    log = record.Record(
+        out,
+        settings.of_run(config, checkpoint),
+        own=settings.of_sequences(config, videos) if num_proposals else {},
+        overwrite=config.eval.overwrite,
+    )
     finished = {video.name for video in videos if log.is_finished(video)}
     if config.eval.save_probabilities:
         finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
@@ -166,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 follower,
                 masks_out,
                 advance,
+                read=segmentation.reader(video, config.model.proposals_dir, num_proposals),
                 direction=config.inference.direction,
                 save_probabilities=config.eval.save_probabilities,
             )
@@ -189,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for video in videos:
             if video.name in finished:
                 hand_on(video)
-        with contextlib.closing(spread.spread(work, todo, followers, local, segmentation.cost)) as ready:
+        with contextlib.closing(spread.spread(work, todo, workers, local, segmentation.cost)) as ready:
             for video, segmented in ready:
                 log.note(video.name, segmented.seconds, segmented.presence)
                 hand_on(video)
@@ -218,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
-    plain = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    plain = followers.make_plain(config, model, params)
     for picture in figures.draw(options.visualize, videos, plain, out, options.frame, object_scores):
         screen.print(f"look at: {picture}")
 
@@ -274,28 +267,6 @@ def make_results(
         "config": configs.as_dict(config),
         "presence": presence,
     }
-
-
-def settings(config, checkpoint: str) -> dict:
-    """What decides how masks look: the config but for places, the weights themselves, our version."""
-    plain = configs.as_dict(config)
-    del plain["eval"], plain["data"]["root"], plain["data"]["sequences"], plain["data"]["seen"]
-    plain["data"]["all_frames"] = bool(plain["data"]["all_frames"])
-    if (path := pathlib.Path(checkpoint)).is_file():
-        checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {**plain, "checkpoint": checkpoint, "version": vos_jax.__version__}
-
-
-def make_follower(config, model, params):
-    """What follows objects: a tracker, in several views where the config asks for them."""
-    merged = views.needed(config.inference)
-    soft = merged or config.eval.save_probabilities
-    if config.eval.stages and (merged or isinstance(model, training_free.TrainingFree)):
-        raise errors.VosError("eval.stages needs trained weights (--checkpoint), and one view of each frame")
-    follower = tracker.Tracker(
-        model, params, buckets=config.objects.buckets, with_prob=soft, stages=config.eval.stages
-    )
-    return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
 
 
 def draw(video: sources.Video, out: pathlib.Path) -> pathlib.Path:

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
+from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax import devices, errors
 from vos_jax.data import pipeline
-from vos_jax.inference import record, writer
+from vos_jax.inference import loading, record, writer
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -42,22 +42,9 @@ from vos_jax.train import (
 from vos_jax.visualize import console
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise errors.VosError(f"{message} (--help shows what there is)")
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = _Parser(
-        prog="train.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", required=True, help=f"{', '.join(configs.names())}, or a path to a .py file"
-    )
+    parser = command.Parser("train.py", __doc__, example="train.batch=4")
     parser.add_argument("--workdir", metavar="DIR", help="where everything goes; an existing one is resumed")
     parser.add_argument(
         "--data",
@@ -70,15 +57,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--allow_config_change", action="store_true", help="resume although the config is another"
     )
-    parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--compile_only", action="store_true", help="compile for --topology, train nothing")
     parser.add_argument("--topology", metavar="NAME", default="v5e:4x4", help="of TPUs, as v5e:16x16")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
-    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.train.batch=4"
-    rest, overrides = configs.split_arguments(arguments)
-    options = parser.parse_args(rest)
+    options, overrides = parser.parse(arguments)
     if not options.compile_only and options.workdir is None:
         parser.error("--workdir DIR is needed")
     return options, overrides
@@ -103,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdir = pathlib.Path(options.workdir)
     _check_writable(workdir)
     plain = configs.as_dict(config)
+    # In this order: JAX looks for other processes only before it settles on devices.
+    devices.prefer(options.device)
     distributed.initialise(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
     _refuse_changes(workdir, plain, allow=options.allow_config_change)
@@ -115,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = pipeline.make_pipeline(drawn, process_index=jax.process_index(), process_count=jax.process_count())
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
-    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets) if videos else None
+    dataset = loading.dataset_index(config)
+    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets, dataset) if videos else None
     draw = preview.make_preview(judged)
 
     # ---------------------------------------------------------------- model, optimiser, devices

@@ -13,5 +13,6 @@ def get_config():
     config = configs.default()
     config.data.year = 2016
     config.data.merge_objects = True
+    config.model.dataset = "davis"
     config.eval.out = "results/davis16"
     return config

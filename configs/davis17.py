@@ -12,5 +12,6 @@ from vos_jax import config as configs
 def get_config():
     config = configs.default()
     config.data.year = 2017
+    config.model.dataset = "davis"
     config.eval.out = "results/davis17"
     return config

@@ -55,8 +55,11 @@ def get_config():
     model.read = configs.choice("object")
     # What is alike in it: "l2" (negative squared distance, as STCN) or "dot" (as STM).
     model.affinity = configs.choice("l2")
-    # Where proposals come from: "network"; "none" leaves the masks that the memory propagates.
+    # Where proposals come from: "network", "file" (another program's, see docs/proposals.md); "none" leaves
+    # the masks that the memory propagates.
     model.proposals = "network"
+    # The folder with one <sequence>.json per video, for "file".
+    model.proposals_dir = ""
     # Most proposals of a frame.
     model.num_proposals = 32
     # Whether RefineNet sharpens the coarse masks.

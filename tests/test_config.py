@@ -25,7 +25,8 @@ def test_deltas_differ_from_the_default_only_where_they_say():
     default, davis16 = config.load("default"), config.load("davis16")
     assert davis16.data.year == 2016 and davis16.data.merge_objects
     assert default.data.year == 2017 and not default.data.merge_objects
-    assert davis16.memory == default.memory and davis16.model == default.model
+    assert davis16.memory == default.memory and davis16.training_free == default.training_free
+    assert (default.model.dataset, davis16.model.dataset) == ("default", "davis")
     assert config.load("demo").data.source == "rendered"
 
 

@@ -21,7 +21,7 @@ _FOLDERS = (
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "data.given": ("auto", "first_frame", "first", "all"),
-    "model.proposals": ("network", "none"),
+    "model.proposals": ("network", "file", "none"),
     "inference.direction": ("forward", "backward", "both"),
     "memory.eviction": ("fifo", "usage"),
     "training_free.features": ("c2", "c3", "c4", "c5"),

@@ -10,6 +10,16 @@ from vos_jax.errors import VosError
 NAMES = ("cpu", "gpu", "tpu")
 
 
+def prefer(name: str | None) -> None:
+    """Asks JAX for `name` ("cpu", "gpu", "tpu"; None = the best there is) and touches no device yet.
+
+    For what has to come between: `train.distributed.initialise`, after which it is too late to ask.
+    """
+    if name is not None:
+        # Left to itself JAX prefers an accelerator; naming one would fail with JAX's own traceback.
+        jax.config.update("jax_platforms", "cpu" if name == "cpu" else "")
+
+
 def choose(name: str | None) -> str:
     """Makes JAX use `name` ("cpu", "gpu", "tpu"; None = the best there is) and returns its description.
 
@@ -18,9 +28,7 @@ def choose(name: str | None) -> str:
     Raises:
         VosError: JAX sees no such device, or settled on another one before.
     """
-    if name is not None:
-        # Left to itself JAX prefers an accelerator; naming one would fail with JAX's own traceback.
-        jax.config.update("jax_platforms", "cpu" if name == "cpu" else "")
+    prefer(name)
     try:
         found = jax.default_backend()
         device = jax.devices()[0]

@@ -53,6 +53,14 @@ def assert_same(first: list[pipeline.Batch], second: list[pipeline.Batch]) -> No
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+def joined(parts: list[list[pipeline.Batch]]) -> list[pipeline.Batch]:
+    """The global batches of several processes' parts."""
+    return [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
 def test_batches_have_static_shapes_and_real_content(data):
     settings = config(davis(data / "davis"), static(data / "static"))
     for batch in take(settings, 4):
@@ -89,12 +97,16 @@ def test_two_workers_give_the_stream_of_none(data):
 def test_processes_share_the_global_batch_in_order(data):
     settings = config(davis(data / "davis"), static(data / "static", weight=0.5))
     whole = take(settings, 4)
-    parts = [take(settings, 4, process_index=p, process_count=2) for p in range(2)]
-    joined = [
-        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-        for step in zip(*parts, strict=True)
-    ]
-    assert_same(whole, joined)
+    assert_same(whole, joined([take(settings, 4, process_index=p, process_count=2) for p in range(2)]))
+
+
+def test_one_clip_per_process_overflowed_the_length_of_the_stream(data):
+    """2^63 - 1 batches, rounded up as a float, fit no index."""
+    settings = config(davis(data / "davis"), batch=2)
+    parts = [take(settings, 2, process_index=p, process_count=2) for p in range(2)]
+    assert_same(take(settings, 2), joined(parts))
+    (single,) = take(dataclasses.replace(settings, batch=1), 1)
+    np.testing.assert_array_equal(single["frames"], parts[0][0]["frames"])
 
 
 def test_every_sequence_is_seen_once_per_epoch(data):

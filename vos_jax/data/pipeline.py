@@ -355,4 +355,6 @@ def make_pipeline(config: PipelineConfig, *, process_index: int = 0, process_cou
     opened = tuple(clips.open_sequences(source) for source in config.sources)
     local = config.batch // process_count
     examples = references(opened, config).map_with_index(MakeExample(config, opened))
-    return BatchIterator(examples.batch(local)[process_index::process_count], config)
+    # Nothing is dropped from an endless stream; but its length, rounded up, would not fit an index.
+    batches = examples.batch(local, drop_remainder=True)
+    return BatchIterator(batches[process_index::process_count], config)

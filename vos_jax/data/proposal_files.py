@@ -30,7 +30,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from vos_jax import errors
-from vos_jax.data import names
+from vos_jax.data import names, sources
 from vos_jax.models.proposals import MASK_STRIDE, Proposals
 from vos_jax.typing import Bool, Float
 
@@ -87,6 +87,44 @@ def read(path: str | os.PathLike) -> VideoProposals:
         where = f"{path}: frame '{frame}', proposal"
         read_frames[frame] = tuple(_record(x, tuple(size), f"{where} {i}") for i, x in enumerate(entries))
     return VideoProposals(video, tuple(size), read_frames, str(path))
+
+
+def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
+    """Where a video's proposals lie: FOLDER/VIDEO.json."""
+    return pathlib.Path(folder) / f"{names.safe_name(video, 'video')}.json"
+
+
+def read_video(folder: str | os.PathLike, video: sources.Video) -> VideoProposals:
+    """Reads the proposals of one video and checks that they are its.
+
+    Raises:
+      VosError: there is no file, it is broken (see `read`), or its video, its size or a frame in it is not of
+        this video.
+    """
+    path = path_of(folder, video.name)
+    if not path.is_file():
+        raise errors.VosError(
+            f"{path}: no proposals for sequence '{video.name}'; model.proposals_dir needs a file for each, "
+            "even where it lists no frame (docs/proposals.md)"
+        )
+    found = read(path)
+    if found.video != video.name:
+        raise errors.VosError(
+            f"{path}: holds proposals of video '{found.video}', not '{video.name}': rename the file or mend "
+            "its 'video'"
+        )
+    if found.size != tuple(video.size):
+        (height, width), (wanted_height, wanted_width) = found.size, video.size
+        raise errors.VosError(
+            f"{path}: masks of {width}x{height} pixels, the frames of '{video.name}' have "
+            f"{wanted_width}x{wanted_height}: make the proposals at the frames' size"
+        )
+    if unknown := sorted(set(found.frames) - set(video.frame_names)):
+        raise errors.VosError(
+            f"{path}: frame '{unknown[0]}' is not in the video; its frames are named "
+            f"'{video.frame_names[0]}' to '{video.frame_names[-1]}'"
+        )
+    return found
 
 
 def write(path: str | os.PathLike, proposals: VideoProposals) -> None:

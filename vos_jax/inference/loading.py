@@ -45,6 +45,39 @@ def make_model(config: config_dict.ConfigDict, checkpoint: str) -> tuple[state_l
     return model, load_params(model, pathlib.Path(checkpoint), config.model.variant), checkpoint
 
 
+def dataset_index(config: config_dict.ConfigDict) -> int:
+    """Which of the model's lambdas `model.dataset` names.
+
+    Raises:
+      VosError: it names none; those there are are listed.
+    """
+    known = vos.VARIANTS[config.model.variant].datasets
+    if config.model.dataset not in known:
+        raise errors.VosError(f"model.dataset is {config.model.dataset!r}; there are {', '.join(known)}")
+    return known.index(config.model.dataset)
+
+
+def num_proposals(config: config_dict.ConfigDict, model: state_lib.Model) -> int:
+    """How many places for proposals from files a frame has; 0 where they do not come from files.
+
+    Raises:
+      VosError: they shall, but the model has no use for any, or no folder is named.
+    """
+    if config.model.proposals != "file":
+        return 0
+    if not isinstance(model, vos.VOS):
+        raise errors.VosError(
+            "model.proposals is file, but the training-free model matches no proposals: name trained weights "
+            "by --checkpoint PATH"
+        )
+    if not config.model.proposals_dir:
+        raise errors.VosError(
+            "model.proposals is file: name the folder with one <sequence>.json per video by "
+            "--config.model.proposals_dir=DIR (docs/proposals.md)"
+        )
+    return model.config.proposals.capacity
+
+
 def memory_config(config: config_dict.ConfigDict) -> memory_lib.MemoryConfig:
     """The write policy that a config asks for."""
     return memory_lib.MemoryConfig(

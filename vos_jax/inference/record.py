@@ -27,14 +27,21 @@ class Record:
     Args:
         folder: the results folder; it exists.
         settings: everything that decides what the masks look like, JSON-able.
+        own: by sequence, what decides besides and is of that sequence alone.
         overwrite: what is there already counts for nothing.
     """
 
-    def __init__(self, folder: pathlib.Path | str, settings: Mapping[str, Any], *, overwrite: bool = False):
+    def __init__(
+        self,
+        folder: pathlib.Path | str,
+        settings: Mapping[str, Any],
+        *,
+        own: Mapping[str, Mapping[str, Any]] | None = None,
+        overwrite: bool = False,
+    ):
         self.folder = pathlib.Path(folder)
         self._overwrite = overwrite
-        self._settings = json.loads(json.dumps(settings))
-        self._key = hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()[:16]
+        self._common, self._own = dict(settings), dict(own or {})
         self._entries, self._known = self._read()
         self._lock = threading.Lock()
 
@@ -56,9 +63,11 @@ class Record:
                     "choose another --out, or --overwrite to replace them"
                 )
             return False
-        if entry["settings"] != self._key:
+        key, settings = self._settings(video.name)
+        if entry["settings"] != key:
+            difference = self._difference(entry["settings"], settings)
             raise VosError(
-                f"{folder} was made with other settings ({self._difference(entry['settings'])}); "
+                f"{folder} was made with other settings ({difference}); "
                 "choose another --out, or --overwrite to replace it"
             )
         complete = entry["seconds"] is not None
@@ -74,15 +83,15 @@ class Record:
 
         Threads may call it at once.
         """
-        entry = {"settings": self._key, "seconds": seconds and dict(seconds)}
+        key, settings = self._settings(sequence)
+        entry = {"settings": key, "seconds": seconds and dict(seconds)}
         if presence is not None:
             entry["presence"] = {str(object_id): list(values) for object_id, values in presence.items()}
         with self._lock:
             self._entries[sequence] = entry
             used = {entry["settings"] for entry in self._entries.values()}
-            self._known = {key: self._known[key] for key in used if key in self._known} | {
-                self._key: self._settings
-            }
+            known = {name: self._known[name] for name in used if name in self._known}
+            self._known = known | {key: settings}
             write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
 
     def seconds(self, sequence: str) -> dict[str, float]:
@@ -98,6 +107,11 @@ class Record:
         """Per object of a finished sequence, how sure the model is of it in each written frame."""
         return self._entries[sequence].get("presence", {})
 
+    def _settings(self, sequence: str) -> tuple[str, dict[str, Any]]:
+        """A sequence's settings, and the short name they go by."""
+        settings = json.loads(json.dumps({**self._common, **self._own.get(sequence, {})}))
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], settings
+
     def _read(self) -> tuple[dict[str, dict], dict[str, Any]]:
         path = self.folder / NAME
         if not path.exists():
@@ -110,8 +124,8 @@ class Record:
                 f"{path} is not a record of this program ({error}); choose another --out"
             ) from error
 
-    def _difference(self, key: str) -> str:
-        return difference(self._known.get(key, {}), self._settings)
+    def _difference(self, key: str, settings: Mapping[str, Any]) -> str:
+        return difference(self._known.get(key, {}), settings)
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from vos_jax.data import prefetch, sources
+from vos_jax.data import prefetch, proposal_files, sources
 from vos_jax.inference import direction as direction_lib
 from vos_jax.inference import probabilities, writer
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import state as state_lib
 
 FRAMES_AHEAD = 4
+
+Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
+"""A frame, or one with its proposals."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ def segment(
     masks_out: writer.MaskWriter,
     advance: Callable[[float], None] = lambda fps: None,
     *,
+    read: Callable[[int], Item] | None = None,
     direction: str = "forward",
     save_probabilities: bool = False,
 ) -> Segmented:
@@ -45,6 +51,7 @@ def segment(
       follower: a tracker; with `save_probabilities` one that returns them.
       masks_out: where masks go.
       advance: called after every frame with frames per second so far, compilation apart.
+      read: gives what the follower takes for a frame, by its number; default: the video's frame alone.
       direction: one of `direction.DIRECTIONS`.
       save_probabilities: whether OUT/probabilities/SEQUENCE/FRAME.npz are written, too.
     """
@@ -55,8 +62,8 @@ def segment(
     present: dict[int, dict[int, float]] = {}
     start = time.perf_counter()
 
-    def frames(indices: Iterable[int]) -> Iterator[np.ndarray]:
-        ahead = prefetch.prefetch((video.frame(index) for index in indices), FRAMES_AHEAD)
+    def frames(indices: Iterable[int]) -> Iterator[Item]:
+        ahead = prefetch.prefetch(map(read or video.frame, indices), FRAMES_AHEAD)
         return _waiting(ahead, seconds)
 
     masks_out.begin(video.name, sources.written_names(video))
@@ -87,6 +94,28 @@ def segment(
     return Segmented(seconds, _by_object(present, required))
 
 
+def reader(video: sources.Video, proposals_dir: str, num_proposals: int) -> Callable[[int], Item]:
+    """What gives frame `index`, with its proposals where those come from files (`num_proposals` > 0).
+
+    Raises:
+      VosError: the video's proposals are missing or broken.
+    """
+    if not num_proposals:
+        return video.frame
+    # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
+    found = proposal_files.read_video(proposals_dir, video)
+    padded = state_lib.padded_size(video.size)
+
+    def read(index: int) -> Item:
+        name = video.frame_names[index]
+        arrays = proposal_files.arrays(
+            found, name, frame_size=video.size, padded_size=padded, capacity=num_proposals
+        )
+        return video.frame(index), arrays
+
+    return read
+
+
 def cost(video: sources.Video) -> float:
     """How long a video takes, relative to others: its pixels."""
     return float(len(video) * video.size[0] * video.size[1])
@@ -98,7 +127,7 @@ def _by_object(present: Mapping[int, Mapping[int, float]], required: Iterable[in
     return {o: [rounded[index].get(o) for index in required] for o in objects}
 
 
-def _waiting(frames: Iterable[np.ndarray], seconds: dict[str, float]) -> Iterator[np.ndarray]:
+def _waiting(frames: Iterable[Item], seconds: dict[str, float]) -> Iterator[Item]:
     """Passes frames on and adds to `seconds["io"]` what was waited for them."""
     frames = iter(frames)
     while True:

@@ -84,7 +84,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             state_lib.init_state,
             tracker.model,
             tensors[".object_valid"].shape[0] if ".object_valid" in tensors else 0,
-            tracker_lib.padded_size(size),
+            state_lib.padded_size(size),
             size,
         )
     )

@@ -13,6 +13,7 @@ from vos_jax import errors
 from vos_jax.inference import rollout
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -76,6 +77,14 @@ class Tracker:
       seconds: wall time spent so far, split into "compile" and "inference".
       frames: how many frames were segmented.
       compilations: how often the step was compiled: once per (padded size, object bucket).
+
+    Args:
+      model, params: what runs.
+      buckets: numbers of objects that programs are compiled for.
+      with_prob: whether results hold probabilities.
+      dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
+      num_proposals: places for proposals from elsewhere, which take the place of the model's own in every
+        frame; 0: the model's own.
     """
 
     def __init__(
@@ -87,6 +96,8 @@ class Tracker:
         with_prob: bool = False,
         stages: Sequence[str] = (),
         keep_states: bool = False,
+        dataset: int = 0,
+        num_proposals: int = 0,
     ):
         self.model = model
         self.params = jax.device_put(params)
@@ -95,6 +106,8 @@ class Tracker:
         self.stages = tuple(stages)
         if unknown := [name for name in stages if name not in STAGES]:
             raise errors.VosError(f"there is no stage {unknown[0]!r} to show; there are: {', '.join(STAGES)}")
+        self.dataset = dataset
+        self.num_proposals = num_proposals
         self.seconds = {"compile": 0.0, "inference": 0.0}
         self.frames = 0
         self._steps = {}
@@ -155,12 +168,15 @@ class Tracker:
         return track
 
     def track(
-        self, frames: Iterable[np.ndarray], annotations: Mapping[int, np.ndarray]
+        self,
+        frames: Iterable[np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]],
+        annotations: Mapping[int, np.ndarray],
     ) -> Iterator[TrackedFrame]:
         """Yields every frame's result, in order and in bounded memory.
 
         Args:
-          frames: uint8 RGB [H, W, 3], all of one size.
+          frames: uint8 RGB [H, W, 3], all of one size; where proposals come from elsewhere, pairs of one and
+            its proposals.
           annotations: per frame index, ids uint8 [H, W] of objects that appear or are corrected there.
 
         Raises:
@@ -170,10 +186,11 @@ class Tracker:
         check_annotations(annotations, self)
         count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
         track = None
-        for index, frame in enumerate(frames):
+        for index, item in enumerate(frames):
+            frame, proposals = item if isinstance(item, tuple) else (item, None)
             if track is None:
                 track = self.start(frame.shape[:2], count)
-            yield track.step(frame, annotations.get(index))
+            yield track.step(frame, annotations.get(index), proposals=proposals)
 
 
 class Track:
@@ -193,14 +210,17 @@ class Track:
     ):
         self.tracker = tracker
         self.size = size
-        self.padded = padded_size(size)
+        self.padded = state_lib.padded_size(size)
         if state is None:
-            state = state_lib.init_state(tracker.model, capacity, self.padded, size)
+            state = state_lib.init_state(tracker.model, capacity, self.padded, size, tracker.dataset)
         self.state = state
         self.objects: dict[int, int] = {}  # user's id -> index in the state
         self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
         self.index = 0
-        self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
+        self._no_proposals = None
+        if tracker.num_proposals:
+            self._no_proposals = jax.device_put(proposals_lib.empty(tracker.num_proposals, self.padded))
+        self._nothing = self._given_nothing(capacity)
 
     @property
     def capacity(self) -> int:
@@ -212,7 +232,11 @@ class Track:
         return Snapshot(self.state, dict(self.objects), dict(self._first_frames), self.index, self.size)
 
     def step(
-        self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
+        self,
+        frame: np.ndarray,
+        ids: np.ndarray | None = None,
+        remove: Iterable[int] = (),
+        proposals: proposals_lib.Proposals | None = None,
     ) -> TrackedFrame:
         """Segments the next frame.
 
@@ -220,11 +244,14 @@ class Track:
           frame: uint8 RGB [H, W, 3].
           ids: uint8 [H, W]: masks of objects that appear in this frame or are corrected; 0 elsewhere.
           remove: the user's ids of objects to stop following.
+          proposals: of this frame, in the tracker's `num_proposals` places, masks padded as
+            `state.padded_size` says; None: there are none.
 
         Raises:
-          VosError: wrong size, too many objects, or an unknown id to remove. The track stays as it was.
+          VosError: wrong size, too many objects, an unknown id to remove, or proposals that have no places.
+            The track stays as it was.
         """
-        padded, given = self.prepare(frame, ids, remove)
+        padded, given = self.prepare(frame, ids, remove, proposals)
         outputs = self.tracker.step(self.state, padded, given)
         self.state, padded_ids, presence, prob, stages = outputs
         self.index += 1
@@ -247,7 +274,11 @@ class Track:
         return TrackedFrame(ids=result, presence=present, prob=prob, stages=stages)
 
     def prepare(
-        self, frame: np.ndarray, ids: np.ndarray | None = None, remove: Iterable[int] = ()
+        self,
+        frame: np.ndarray,
+        ids: np.ndarray | None = None,
+        remove: Iterable[int] = (),
+        proposals: proposals_lib.Proposals | None = None,
     ) -> tuple[np.ndarray, state_lib.Given]:
         """Returns what the model's step takes for the next frame; new objects get their indices here.
 
@@ -258,8 +289,10 @@ class Track:
                 f"frame {self.index} is {frame.shape[1]}x{frame.shape[0]}, "
                 f"the video's first one is {self.size[1]}x{self.size[0]}"
             )
+        if proposals is not None:
+            self._check_proposals(proposals)
         given = self._given(ids, tuple(remove))
-        return self._pad(frame), given
+        return self._pad(frame), given if proposals is None else given.replace(proposals=proposals)
 
     def _pad(self, frame: np.ndarray) -> np.ndarray:
         extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]
@@ -293,8 +326,8 @@ class Track:
             check_correction(frame, first_frames, self.tracker.model.memory_config.max_pins)
         if capacity > self.capacity:
             self.state = state_lib.grow(self.state, capacity)
-            self._nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
-        given = state_lib.no_given(self.capacity, self.padded)
+            self._nothing = self._given_nothing(capacity)
+        given = self._nothing
         prob, valid, removed = (np.array(x) for x in (given.prob, given.valid, given.remove))
         for user_id in remove:
             removed[self.objects[user_id]] = True
@@ -302,13 +335,24 @@ class Track:
             prob[objects[user_id], : self.size[0], : self.size[1]] = ids == user_id
             valid[objects[user_id]] = True
         self.objects, self._first_frames = objects, first_frames
-        return state_lib.Given(jnp.asarray(prob), jnp.asarray(valid), jnp.asarray(removed))
+        return given.replace(prob=jnp.asarray(prob), valid=jnp.asarray(valid), remove=jnp.asarray(removed))
 
+    def _given_nothing(self, capacity: int) -> state_lib.Given:
+        nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
+        return nothing.replace(proposals=self._no_proposals)
 
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the padded frame for frames of `size`."""
-    height, width = (-(-n // state_lib.SIZE_MULTIPLE) * state_lib.SIZE_MULTIPLE for n in size)
-    return height, width
+    def _check_proposals(self, proposals: proposals_lib.Proposals) -> None:
+        """Raises VosError where another program would have to be compiled for these."""
+        if self._no_proposals is None:
+            raise errors.VosError(
+                f"frame {self.index} comes with proposals, but this model makes its own: "
+                "set model.proposals to file"
+            )
+        found, wanted = proposals.masks.shape, self._no_proposals.masks.shape
+        if found != wanted:
+            raise errors.VosError(
+                f"proposals of frame {self.index} have masks of shape {found}; this video takes {wanted}"
+            )
 
 
 def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:

@@ -53,6 +53,16 @@ class Proposals:
     valid: Bool[Array, "*b P"]
 
 
+def empty(capacity: int, size: tuple[int, int]) -> Proposals:
+    """P = `capacity` places for a padded frame of (H, W) pixels, none of them valid."""
+    return Proposals(
+        boxes=jnp.zeros((capacity, 4)),
+        scores=jnp.zeros((capacity,)),
+        masks=jnp.zeros((capacity, size[0] // MASK_STRIDE, size[1] // MASK_STRIDE)),
+        valid=jnp.zeros((capacity,), bool),
+    )
+
+
 @flax.struct.dataclass
 class Detections:
     """The network's dense outputs over all L locations of all levels, for the losses; and its proposals."""

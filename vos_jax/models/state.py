@@ -77,6 +77,12 @@ class Model(Protocol):
         """Returns what each object's memory of this frame shall hold, given its final masks."""
 
 
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """What frames of (height, width) pixels are padded to."""
+    height, width = (-(-n // SIZE_MULTIPLE) * SIZE_MULTIPLE for n in size)
+    return height, width
+
+
 def init_state(
     model: Model,
     num_objects: int,

@@ -232,12 +232,9 @@ class VOSNet(nn.Module):
         if supplied is None and detections is not None:
             supplied = detections.proposals
         if supplied is None:
-            supplied = proposals_lib.Proposals(
-                boxes=jnp.zeros((0, 4)),
-                scores=jnp.zeros((0,)),
-                masks=jnp.zeros((0, *propagated.shape[1:])),
-                valid=jnp.zeros((0,), bool),
-            )
+            height, width = propagated.shape[1:]
+            size = height * state_lib.MASK_STRIDE, width * state_lib.MASK_STRIDE
+            supplied = proposals_lib.empty(0, size)
         return proposals_lib.append(supplied, propagated, object_valid)
 
     def _templates(self, read: read_lib.Read, state: state_lib.State) -> templates.Template:

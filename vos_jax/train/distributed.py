@@ -17,11 +17,12 @@ def initialise(
     *,
     timeout_seconds: int = 300,
 ) -> bool:
-    """Joins the other processes of a run; call it before anything else of JAX.
+    """Joins the other processes of a run; call it before anything of JAX that touches a device.
 
     Without arguments the cluster is detected: SLURM (`srun`), Open MPI, GKE and Cloud TPU slices; where there
     is none, or in a data worker that a training process spawned, nothing happens. Elsewhere name the machine
-    and port of process 0, how many processes there are, and which of them this one is.
+    and port of process 0, how many processes there are, and which of them this one is. `num_processes` 1
+    joins nobody and looks for nobody.
 
     Returns:
       whether this process is one of several.
@@ -39,6 +40,8 @@ def initialise(
         "num_processes": num_processes,
         "process_id": process_id,
     }
+    if num_processes == 1 and process_id in (None, 0):
+        return False
     missing = [name for name, value in explicit.items() if value is None]
     if len(missing) not in (0, len(explicit)):
         raise VosError(f"several processes need all of {', '.join(explicit)}; missing: {', '.join(missing)}")
@@ -47,8 +50,6 @@ def initialise(
             raise VosError(f"process_id is {process_id} of {num_processes} processes; they count from 0")
         if ":" not in coordinator_address:
             raise VosError(f"coordinator_address is {coordinator_address!r}; it must be machine:port")
-        if num_processes == 1:
-            return False
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=timeout_seconds)
     except ValueError as error:
@@ -56,6 +57,11 @@ def initialise(
             return False  # No cluster here.
         raise VosError(f"cannot join the other processes: {_first_line(error)}") from error
     except RuntimeError as error:
+        if "must be called before" in str(error):
+            raise VosError(
+                "JAX uses this program's devices already, so it can no longer look for other processes: "
+                "start train.py in a program of its own, or say --num_processes 1 to train in this one alone"
+            ) from error
         raise VosError(f"cannot join the other processes: {_first_line(error)}") from error
     log.info("process %d of %d", jax.process_index(), jax.process_count())
     return jax.process_count() > 1

@@ -61,12 +61,18 @@ class Evaluator:
     Args:
       model: as at test time.
       videos: complete and checked (`video.check()`).
-      buckets: see `tracker.Tracker`.
+      buckets, dataset: see `tracker.Tracker`.
     """
 
-    def __init__(self, model: state_lib.Model, videos: Sequence[sources.Video], buckets: Sequence[int]):
+    def __init__(
+        self,
+        model: state_lib.Model,
+        videos: Sequence[sources.Video],
+        buckets: Sequence[int],
+        dataset: int = 0,
+    ):
         self._videos = tuple(videos)
-        self._tracker = tracker.Tracker(model, {}, buckets=buckets)
+        self._tracker = tracker.Tracker(model, {}, buckets=buckets, dataset=dataset)
         for video in videos:
             tracker.check_annotations(video.inputs(), self._tracker)
 

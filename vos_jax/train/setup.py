@@ -141,8 +141,13 @@ def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
     """The variant that the config names, for training (soft matching) or as users run it (`hard`).
 
     Raises:
-      VosError: no such variant.
+      VosError: no such variant, or proposals from files, which training clips have none of.
     """
+    if config.model.proposals == "file":
+        raise errors.VosError(
+            "model.proposals is file, which is for eval.py; train with network, or with none to match "
+            "what the memory propagates"
+        )
     if config.model.variant not in vos.VARIANTS:
         raise errors.VosError(
             f"model.variant is {config.model.variant!r}; there are {', '.join(sorted(vos.VARIANTS))}"

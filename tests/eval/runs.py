@@ -1,0 +1,61 @@
+"""Running eval.py in-process on small rendered videos, with a model that copies masks in milliseconds."""
+
+import json
+import pathlib
+
+import numpy as np
+
+import eval as program
+from vos_jax.inference import tracker
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SIZE = (48, 70)
+FRAMES = 5
+CSV = ["global_results-val.csv", "per-sequence_results-val.csv"]
+
+
+class CopyTracker:
+    """Follows nothing: every frame gets what `answer` makes of the given masks."""
+
+    followed: list[int] = []
+    interrupt_after = None
+
+    def __init__(self, model, params, **kwargs):
+        self.seconds = {"compile": 0.0, "inference": 0.0}
+
+    def bucket(self, num_objects):
+        return num_objects
+
+    @property
+    def model(self):
+        return self
+
+    memory_config = type("", (), {"max_pins": 6})
+
+    def track(self, frames, annotations):
+        CopyTracker.followed.append(0)
+        for index, frame in enumerate(frames):
+            if CopyTracker.interrupt_after == (len(CopyTracker.followed), index):
+                raise KeyboardInterrupt
+            CopyTracker.followed[-1] += 1
+            ids = annotations[0]
+            assert frame.shape[:2] == ids.shape and frame.dtype == np.uint8
+            yield tracker.TrackedFrame(ids=ids, presence={})
+
+
+def run(davis, out, *more, config="davis17"):
+    return program.main(["--config", config, "--data", str(davis), "--out", str(out), *map(str, more)])
+
+
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def times(out):
+    return {path: path.stat().st_mtime_ns for path in sorted(out.glob("*/*.png"))}
+
+
+def check_message(capsys, named: str, lines: int | None = 1):
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and named in error, error
+    assert lines is None or len(error.strip().splitlines()) == lines, error

@@ -1,0 +1,199 @@
+"""eval.py with proposals from files, on the tiny model with random weights that match by overlap alone."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+import eval as program
+from tests import tiny
+from tests.eval import runs
+from vos_jax import errors
+from vos_jax.data import masks, proposal_files
+from vos_jax.inference import tracker
+from vos_jax.train import setup
+
+CONFIG = str(runs.ROOT / "tests" / "train" / "tiny_train.py")
+# What matching chose is the result.
+PLAIN = ("--config.model.refine=false", "--config.model.dataset=davis", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights whose lambda is 1 for davis (the overlap with the previous mask decides) and else 0."""
+    params = tiny.params()
+    params["lambda_logit"] = np.array([-30, -30, 30, -30], np.float32)
+    params["null_cost"] = np.array(9, np.float32)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+    safetensors.numpy.save_file(flat, path, metadata={"variant": "tiny"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def proposals(pristine, tmp_path_factory):
+    """The truth as proposals of both videos; frame 3 of "bee" is not listed."""
+    folder = tmp_path_factory.mktemp("proposals")
+    for video in ("ant", "bee"):
+        frames = {}
+        for path in sorted((pristine / "Annotations/480p" / video).iterdir()):
+            ids = masks.read_mask(path)
+            frames[path.stem] = [proposal_files.record_of(ids == i, 0.9) for i in range(1, ids.max() + 1)]
+        if video == "bee":
+            del frames["00003"]
+        found = proposal_files.VideoProposals(video, runs.SIZE, frames)
+        proposal_files.write(proposal_files.path_of(folder, video), found)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """What was compiled, by places for proposals: the runs of this module share it."""
+    return {}
+
+
+@pytest.fixture
+def trackers(monkeypatch, steps):
+    """The trackers that a run makes."""
+    made = []
+
+    class SharedTracker(tracker.Tracker):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._steps = steps.setdefault(self.num_proposals, {})
+            made.append(self)
+
+    monkeypatch.setattr(program.tracker, "Tracker", SharedTracker)
+    return made
+
+
+def run(davis, out, weights, folder=None, *more):
+    source = ("none",) if folder is None else ("file", f"--config.model.proposals_dir={folder}")
+    arguments = (f"--config.model.proposals={source[0]}", *source[1:], "--checkpoint", weights, *PLAIN, *more)
+    return runs.run(davis, out, *arguments, config=CONFIG)
+
+
+def written(out):
+    return np.stack([masks.read_mask(path) for path in sorted(out.glob("*/*.png"))])
+
+
+def test_proposals_of_files_are_matched_and_compile_once(
+    pristine, proposals, weights, trackers, tmp_path, capsys
+):
+    assert run(pristine, tmp_path / "none", weights) == 0
+    assert run(pristine, tmp_path / "file", weights, proposals) == 0
+    none, file = (runs.results_of(tmp_path / name)["J"]["mean"] for name in ("none", "file"))
+    assert file > 0.9 > none + 0.2, (none, file)
+    # Two videos of one size, frames with proposals, with none and with given masks: one program.
+    assert [t.compilations for t in trackers] == [1, 1]
+    assert [t.num_proposals for t in trackers] == [0, tiny.CONFIG.proposals.capacity]
+    # Whose lambda it is was never passed on: state.dataset stayed 0.
+    assert run(pristine, tmp_path / "other", weights, proposals, "--config.model.dataset=default") == 0
+    assert runs.results_of(tmp_path / "other")["J"]["mean"] < file
+    assert [t.dataset for t in trackers] == [2, 2, 0]
+    # Without any proposal only what the memory propagates is left.
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for video in ("ant", "bee"):
+        nothing = proposal_files.VideoProposals(video, runs.SIZE, {})
+        proposal_files.write(proposal_files.path_of(empty, video), nothing)
+    assert run(pristine, tmp_path / "nothing", weights, empty) == 0
+    assert np.mean(written(tmp_path / "nothing") == written(tmp_path / "none")) > 0.999
+    assert trackers[-1].compilations == 1
+
+    # Proposals are known by what they say, not by where they lie.
+    capsys.readouterr()
+    moved = shutil.copytree(proposals, tmp_path / "moved")
+    before = runs.times(tmp_path / "file")
+    assert run(pristine, tmp_path / "file", weights, moved) == 0
+    assert runs.times(tmp_path / "file") == before
+    shutil.copy(empty / "bee.json", moved / "bee.json")
+    capsys.readouterr()
+    assert run(pristine, tmp_path / "file", weights, moved) == 2
+    runs.check_message(capsys, "bee was made with other settings (proposals_read")
+
+
+def _missing(path, data):
+    path.unlink()
+    return "no proposals for sequence 'bee'"
+
+
+def _cut_off(path, data):
+    path.write_text(path.read_text()[:-9])
+    return "not a JSON file"
+
+
+def _another_video(path, data):
+    path.write_text(json.dumps(data | {"video": "ant"}))
+    return "of video 'ant', not 'bee'"
+
+
+def _another_size(path, data):
+    path.write_text(json.dumps(data | {"size": [24, 35], "frames": {}}))
+    return "35x24 pixels, the frames of 'bee' have 70x48"
+
+
+def _unknown_frame(path, data):
+    path.write_text(json.dumps(data | {"frames": {"7": []}}))
+    return "frame '7' is not in the video; its frames are named '00000' to '00004'"
+
+
+def _damaged_mask(path, data):
+    data["frames"]["00002"][1]["segmentation"]["counts"] = "11"
+    path.write_text(json.dumps(data))
+    return "frame '00002', proposal 1: damaged"
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    [_missing, _cut_off, _another_video, _another_size, _unknown_frame, _damaged_mask],
+    ids=lambda breakage: breakage.__name__,
+)
+def test_broken_proposals_are_named_before_anything_is_written(
+    pristine, proposals, weights, tmp_path, capsys, breakage
+):
+    folder = shutil.copytree(proposals, tmp_path / "proposals")
+    path = folder / "bee.json"
+    named = breakage(path, json.loads(path.read_text()))
+    assert run(pristine, tmp_path / "out", weights, folder) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: ") and named in error and error.count("\n") == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (("--config.model.proposals_dir=",), "--config.model.proposals_dir=DIR"),
+        (("--checkpoint", "none", "--config.model.variant=lite0"), "training-free model"),
+        (("--config.model.dataset=imagenet",), "'imagenet'; there are default, static, davis, youtube_vos"),
+    ],
+)
+def test_settings_that_proposals_do_not_go_with_are_named(
+    pristine, proposals, weights, tmp_path, capsys, arguments, named
+):
+    assert run(pristine, tmp_path / "out", weights, proposals, *arguments) == 2
+    runs.check_message(capsys, named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_and_models_with_proposals_of_their_own_take_none_from_files(pristine):
+    config = program.configs.load(CONFIG, ["model.proposals=file"])
+    with pytest.raises(errors.VosError, match="train with network"):
+        setup.make_model(config, hard=False)
+    frame = np.zeros((*runs.SIZE, 3), np.uint8)
+    found = proposal_files.arrays(
+        proposal_files.VideoProposals("v", runs.SIZE, {}),
+        "0",
+        frame_size=runs.SIZE,
+        padded_size=(64, 96),
+        capacity=4,
+    )
+    for places, named in ((0, "model.proposals to file"), (6, r"frame 0 .*\(4, 16, 24\).*\(6, 16, 24\)")):
+        track = tracker.Tracker(tiny.model(), {}, num_proposals=places).start(runs.SIZE)
+        with pytest.raises(errors.VosError, match=named):
+            track.step(frame, proposals=found)

@@ -1,0 +1,46 @@
+"""From a config to what follows objects: a tracker, or one in several views."""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from vos_jax import errors
+from vos_jax.inference import direction, loading, tracker, views
+from vos_jax.models import state as state_lib
+from vos_jax.models import training_free
+
+
+def make_follower(
+    config: config_dict.ConfigDict, model: state_lib.Model, params: Any, num_proposals: int
+) -> direction.Follower:
+    """Returns a tracker, in several views where the config asks for them.
+
+    Args:
+      num_proposals: places of a frame for proposals from files; 0: they do not come from files.
+
+    Raises:
+      VosError: what is asked for does not go together.
+    """
+    merged = views.needed(config.inference)
+    soft = merged or config.eval.save_probabilities
+    if config.eval.stages and (merged or isinstance(model, training_free.TrainingFree)):
+        raise errors.VosError("eval.stages needs trained weights (--checkpoint), and one view of each frame")
+    if num_proposals and merged:
+        raise errors.VosError("proposals from files fit one view only: no --max_size, --scales and --flip")
+    follower = tracker.Tracker(
+        model,
+        params,
+        buckets=config.objects.buckets,
+        with_prob=soft,
+        stages=config.eval.stages,
+        dataset=loading.dataset_index(config),
+        num_proposals=num_proposals,
+    )
+    return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
+
+
+def make_plain(config: config_dict.ConfigDict, model: state_lib.Model, params: Any) -> tracker.Tracker:
+    """Returns a tracker with one view and the model's own proposals, for looking at what it does."""
+    return tracker.Tracker(
+        model, params, buckets=config.objects.buckets, dataset=loading.dataset_index(config)
+    )
