@@ -25,11 +25,15 @@ PLAIN = ("--config.model.refine=false", "--config.model.dataset=davis", "--devic
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights whose lambda is 1 for davis (the overlap with the previous mask decides) and else 0."""
-    params = tiny.params()
+    shapes = jax.eval_shape(tiny.model(use_proposals=False, use_refine=False).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    # Keys sharp enough that the memory propagates something.
+    params["key_head"]["kernel"] *= 30
     params["lambda_logit"] = np.array([-30, -30, 30, -30], np.float32)
     params["null_cost"] = np.array(9, np.float32)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+    flat = traverse_util.flatten_dict(params, sep="/")
     safetensors.numpy.save_file(flat, path, metadata={"variant": "tiny"})
     return path
 
@@ -87,7 +91,8 @@ def test_proposals_of_files_are_matched_and_compile_once(
     assert run(pristine, tmp_path / "none", weights) == 0
     assert run(pristine, tmp_path / "file", weights, proposals) == 0
     none, file = (runs.results_of(tmp_path / name)["J"]["mean"] for name in ("none", "file"))
-    assert file > 0.9 > none + 0.2, (none, file)
+    assert file > none + 0.2, (none, file)
+    assert np.mean([o["J"] for o in runs.results_of(tmp_path / "file")["objects"][:3]]) > 0.8, "of ant"
     # Two videos of one size, frames with proposals, with none and with given masks: one program.
     assert [t.compilations for t in trackers] == [1, 1]
     assert [t.num_proposals for t in trackers] == [0, tiny.CONFIG.proposals.capacity]
@@ -102,7 +107,10 @@ def test_proposals_of_files_are_matched_and_compile_once(
         nothing = proposal_files.VideoProposals(video, runs.SIZE, {})
         proposal_files.write(proposal_files.path_of(empty, video), nothing)
     assert run(pristine, tmp_path / "nothing", weights, empty) == 0
-    assert np.mean(written(tmp_path / "nothing") == written(tmp_path / "none")) > 0.999
+    left = written(tmp_path / "none")
+    assert (
+        left[[*range(1, 5), *range(6, 10)]].any() and np.mean(written(tmp_path / "nothing") == left) > 0.999
+    )
     assert trackers[-1].compilations == 1
 
     # Proposals are known by what they say, not by where they lie.
