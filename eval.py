@@ -211,9 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
-    plain = followers.make_plain(config, model, params)
-    for picture in figures.draw(options.visualize, videos, plain, out, options.frame, object_scores):
-        screen.print(f"look at: {picture}")
+    if options.visualize:
+        plain = followers.make_plain(config, model, params)
+        for picture in figures.draw(options.visualize, videos, plain, out, options.frame, object_scores):
+            screen.print(f"look at: {picture}")
 
 
 def score_only(screen, options: argparse.Namespace, config, source: sources.VideoSource) -> None:

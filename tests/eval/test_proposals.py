@@ -19,7 +19,14 @@ from vos_jax.train import setup
 
 CONFIG = str(runs.ROOT / "tests" / "train" / "tiny_train.py")
 # What matching chose is the result.
-PLAIN = ("--config.model.refine=false", "--config.model.dataset=davis", "--device", "cpu")
+PLAIN = (
+    "--config.model.refine=false",
+    "--config.model.dataset=davis",
+    "--config.model.affinity=dot",
+    f"--config.model.num_proposals={tiny.CONFIG.proposals.capacity}",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def trackers(monkeypatch, steps):
             self._steps = steps.setdefault(self.num_proposals, {})
             made.append(self)
 
-    monkeypatch.setattr(program.tracker, "Tracker", SharedTracker)
+    monkeypatch.setattr(tracker, "Tracker", SharedTracker)
     return made
 
 
