@@ -67,6 +67,10 @@ def test_only_what_is_learned_from_counts_as_a_change():
         "train.sources.youtube_vos.year=2016",
     ]
     assert setup.changed(before, configs.as_dict(configs.load("train_davis", same))) == []
+    # A run begun before there was this key goes on.
+    old = configs.as_dict(configs.load("train_davis"))
+    del old["model"]["proposals_dir"]
+    assert setup.changed(old, before) == []
     other = ["train.optim.lr_scales.backbone=0.2", "train.sources.davis.weight=2"]
     assert setup.changed(before, configs.as_dict(configs.load("train_davis", other))) == [
         "train.optim.lr_scales.backbone: 0.1, now 0.2",

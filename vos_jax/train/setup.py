@@ -21,6 +21,7 @@ NOT_LEARNED_FROM = (
     "data",
     "eval",
     "model.dataset",
+    "model.proposals_dir",
     "objects",
     "train.checkpoint",
     "train.evaluation",
