@@ -133,7 +133,8 @@ def main() -> None:
         model, params, _ = loading.make_model(config, options.checkpoint)
         follower = tracker.Tracker(model, params, stages=STAGES[1:])
         start = time.perf_counter()
-        found = {"held_back": score(follower, videos), "look_alikes": score(follower, clips)}
+        judged = {"held_back": videos, "look_alikes": clips}
+        found = {kind: score(follower, shown) for kind, shown in judged.items() if shown}
         cells = [f"{value:.3f}" for scores in found.values() for value in scores.values()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
         if options.out is not None:

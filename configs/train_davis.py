@@ -16,6 +16,8 @@ from vos_jax import config as configs
 
 def get_config():
     config = configs.default()
+    # Whose lambda the evaluation takes.
+    config.model.dataset = "davis"
     train = config.train
     # DAVIS has sixty videos: photos keep what the first stage learned of everything else.
     train.sources.davis.weight = 0.6

@@ -14,6 +14,8 @@ from vos_jax import config as configs
 
 def get_config():
     config = configs.default()
+    # Whose lambda the evaluation takes.
+    config.model.dataset = "davis"
     train = config.train
     # By the number of videos DAVIS would be one clip in sixty; five times that keeps its finer masks in view.
     train.sources.youtube_vos.weight = 0.75

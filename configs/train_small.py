@@ -15,6 +15,8 @@ JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 
 def get_config():
     config = configs.default()
+    # Whose lambda the evaluation takes.
+    config.model.dataset = "davis"
     # One proposal in three: what matching learns from, at a third of its cost.
     config.model.num_proposals = 12
     train = config.train

@@ -33,6 +33,7 @@ MINIMA = {
     "memory.every": 1,
     "memory.topk": 1,
     "memory.window": 0,
+    "memory.reach": 0.0,
     "training_free.topk": 1,
     "training_free.window": 0,
     "training_free.temperature": 1e-6,

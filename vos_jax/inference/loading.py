@@ -118,6 +118,7 @@ def vos_config(config: config_dict.ConfigDict) -> vos.VOSConfig:
             topk=config.memory.topk,
             window=config.memory.window,
         ),
+        reach=config.memory.reach,
         proposals=dataclasses.replace(variant.proposals, capacity=config.model.num_proposals),
         template=config.model.template,
         alignment=config.model.alignment,

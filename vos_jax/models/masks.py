@@ -50,6 +50,31 @@ def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: in
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 
 
+def within_reach(
+    prob: Float[Array, "N h w"], prev_prob: Float[Array, "N H/4 W/4"], reach: float
+) -> Float[Array, "N h w"]:
+    """Erases what lies far from everything that the object covered one frame before.
+
+    Objects move little from frame to frame, look-alikes stand elsewhere. An object that was nowhere is looked
+    for everywhere.
+
+    Args:
+      prob: each object's mask on the memory's grid.
+      prev_prob: its mask one frame before, at stride 4.
+      reach: what is far along either axis, as a share of the frame's short side; 0 erases nothing.
+    """
+    if reach == 0:
+        return prob
+    n, h, w = prob.shape
+    cells = jnp.max(prev_prob.reshape(n, h, prev_prob.shape[1] // h, w, -1), axis=(2, 4)) > 0.5
+    size = 2 * max(1, round(reach * min(h, w))) + 1
+    near = jax.lax.reduce_window(
+        cells.astype(prob.dtype), jnp.zeros((), prob.dtype), jax.lax.max, (1, size, size), (1, 1, 1), "SAME"
+    )
+    known = jnp.any(cells, axis=(1, 2), keepdims=True)
+    return jnp.where((near > 0) | ~known, prob, 0.0)
+
+
 def repeat_border(
     prob: Float[Array, "*n h w"], frame_size: Float[Array, "2"], stride: int
 ) -> Float[Array, "*n h w"]:

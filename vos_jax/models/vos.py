@@ -38,6 +38,8 @@ class VOSConfig:
       match_size: channels in which templates and proposals are compared.
       refine_channels: RefineNet's at strides 16, 8, 4.
       memory, read: how frames are kept and read.
+      reach: how far an object may have moved since the frame before, as a share of the frame's short side;
+        0: anywhere, as training on skipped frames needs.
       proposals: the proposal network's settings.
       use_proposals: whether there is a proposal network; without, matching sees propagated masks only
         (and proposals handed in with a frame).
@@ -60,6 +62,7 @@ class VOSConfig:
     refine_channels: tuple[int, int, int] = (128, 64, 32)
     memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
     read: read_lib.ReadConfig = read_lib.ReadConfig(affinity="l2")
+    reach: float = 0.0
     proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
     use_proposals: bool = True
     template: str | Callable = "dynamic"
@@ -148,6 +151,7 @@ class VOSNet(nn.Module):
         """Finds every object in the frame: read, propose, make templates, align, match, refine."""
         c = self.config
         read = read_lib.read(encoded.key, state.memory, c.read)
+        read = read.replace(prob=masks.within_reach(read.prob, state.prev_prob, c.reach))
         propagated = masks.upsample(read.prob, STRIDE // state_lib.MASK_STRIDE)
 
         detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None

@@ -1,5 +1,6 @@
 """From a config to what a training run is made of; configs/default.py says what the keys mean."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -153,7 +154,11 @@ def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
         raise errors.VosError(
             f"model.variant is {config.model.variant!r}; there are {', '.join(sorted(vos.VARIANTS))}"
         )
-    return vos.VOS(config=loading.vos_config(config), hard=hard)
+    settings = loading.vos_config(config)
+    if not hard:
+        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one.
+        settings = dataclasses.replace(settings, reach=0.0)
+    return vos.VOS(config=settings, hard=hard)
 
 
 def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArray) -> Any:
