@@ -78,8 +78,8 @@ def get_config():
     memory.topk = 32
     # How far from its own place a pixel reads, in cells of 16 pixels; 0 = the whole frame.
     memory.window = 0
-    # How far from where it was one frame before a trained model looks for an object, as a share of the frame's
-    # short side; 0 = everywhere. Training skips frames and always looks everywhere.
+    # How far from where it was one frame before a trained model looks for an object, as a share of the short
+    # side; 0 = everywhere. Training skips frames and always looks everywhere.
     memory.reach = 0.18
 
     config.training_free = training_free = config_dict.ConfigDict()

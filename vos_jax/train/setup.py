@@ -21,6 +21,8 @@ NOT_LEARNED_FROM = (
     "checkpoint",
     "data",
     "eval",
+    "inference",
+    "memory.reach",
     "model.dataset",
     "model.proposals_dir",
     "objects",

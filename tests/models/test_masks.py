@@ -1,0 +1,31 @@
+"""What is done to soft masks between the memory's grid and the frame."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax.models import masks
+
+
+def test_look_alikes_out_of_reach_are_erased():
+    prev = np.zeros((3, 64, 96), np.float32)  # 256 x 384 pixels, a grid of 16 x 24 cells
+    prev[0, 20:24, 40:44] = 0.9  # cell (5, 10)
+    prev[1, 20:24, 40:44] = 0.4  # too faint to be there
+    found = np.zeros((3, 16, 24), np.float32)
+    found[:, 5, 10], found[:, 8, 13], found[:, 5, 14], found[:, 9, 10] = 0.8, 0.7, 0.6, 0.5
+    kept = np.asarray(masks.within_reach(jnp.asarray(found), jnp.asarray(prev), 0.18))  # 3 of 16 cells
+    assert kept[0, 5, 10] == np.float32(0.8) and kept[0, 8, 13] == np.float32(0.7)
+    assert kept[0, 5, 14] == 0 and kept[0, 9, 10] == 0
+    # Who was nowhere is looked for everywhere.
+    np.testing.assert_array_equal(kept[1:], found[1:])
+    np.testing.assert_array_equal(masks.within_reach(jnp.asarray(found), jnp.asarray(prev), 0.0), found)
+
+
+def test_the_border_repeats_into_the_padding():
+    prob = jnp.arange(24.0).reshape(1, 4, 6) / 24
+    # Of 50 x 70 pixels, 3 x 4 cells of 16 have their centre inside.
+    repeated = np.asarray(masks.repeat_border(prob, jnp.array([50.0, 70.0]), 16))
+    np.testing.assert_array_equal(repeated[0, :3, :4], np.asarray(prob)[0, :3, :4])
+    np.testing.assert_array_equal(repeated[0, 3], repeated[0, 2])
+    np.testing.assert_array_equal(repeated[0, :, 4:], repeated[0, :, 3:4] * np.ones(2))
+    valid = np.asarray(masks.pixel_valid(jnp.array([50.0, 70.0]), (4, 6), 16))
+    np.testing.assert_array_equal(np.argwhere(valid).max(0), [2, 3])
