@@ -10,7 +10,7 @@ from vos_jax.data import clips, sequences
 from vos_jax.models import vos
 from vos_jax.train import checkpoints, losses, optim, parallel, setup, step
 
-RECIPES = ("train_static", "train_davis", "train_davis_ytvos")
+RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "paper")
 
 
 @pytest.mark.parametrize(
