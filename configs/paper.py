@@ -11,7 +11,7 @@ Time:     not yet measured on any device
 Expected: DAVIS 2016 val J 88.1, F 89.3 (the paper's Table 1, without YouTube-VOS); not yet run here
 
 The paper gives the augmentation (one scale of [1, 1.5], flips in space and time with p = .5, 352 x 352) and
-the matching layer (10 steps of 5 cycles, step 0.1), which are the defaults. Steps, batch and learning rate are
+the matching layer (10 steps of 5 cycles, step 0.1), the defaults. Steps, batch and learning rate are
 ours. For its second row (YouTube-VOS added): train_davis_ytvos with --config.model.variant=resnet50.
 """
 
