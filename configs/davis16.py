@@ -2,8 +2,8 @@
 
 Command:  python eval.py --config davis16 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
-Time:     some 0.3 s per frame with --checkpoint none
-Expected: J&F 0.587 (J 0.601, F 0.574) with --checkpoint none on the ten sequences of docs/results.md
+Time:     at most 0.41 s per frame; some 0.15 s with --checkpoint none
+Expected: J&F 0.790 (J 0.783, F 0.797) on the ten sequences of docs/results.md; 0.587 with --checkpoint none
 """
 
 from vos_jax import config as configs
