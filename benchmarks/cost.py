@@ -92,7 +92,7 @@ def stages(model: vos.VOS, num_objects: int) -> dict[str, Cost]:
     frame = jax.ShapeDtypeStruct((*SIZE, 3), jnp.uint8)
     state = shapes_of(lambda: state_lib.init_state(model, num_objects, SIZE, SIZE))
     given = shapes_of(lambda: state_lib.no_given(num_objects, SIZE))
-    encoded = shapes_of(model.encode, params, frame)
+    encoded = shapes_of(model.encode, params, frame, state.frame_size)
     prediction = shapes_of(model.predict, params, encoded, state)
     read, out = prediction.read, prediction.out
     network = vos.VOSNet(model.config, model.hard)
