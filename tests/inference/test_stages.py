@@ -8,13 +8,14 @@ from tests import tiny
 from vos_jax import errors
 from vos_jax.data import masks, rendered, sources
 from vos_jax.inference import segmentation, tracker, writer
+from vos_jax.models import vos
 
 
 def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
     video = sources.DavisSource(root).video("ant")
     model = tiny.model(use_refine=False)
-    follower = tracker.Tracker(model, tiny.params(use_refine=False), stages=tracker.STAGES)
+    follower = tracker.Tracker(model, tiny.params(use_refine=False), stages=vos.STAGES)
     with writer.MaskWriter(tmp_path / "out") as masks_out:
         segmentation.segment(video, follower, masks_out)
     for name in video.frame_names:

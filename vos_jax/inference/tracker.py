@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.inference import rollout
-from vos_jax.models import masks
+from vos_jax.models import masks, vos
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
@@ -35,13 +35,6 @@ class TrackedFrame:
     presence: dict[int, float]
     prob: np.ndarray | None = None
     stages: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
-STAGES: dict[str, Callable[[Any], jax.Array]] = {
-    "coarse": lambda out: out.coarse,
-    "propagated": lambda out: out.proposals.masks[-out.coarse.shape[0] :],
-}
-"""Masks [N, H/4, W/4] on the way to the final ones, by name, from a trained model's `Prediction.out`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +97,8 @@ class Tracker:
         self.buckets = tuple(sorted(buckets))
         self.with_prob = with_prob
         self.stages = tuple(stages)
-        if unknown := [name for name in stages if name not in STAGES]:
-            raise errors.VosError(f"there is no stage {unknown[0]!r} to show; there are: {', '.join(STAGES)}")
+        if unknown := [name for name in stages if name not in vos.STAGES]:
+            raise errors.VosError(f"no stage {unknown[0]!r} to show; there are: {', '.join(vos.STAGES)}")
         self.dataset = dataset
         self.num_proposals = num_proposals
         self.seconds = {"compile": 0.0, "inference": 0.0}
@@ -122,7 +115,7 @@ class Tracker:
         state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
         ids = masks.to_ids(prob, state_lib.MASK_STRIDE)
         full = masks.upsample(prob, state_lib.MASK_STRIDE) if self.with_prob else None
-        stages = {name: STAGES[name](prediction.out) for name in self.stages}
+        stages = {name: vos.STAGES[name](prediction.out) for name in self.stages}
         stages = {
             name: masks.to_ids(masks.aggregate(x, state.object_valid), state_lib.MASK_STRIDE)
             for name, x in stages.items()

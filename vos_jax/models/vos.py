@@ -106,6 +106,13 @@ class Out:
     refined_logits: Float[Array, "N H/4 W/4"] | None
 
 
+STAGES: dict[str, Callable[[Out], Float[Array, "N H/4 W/4"]]] = {
+    "coarse": lambda out: out.coarse,
+    "propagated": lambda out: out.proposals.masks[-out.coarse.shape[0] :],
+}
+"""Masks on the way to the final ones, by name."""
+
+
 class VOSNet(nn.Module):
     """The network; `encode`, `predict` and `value` are its three uses in a frame."""
 
