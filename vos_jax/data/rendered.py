@@ -29,6 +29,9 @@ class RenderedSource:
         objects: number of objects, 1 to 64; their ids are 1..objects.
         seed: changes textures and paths.
         merge_objects: all objects are one, as in DAVIS 2016.
+        away: (start, end) of each stretch of frames in which no object is in the frame; they take
+            `sprites.SLIDE` frames to leave, and to come back.
+        look_alikes: how many more things there are that look like the objects, stay, and are background.
     """
 
     sequence_names: tuple[str, ...] = ("rendered",)
@@ -37,6 +40,8 @@ class RenderedSource:
     objects: int = 3
     seed: int = 0
     merge_objects: bool = False
+    away: tuple[tuple[int, int], ...] = ()
+    look_alikes: int = 0
     name: str = "rendered"
     split: str = "demo"
 
@@ -63,6 +68,8 @@ class RenderedSource:
             objects=self.objects,
             seed=self.seed,
             merge_objects=self.merge_objects,
+            away=self.away,
+            look_alikes=self.look_alikes,
         )
 
 
@@ -78,12 +85,14 @@ class RenderedVideo:
         objects: int,
         seed: int,
         merge_objects: bool = False,
+        away: tuple[tuple[int, int], ...] = (),
+        look_alikes: int = 0,
     ):
         self.name = name
         self.merge_objects = merge_objects
         self.size = size
         self.frame_names = tuple(f"{index:05d}" for index in range(frames))
-        self._objects = objects
+        self._objects, self._away, self._look_alikes = objects, away, look_alikes
         self._seed = (seed, zlib.crc32(name.encode()))
 
     def __len__(self) -> int:
@@ -137,24 +146,28 @@ class RenderedVideo:
         ids = np.zeros(self.size, np.uint8)
         for sprite in self._sprites:
             alpha = sprites.down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), self.size)
-            ids[alpha >= 0.5] = 1 if self.merge_objects else sprite.object_id
+            ids[alpha >= 0.5] = min(sprite.object_id, 1) if self.merge_objects else sprite.object_id
         return ids
 
     @functools.cached_property
-    def _sprites(self) -> list["sprites.Sprite"]:
-        """The objects from the lowest to the uppermost."""
+    def _sprites(self) -> list[sprites.Sprite]:
+        """All things from the lowest to the uppermost; look-alikes lie below the objects and have id 0."""
         rng = np.random.default_rng([*self._seed, 1])
         order = rng.permutation(self._objects)
         turn = rng.uniform(0, 2 * np.pi)
+
+        def make(object_id: int, turn: float, *key: int) -> sprites.Sprite:
+            rng = np.random.default_rng([*self._seed, *key])
+            return sprites.Sprite.make(object_id, self._objects, self.size, turn, rng)
+
+        others = [
+            make(number % self._objects + 1, turn + np.pi / self._objects + number, 3, number)
+            for number in range(self._look_alikes)
+        ]
+        objects = [make(object_id + 1, turn, 2, object_id) for object_id in order.tolist()]
         return [
-            sprites.Sprite.make(
-                object_id + 1,
-                self._objects,
-                self.size,
-                turn,
-                np.random.default_rng([*self._seed, 2, object_id]),
-            )
-            for object_id in order.tolist()
+            *(dataclasses.replace(other, object_id=0) for other in others),
+            *(dataclasses.replace(thing, away=self._away) for thing in objects),
         ]
 
     @functools.cached_property

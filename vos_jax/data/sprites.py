@@ -9,12 +9,15 @@ from vos_jax.typing import Float
 
 FRAMES_PER_CYCLE = 96  # A motion repeats after four seconds at 24 frames per second.
 SUPERSAMPLING = 2
-SLIDE = 12  # Frames that an object takes to leave, and to come back.
+SLIDE = 24  # Frames that an object takes to leave, and to come back.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sprite:
-    """An object's picture (colour times alpha, alpha; side x side x 4) and its path."""
+    """An object's picture (colour times alpha, alpha; side x side x 4) and its path.
+
+    In frames `start` to `end` - 1 of each (start, end) in `away` it is outside the frame.
+    """
 
     object_id: int
     image: np.ndarray
@@ -26,6 +29,7 @@ class Sprite:
     scale: float
     angle: float
     spin: float
+    away: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def make(cls, object_id: int, objects: int, size: tuple[int, int], turn: float, rng: np.random.Generator):
@@ -47,6 +51,11 @@ class Sprite:
             spin=rng.choice([-1, 1]) * rng.uniform(0.6, 1.2),
         )
 
+    def outside(self, index: int) -> float:
+        """How far the object is on its way out of the frame, from 0 to 1."""
+        ways = [min(index - start + SLIDE, end - 1 + SLIDE - index) / SLIDE for start, end in self.away]
+        return min(max([0.0, *ways]), 1.0)
+
     def placed(self, index: int, picture: np.ndarray) -> np.ndarray:
         """`picture`, as large as `image`, moved to where the object is in frame `index`, supersampled."""
         time = 2 * np.pi * index / FRAMES_PER_CYCLE
@@ -54,6 +63,9 @@ class Sprite:
         across = 0.35 * np.sin(2 * time + 3 * self.phase)
         y = self.centre[0] + self.swing[0] * along + self.swing[1] * across * 0.35
         x = self.centre[1] + self.swing[1] * along - self.swing[0] * across
+        # To the side, by so much that nothing of it is left in the frame.
+        height, width = self.frame_size
+        x += (1 if self.object_id % 2 else -1) * self.outside(index) * (width + 0.4 * min(height, width))
         scale = self.scale * (1 + 0.22 * np.sin(time + 5 * self.phase))
         angle = self.angle + self.spin * time
         side = picture.shape[0]
@@ -67,7 +79,6 @@ class Sprite:
                 [sine, cosine, target_y - sine * middle - cosine * middle],
             ]
         )
-        height, width = self.frame_size
         return cv2.warpAffine(
             picture, matrix, (SUPERSAMPLING * width, SUPERSAMPLING * height), flags=cv2.INTER_LINEAR
         )
