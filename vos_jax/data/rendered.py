@@ -17,6 +17,8 @@ from vos_jax.data import masks, sprites
 from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8
 
+_SHADE = 0.06  # How far a look-alike's hue is from the object's, of a whole turn.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderedSource:
@@ -31,7 +33,8 @@ class RenderedSource:
         merge_objects: all objects are one, as in DAVIS 2016.
         away: (start, end) of each stretch of frames in which no object is in the frame; they take
             `sprites.SLIDE` frames to leave, and to come back.
-        look_alikes: how many more things there are that look like the objects, stay, and are background.
+        look_alikes: how many more things there are that look like the objects but for a shade, stay, and are
+            background.
     """
 
     sequence_names: tuple[str, ...] = ("rendered",)
@@ -156,12 +159,12 @@ class RenderedVideo:
         order = rng.permutation(self._objects)
         turn = rng.uniform(0, 2 * np.pi)
 
-        def make(object_id: int, turn: float, *key: int) -> sprites.Sprite:
+        def make(object_id: int, turn: float, *key: int, hue: float = 0.0) -> sprites.Sprite:
             rng = np.random.default_rng([*self._seed, *key])
-            return sprites.Sprite.make(object_id, self._objects, self.size, turn, rng)
+            return sprites.Sprite.make(object_id, self._objects, self.size, turn, rng, hue=hue)
 
         others = [
-            make(number % self._objects + 1, turn + np.pi / self._objects + number, 3, number)
+            make(number % self._objects + 1, turn + np.pi / self._objects + number, 3, number, hue=_SHADE)
             for number in range(self._look_alikes)
         ]
         objects = [make(object_id + 1, turn, 2, object_id) for object_id in order.tolist()]

@@ -32,15 +32,25 @@ class Sprite:
     away: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def make(cls, object_id: int, objects: int, size: tuple[int, int], turn: float, rng: np.random.Generator):
-        """Draws object `object_id` of `objects` and chooses a path that crosses the others'."""
+    def make(
+        cls,
+        object_id: int,
+        objects: int,
+        size: tuple[int, int],
+        turn: float,
+        rng: np.random.Generator,
+        *,
+        hue: float = 0.0,
+    ):
+        """Draws object `object_id` of `objects`, its colours turned by `hue`, and chooses a path that crosses
+        the others'."""
         height, width = size
         # Objects start spread on an ellipse and swing through the middle, where they meet.
         start = turn + 2 * np.pi * (object_id - 1) / objects
         crowd = min(1.0, np.sqrt(3 / objects))
         return cls(
             object_id=object_id,
-            image=_draw(object_id, max(32, round(0.75 * min(size) * SUPERSAMPLING)), rng),
+            image=_draw(object_id, max(32, round(0.75 * min(size) * SUPERSAMPLING)), rng, hue),
             frame_size=size,
             centre=(height * (0.5 + 0.06 * np.sin(start)), width * (0.5 + 0.08 * np.cos(start))),
             swing=(height * 0.22 * np.sin(start), width * 0.28 * np.cos(start)),
@@ -101,7 +111,9 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: 
     return (total - low) / (high - low)
 
 
-def _draw(object_id: int, side: int, rng: np.random.Generator) -> Float[np.ndarray, "side side 4"]:
+def _draw(
+    object_id: int, side: int, rng: np.random.Generator, turned: float
+) -> Float[np.ndarray, "side side 4"]:
     """An object's picture: a shape, a pattern of two or three colours, light from the upper left."""
     axis = np.linspace(-1, 1, side, dtype=np.float32)
     y, x = axis[:, None], axis[None, :]
@@ -109,7 +121,7 @@ def _draw(object_id: int, side: int, rng: np.random.Generator) -> Float[np.ndarr
     shape, pattern = _SHAPES[(object_id - 1) % len(_SHAPES)], _PATTERNS[(object_id - 1) % len(_PATTERNS)]
     edge = 0.92 * shape(angle, rng)
     alpha = np.clip((edge - radius) * side / 4 + 0.5, 0, 1)
-    hue = (0.02 + 0.381966 * 1.55 * (object_id - 1) + rng.uniform(-0.02, 0.02)) % 1.0
+    hue = (0.02 + 0.381966 * 1.55 * (object_id - 1) + rng.uniform(-0.02, 0.02) + turned) % 1.0
     main, second, third = _hsv(hue, 0.82, 0.92), _hsv(hue + 0.12, 0.25, 0.98), _hsv(hue + 0.05, 0.9, 0.35)
     select = pattern(y, x, radius, angle, rng)[..., None]
     colour = np.where(select == 0, main, np.where(select == 1, second, third)).astype(np.float32)
