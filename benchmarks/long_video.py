@@ -62,7 +62,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def of_policy(config, eviction: str):
-    """The config with that policy and as many slots as it had: the long term takes one of them."""
+    """The config with that policy and as many slots as it had: the long term takes one of them.
+
+    Raises:
+      VosError: there is no such policy.
+    """
+    if eviction not in EVICTIONS:
+        raise errors.VosError(f"no eviction policy {eviction!r}; there are: {', '.join(EVICTIONS)}")
     config = config.copy_and_resolve_references()
     config.memory.eviction = eviction
     config.memory.capacity -= eviction == "consolidate"
@@ -118,8 +124,6 @@ def main() -> None:
         raise errors.VosError(f"--frames {options.frames}: at least {2 * (AROUND + WINDOW)} are needed")
     height, width = parse_size(options.size)
     evictions = options.evictions.split(",")
-    if unknown := [name for name in evictions if name not in EVICTIONS]:
-        raise errors.VosError(f"no eviction policy {unknown[0]!r}; there are: {', '.join(EVICTIONS)}")
     devices.choose(None)
     video = make_video((height, width), options.frames)
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"

@@ -32,11 +32,12 @@ KINDS = {
     "look-alikes": {"objects": 1, "look_alikes": 2},
 }
 AWAY = ((40, 70), (110, 140))
-ROWS = [(eviction, None) for eviction in long_video.EVICTIONS] + [("fifo", 0.0), ("consolidate", 0.0)]
-"""Eviction policy, and `memory.reach`; None: the config's."""
+ROWS = (*long_video.EVICTIONS, "fifo:0", "consolidate:0")
 
 
-def make_videos(size: tuple[int, int], frames: int, count: int) -> dict[str, list[rendered.RenderedVideo]]:
+def make_videos(
+    kinds: list[str], size: tuple[int, int], frames: int, count: int
+) -> dict[str, list[rendered.RenderedVideo]]:
     """`count` videos of each kind; always the same ones."""
     names = tuple(f"returns{number}" for number in range(count))
     return {
@@ -46,7 +47,7 @@ def make_videos(size: tuple[int, int], frames: int, count: int) -> dict[str, lis
             ).video(name)
             for name in names
         ]
-        for kind, settings in KINDS.items()
+        for kind, settings in ((kind, KINDS[kind]) for kind in kinds)
     }
 
 
@@ -73,21 +74,26 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="auto")
     parser.add_argument("--videos", type=int, default=2, help="of each kind")
     parser.add_argument("--frames", type=int, default=180)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="eviction policies, POLICY:REACH with a reach")
     parser.add_argument("--size", default="96x160", help="HEIGHTxWIDTH")
     options, overrides = configs.split_arguments(sys.argv[1:])
     options = parser.parse_args(options)
+    kinds = options.kinds.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise errors.VosError(f"no kind {unknown[0]!r}; there are: {', '.join(KINDS)}")
     devices.choose(None)
-    videos = make_videos(long_video.parse_size(options.size), options.frames, options.videos)
+    videos = make_videos(kinds, long_video.parse_size(options.size), options.frames, options.videos)
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
     print(
         f"# {options.videos} videos of each kind, {options.frames} frames of {options.size}, "
         f"checkpoint {options.checkpoint}, {device}\n"
     )
-    print(f"| eviction | reach | {' | '.join(KINDS)} | all | J in view | empty when away |")
-    print(f"|---|---:|{'---:|' * (len(KINDS) + 3)}")
-    for eviction, reach in ROWS:
-        config = long_video.of_policy(configs.load("default", overrides), eviction)
-        config.memory.reach = config.memory.reach if reach is None else reach
+    print(f"| eviction | reach | {' | '.join(kinds)} | all | J in view | empty when away |")
+    print(f"|---|---:|{'---:|' * (len(kinds) + 3)}")
+    for eviction, _, reach in (row.partition(":") for row in options.rows.split(",")):
+        more = [f"memory.reach={reach}"] if reach else []
+        config = long_video.of_policy(configs.load("default", [*overrides, *more]), eviction)
         model, params, _ = loading.make_model(config, options.checkpoint)
         follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
         shares, everything = [], ([], [], [])
