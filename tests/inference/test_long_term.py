@@ -22,7 +22,7 @@ def compile_quickly():
 
 
 def chameleon():
-    """A square turns from red over green to blue, is away, and comes back as it looked half-way; frames and truth."""
+    """A square turns from red to blue, is away, and comes back green, as half-way; frames and truth."""
     turns = [index / STEPS for index in range(STEPS + 1)] + [None] * AWAY + [0.5] * BACK
     frames = np.full((len(turns), *SIZE, 3), 40, np.uint8)
     truth = np.zeros((len(turns), *SIZE), bool)
