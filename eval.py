@@ -11,6 +11,7 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import pathlib
 import sys
 import time
@@ -24,14 +25,16 @@ from vos_jax.inference import (
     followers,
     loading,
     probabilities,
+    processes,
     record,
+    results,
     segmentation,
     settings,
     spread,
     views,
     writer,
 )
-from vos_jax.metrics import davis_csv, scoring
+from vos_jax.metrics import scoring
 from vos_jax.visualize import console, figures, overlay
 
 
@@ -62,6 +65,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--save_probabilities", action="store_true", help="soft masks, for vos_jax.merge")
     parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0, where several share the work"
+    )
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
     return parser.parse(arguments)
 
 
@@ -89,7 +97,12 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]):
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-    config = configure(options, overrides)
+    with contextlib.ExitStack() as last:
+        evaluate(options, configure(options, overrides), last)
+
+
+def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) -> None:
+    """The whole program; `last` is what is left to do at its end, come what may."""
     screen = console.make_console()
 
     # ---------------------------------------------------------------- data
@@ -102,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         video.check()
 
     # ---------------------------------------------------------------- model
+    # In this order: JAX looks for other processes only before it settles on devices.
+    devices.prefer(options.device)
+    group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
     num_proposals = loading.num_proposals(config, model)
@@ -120,16 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
-    log = record.Record(
-        out,
-        settings.of_run(config, checkpoint),
-        own=settings.of_sequences(config, videos) if num_proposals else {},
-        overwrite=config.eval.overwrite,
-    )
+    with group.leader_first("record"):
+        log = record.Record(
+            out,
+            settings.of_run(config, checkpoint),
+            own=settings.of_sequences(config, videos) if num_proposals else {},
+            overwrite=config.eval.overwrite,
+            part=group.index,
+        )
     finished = {video.name for video in videos if log.is_finished(video)}
     if config.eval.save_probabilities:
         finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
-    on = device if len(local) == 1 else f"{len(local)} x {device}"
+    on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
     screen.print(f"{source.name} {source.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
@@ -141,13 +159,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.make_progress(screen) as progress,
         scores,
         concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
-        writer.MaskWriter(out) as masks_out,
     ):
-        todo = [video for video in videos if video.name not in finished]
+        # Before anything is noted: all processes part the same videos.
+        group.wait("finished")
+        last.enter_context(group.together("done"))
+        todo = group.share([v for v in videos if v.name not in finished], segmentation.cost)
+        if group.count > 1:
+            screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
         total = sum(map(len, todo))
         task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
 
-        def work(video: sources.Video, follower, stop) -> segmentation.Segmented:
+        def work(masks_out, video: sources.Video, follower, stop) -> segmentation.Segmented:
             def advance(fps: float) -> None:
                 stop()
                 progress.update(task, advance=1, fps=fps)
@@ -165,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         unprinted: list[sources.Video] = []
 
-        def hand_on(video: sources.Video) -> None:
+        def hand_on(video: sources.Video, *, undrawn: bool = True) -> None:
             scored[video.name] = scores.submit(video, out)
             unprinted.append(video)
-            if config.eval.overlay:
+            if config.eval.overlay and undrawn:
                 drawn.append(painter.submit(draw, video, out))
             print_scored(wait=False)
 
@@ -179,15 +201,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 fps = len(video) / log.working_seconds(video.name)
                 screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
-        for video in videos:
-            if video.name in finished:
-                hand_on(video)
-        with contextlib.closing(spread.spread(work, todo, workers, local, segmentation.cost)) as ready:
-            for video, segmented in ready:
-                log.note(video.name, segmented.seconds, segmented.presence)
-                hand_on(video)
+        if group.leads:
+            for video in videos:
+                if video.name in finished:
+                    hand_on(video)
+        with group.together("segmented"), writer.MaskWriter(out) as masks_out:
+            working = functools.partial(work, masks_out)
+            with contextlib.closing(spread.spread(working, todo, workers, local, segmentation.cost)) as ready:
+                for video, segmented in ready:
+                    log.note(video.name, segmented.seconds, segmented.presence)
+                    hand_on(video)
+        if group.leads:
+            log.gather()
+            processes.check(log.unfinished(videos))
+            for video in videos:
+                if video.name not in scored:
+                    hand_on(video, undrawn=False)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
+        if not group.leads:
+            return
         object_scores = [score for video in videos for score in scored[video.name].result()]
         summary = scoring.table(source, object_scores)
 
@@ -205,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     seconds["score"] = scores.seconds
     presence = {video.name: log.presence(video.name) for video in videos}
-    results = make_results(source, config, summary, frames, speed, seconds, on, checkpoint, presence)
-    write_results(screen, source, out, results)
+    found = results.make(source, config, summary, frames, speed, seconds, on, checkpoint, presence)
+    results.write(screen, source, out, found)
     if options.zip:
         screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
     for picture in pictures:
@@ -233,41 +266,15 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
     frames = sum(len(source.video(name)) for name in source.sequences())
     seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "score": time.perf_counter() - start}
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
-    results = make_results(source, config, summary, frames, speed, seconds, None, None, None)
+    found = results.make(source, config, summary, frames, speed, seconds, None, None, None)
     if options.out is None and (folder / "results.json").exists():
-        console.print_results(screen, results)
+        console.print_results(screen, found)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
         writer.check_writable(out)
-        write_results(screen, source, out, results)
+        results.write(screen, source, out, found)
     if options.zip:
         screen.print(f"for the server: {submission.pack(source, folder, out / 'submission.zip')}")
-
-
-def write_results(screen, source, out: pathlib.Path, results: dict) -> None:
-    """OUT/results.json, the official CSV files where there is a score, and the printed table."""
-    record.write_json(out / "results.json", results)
-    davis_csv.write(out, source.split, results)
-    console.print_results(screen, results)
-    screen.print(f"masks and results.json: {out}")
-
-
-def make_results(
-    source, config, summary: dict, frames: int, speed: dict, seconds: dict, device, checkpoint, presence
-) -> dict:
-    """What results.json holds; speed, device, checkpoint, presence are None where nothing was segmented."""
-    return {
-        "dataset": source.name,
-        "split": source.split,
-        **summary,
-        "frames": frames,
-        **speed,
-        "seconds": seconds,
-        "device": device,
-        "checkpoint": checkpoint,
-        "config": configs.as_dict(config),
-        "presence": presence,
-    }
 
 
 def draw(video: sources.Video, out: pathlib.Path) -> pathlib.Path:

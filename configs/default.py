@@ -72,7 +72,8 @@ def get_config():
     memory.capacity = 8
     # A frame in so many stays in the bank; the previous frame is always there.
     memory.every = 5
-    # Who leaves a full bank: the oldest ("fifo") or the least read ("usage") unpinned slot.
+    # Who leaves a full bank: the oldest ("fifo") or the least read ("usage") unpinned slot; "consolidate":
+    # the oldest, whose most used pixels stay, in one slot more for all of them.
     memory.eviction = "fifo"
     # How many memory pixels a read of kind "topk" keeps.
     memory.topk = 32

@@ -23,7 +23,7 @@ CHOICES = {
     "data.given": ("auto", "first_frame", "first", "all"),
     "model.proposals": ("network", "file", "none"),
     "inference.direction": ("forward", "backward", "both"),
-    "memory.eviction": ("fifo", "usage"),
+    "memory.eviction": ("fifo", "usage", "consolidate"),
     "training_free.features": ("c2", "c3", "c4", "c5"),
 }
 """What plain words may be; variants that may be callables are resolved where they are used."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vos_jax.data import masks, rendered
+from vos_jax.data import masks, rendered, sprites
 from vos_jax.errors import VosError
 
 SMALL = {"size": (48, 70), "frames": 5, "objects": 3}
@@ -48,7 +48,7 @@ def test_sample_shows_what_it_promises(seed):
     for sprite in video._sprites[:-1]:
         alone = np.stack(
             [
-                rendered._down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), video.size)
+                sprites.down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), video.size)
                 >= 0.5
                 for index in range(24)
             ]
@@ -107,6 +107,35 @@ def test_impossible_videos_are_refused(wrong):
         rendered.RenderedSource(**{**SMALL, **wrong})
     with pytest.raises(VosError, match="rendered"):
         rendered.RenderedSource(**SMALL).video("dog")
+
+
+def test_objects_leave_the_frame_and_come_back():
+    away = ((40, 60), (110, 112))
+    video, stays = (_video(frames=140, objects=2, away=gone) for gone in (away, ()))
+    shown = [set(np.unique(video.annotation(index))) - {0} for index in range(140)]
+    for start, end in away:
+        assert not any(shown[start:end])
+        np.testing.assert_array_equal(video.frame(start), _empty(video).frame(start), "nor a shadow")
+        for index in (start - sprites.SLIDE, end - 1 + sprites.SLIDE):
+            np.testing.assert_array_equal(video.frame(index), stays.frame(index), "on its path again")
+    assert shown[0] == shown[80] == {1, 2}
+    assert any(shown[60 : 60 + sprites.SLIDE // 2]), "back in view on the way"
+
+
+def _empty(video):
+    other = _video(frames=len(video))
+    other._sprites.clear()
+    return other
+
+
+def test_look_alikes_are_seen_and_are_background():
+    alone, among = (_video(size=(96, 140), objects=1, look_alikes=n) for n in (0, 2))
+    ids = among.annotation(2)
+    np.testing.assert_array_equal(ids, alone.annotation(2), "they lie below and have no id")
+    changed = np.abs(alone.frame(2).astype(int) - among.frame(2).astype(int)).sum(-1) > 60
+    assert changed[ids == 0].mean() > 0.03 and not changed[ids == 1].mean() > 0.05
+    merged = _video(size=(96, 140), objects=2, look_alikes=2, merge_objects=True)
+    assert set(np.unique(merged.annotation(2))) == {0, 1}
 
 
 def test_davis_layout(tmp_path):

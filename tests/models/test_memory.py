@@ -5,9 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import quick
 from vos_jax.models import memory as memory_lib
+from vos_jax.models import read as read_lib
 
 GRID = (2, 3)
+STEP = jax.jit(memory_lib.write, static_argnames="config")
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with quick.compilation():
+        yield
 
 
 def fresh(num_objects=2, **kwargs):
@@ -123,3 +132,181 @@ def test_growing_keeps_what_is_known():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="memory"):
         memory_lib.MemoryConfig(**wrong)
+
+
+def patterned(num_objects, frame, size=3):
+    """An entry whose every pixel has a key, value and mask of its own; object 0 fills the upper row."""
+    rng = np.random.default_rng(frame)
+    prob = np.zeros((num_objects, *GRID), np.float32)
+    prob[0, 0] = 1.0
+    return memory_lib.Entry(
+        key=jnp.asarray(rng.normal(size=(*GRID, size)), jnp.float32),
+        embed=jnp.asarray(rng.normal(size=(*GRID, size)), jnp.float32),
+        value=jnp.asarray(rng.normal(size=(num_objects, *GRID, size)), jnp.float32),
+        prob=jnp.asarray(prob),
+        pixel_valid=jnp.ones(GRID, bool),
+    )
+
+
+def bank(eviction, *, capacity=4, num_objects=2, size=3):
+    config = memory_lib.MemoryConfig(capacity=capacity, every=1, eviction=eviction)
+    shape = {"key_size": size, "embed_size": size, "value_size": size}
+    return config, memory_lib.init_memory(config, num_objects, GRID, **shape)
+
+
+def run(config, memory, length, *, entry_of=patterned, valid=(True, True), mass=None):
+    """Writes frames 0..length-1, every slot read alike, or as `mass` says of its frame."""
+    n = memory.first_slot.shape[0]
+    for frame in range(length):
+        read = np.ones((n, memory.usage.shape[0]), np.float32)
+        if mass is not None:
+            read = np.tile([mass(int(f)) for f in memory.slot_frame], (n, 1)).astype(np.float32)
+        memory = memory_lib.record_usage(memory, jnp.asarray(read), jnp.ones(n, bool))
+        memory = STEP(
+            memory,
+            entry_of(n, frame),
+            frame_index=jnp.asarray(frame),
+            pinned=jnp.asarray(frame == 0),
+            first=jnp.asarray([frame == 0] * n),
+            object_valid=jnp.asarray(valid),
+            config=config,
+        )
+    return memory
+
+
+def rows(*arrays):
+    return {tuple(np.concatenate([np.ravel(x) for x in row]).tolist()) for row in zip(*arrays, strict=True)}
+
+
+def pixels_of(memory_or_entry, slot=None):
+    """Key, embedding, every object's value and mask of each pixel, as comparable rows."""
+    m = memory_or_entry
+    at = (
+        (lambda x, axis: np.take(np.asarray(x), slot, axis))
+        if slot is not None
+        else lambda x, _: np.asarray(x)
+    )
+    flat = [at(x, 0).reshape(-1, x.shape[-1]) for x in (m.key, m.embed)]
+    value, prob = at(m.value, 1), at(m.prob, 1)
+    flat.append(np.moveaxis(value, 0, 2).reshape(len(flat[0]), -1))
+    flat.append(np.moveaxis(prob, 0, 2).reshape(len(flat[0]), -1))
+    return rows(*flat)
+
+
+def test_prototypes_are_pixels_of_evicted_slots_and_of_nothing_else():
+    config, memory = bank("consolidate")
+    memory = run(config, memory, 4)
+    assert not memory.slot_valid[4] and frames(memory) == [0, 1, 2, 3], "nothing was evicted"
+    memory = run(config, bank("consolidate")[1], 5)
+    assert frames(memory) == [0, 2, 3, 4] and memory.slot_valid[4] and memory.slot_pinned[4]
+    assert pixels_of(memory, 4) == pixels_of(patterned(2, 1)), "the first one evicted is kept whole"
+    memory = run(config, bank("consolidate")[1], 12)
+    assert frames(memory) == [0, 9, 10, 11], "who stays in the bank is fifo's"
+    evicted = [pixels_of(patterned(2, frame)) for frame in range(1, 9)]
+    found = pixels_of(memory, 4)
+    assert len(found) == 6 and found <= set().union(*evicted)
+    assert sum(bool(found & pixels) for pixels in evicted) > 1, "of several frames"
+
+
+def test_a_frame_that_was_only_the_previous_one_leaves_no_prototypes():
+    config, memory = fresh(eviction="consolidate", every=3)
+    memory = write(memory, config, 0, first=(0, 1))
+    for frame in range(1, 9):
+        memory = write(memory, config, frame)
+    assert frames(memory) == [0, 3, 6, 8] and not memory.slot_valid[5]
+
+
+def test_the_more_used_leave_more_prototypes():
+    config, memory = bank("consolidate")
+    memory = run(config, memory, 6, mass=lambda frame: 1.0 if frame == 1 else 1e-6)
+    assert pixels_of(memory, 4) == pixels_of(patterned(2, 1)), "frame 2 was hardly read"
+    memory = run(config, bank("consolidate")[1], 6, mass=lambda frame: 1.0 if frame == 2 else 1e-6)
+    assert pixels_of(memory, 4) == pixels_of(patterned(2, 2)), "its pixels take the places of frame 1's"
+
+
+def test_what_is_alike_is_kept_once():
+    def still(num_objects, frame):
+        return patterned(num_objects, 1 if frame != 3 else 3)
+
+    config, memory = bank("consolidate", capacity=3)
+    memory = run(config, memory, 6, entry_of=still)  # evicted: frames 1, 2, 3, of which 1 and 2 are the same
+    found = pixels_of(memory, 3)
+    assert len(found) == 6, "no pixel twice"
+    assert found & pixels_of(patterned(2, 1)) and found & pixels_of(patterned(2, 3))
+
+
+def test_what_only_evicted_frames_showed_is_still_read():
+    """Object 0 looks blue in frame 2 alone, which leaves the bank; blue is read as object 0 ever after."""
+    colours = {"red": (3.0, 0, 0), "blue": (0, 3.0, 0), "ground": (0, 0, 3.0)}
+
+    def scene(num_objects, frame):
+        key = np.tile(np.asarray(colours["ground"], np.float32), (*GRID, 1))
+        key[0] = colours["blue" if frame == 2 else "red"]
+        entry = patterned(num_objects, frame)
+        return entry.replace(key=jnp.asarray(key), value=jnp.full_like(entry.value, float(frame == 2)))
+
+    query = np.tile(np.asarray(colours["ground"], np.float32), (*GRID, 1))
+    query[0] = colours["blue"]
+    found = {}
+    for eviction in ("fifo", "consolidate"):
+        config, memory = bank(eviction)
+        memory = run(config, memory, 200, entry_of=scene)
+        assert 2 not in frames(memory)
+        found[eviction] = read_lib.read(
+            jnp.asarray(query), memory, read_lib.ReadConfig(affinity="l2", scale=1.0)
+        )
+    assert np.all(found["consolidate"].prob[0, 0] > 0.95) and np.all(found["consolidate"].prob[0, 1] < 0.05)
+    assert np.all(found["consolidate"].value[0, 0] > 0.95), "its value is that of frame 2"
+    assert np.all(found["fifo"].prob[0, 0] < 0.6) and np.all(found["fifo"].value[0, 0] < 0.05)
+
+
+def test_memory_of_the_long_term_stays_flat():
+    config, memory = bank("consolidate")
+    before = jax.tree.map(lambda x: (x.shape, x.dtype), memory)
+    memory = run(config, memory, 40)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), memory) == before
+    assert memory.key.shape[0] == config.capacity + 1 and config.max_pins == config.capacity - 2
+
+
+def test_removed_objects_leave_no_prototypes_and_later_ones_are_not_in_them():
+    config, memory = bank("consolidate")
+    memory = run(config, memory, 8)
+    memory = memory_lib.forget(memory, jnp.asarray([True, False]))
+    assert not np.any(memory.prob[0, 4]) and list(np.asarray(memory.object_in_slot[:, 4])) == [False, True]
+    for frame in (8, 9):
+        memory = STEP(
+            memory,
+            patterned(2, frame),
+            frame_index=jnp.asarray(frame),
+            pinned=jnp.asarray(False),
+            first=jnp.zeros(2, bool),
+            object_valid=jnp.asarray([False, True]),
+            config=config,
+        )
+    assert not np.any(memory.value[0, 4]) and np.any(memory.value[1, 4])
+    assert list(np.asarray(memory.object_in_slot[:, 4])) == [False, True]
+
+
+def test_padding_never_becomes_a_prototype_that_is_read():
+    def padded(num_objects, frame):
+        entry = patterned(num_objects, frame)
+        return entry.replace(pixel_valid=entry.pixel_valid.at[1].set(False))
+
+    config, memory = bank("consolidate")
+    memory = run(config, memory, 12, entry_of=padded)
+    inside = set().union(
+        *(rows(np.asarray(patterned(2, f).key[0])) for f in range(1, 9))  # the upper row is real
+    )
+    kept = np.asarray(memory.key[4])[np.asarray(memory.pixel_valid[4])]
+    assert len(kept) == 6 and rows(kept) <= inside
+
+
+@pytest.mark.parametrize("eviction", ["fifo", "usage"])
+def test_without_a_long_term_the_memory_is_what_it_was(eviction):
+    config, memory = bank(eviction)
+    assert memory.prototype_usage is None and memory.key.shape[0] == config.capacity
+    assert not [path for path, _ in jax.tree_util.tree_leaves_with_path(memory) if "prototype" in str(path)]
+    memory = run(config, memory, 12, mass=lambda frame: float(frame == 3))
+    assert frames(memory) == ([0, 9, 10, 11] if eviction == "fifo" else [0, 3, 10, 11])
+    for slot in range(4):
+        assert pixels_of(memory, slot) == pixels_of(patterned(2, int(memory.slot_frame[slot])))

@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax.data import masks
+from vos_jax.data import masks, sprites
 from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8
 
-_FRAMES_PER_CYCLE = 96  # A motion repeats after four seconds at 24 frames per second.
-_SUPERSAMPLING = 2
+_SHADE = 0.06  # How far a look-alike's hue is from the object's, of a whole turn.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,10 @@ class RenderedSource:
         objects: number of objects, 1 to 64; their ids are 1..objects.
         seed: changes textures and paths.
         merge_objects: all objects are one, as in DAVIS 2016.
+        away: (start, end) of each stretch of frames in which no object is in the frame; they take
+            `sprites.SLIDE` frames to leave, and to come back.
+        look_alikes: how many more things there are that look like the objects but for a shade, stay, and are
+            background.
     """
 
     sequence_names: tuple[str, ...] = ("rendered",)
@@ -40,6 +43,8 @@ class RenderedSource:
     objects: int = 3
     seed: int = 0
     merge_objects: bool = False
+    away: tuple[tuple[int, int], ...] = ()
+    look_alikes: int = 0
     name: str = "rendered"
     split: str = "demo"
 
@@ -66,6 +71,8 @@ class RenderedSource:
             objects=self.objects,
             seed=self.seed,
             merge_objects=self.merge_objects,
+            away=self.away,
+            look_alikes=self.look_alikes,
         )
 
 
@@ -81,12 +88,14 @@ class RenderedVideo:
         objects: int,
         seed: int,
         merge_objects: bool = False,
+        away: tuple[tuple[int, int], ...] = (),
+        look_alikes: int = 0,
     ):
         self.name = name
         self.merge_objects = merge_objects
         self.size = size
         self.frame_names = tuple(f"{index:05d}" for index in range(frames))
-        self._objects = objects
+        self._objects, self._away, self._look_alikes = objects, away, look_alikes
         self._seed = (seed, zlib.crc32(name.encode()))
 
     def __len__(self) -> int:
@@ -128,7 +137,7 @@ class RenderedVideo:
         image = self._background_at(index)
         offset = np.float32([[1, 0, 0.02 * height], [0, 1, 0.03 * height]])
         for sprite in self._sprites:
-            layer = _down(sprite.placed(index, sprite.image), self.size)
+            layer = sprites.down(sprite.placed(index, sprite.image), self.size)
             colour, alpha = layer[..., :3], layer[..., 3:]
             shadow = cv2.warpAffine(cv2.GaussianBlur(alpha, (0, 0), 0.012 * height), offset, (width, height))
             image = image * (1 - 0.45 * shadow[..., None])
@@ -139,25 +148,29 @@ class RenderedVideo:
         """The true ids of frame `index`: of each pixel, the uppermost object that covers half of it."""
         ids = np.zeros(self.size, np.uint8)
         for sprite in self._sprites:
-            alpha = _down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), self.size)
-            ids[alpha >= 0.5] = 1 if self.merge_objects else sprite.object_id
+            alpha = sprites.down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), self.size)
+            ids[alpha >= 0.5] = min(sprite.object_id, 1) if self.merge_objects else sprite.object_id
         return ids
 
     @functools.cached_property
-    def _sprites(self) -> list["_Sprite"]:
-        """The objects from the lowest to the uppermost."""
+    def _sprites(self) -> list[sprites.Sprite]:
+        """All things from the lowest to the uppermost; look-alikes lie below the objects and have id 0."""
         rng = np.random.default_rng([*self._seed, 1])
         order = rng.permutation(self._objects)
         turn = rng.uniform(0, 2 * np.pi)
+
+        def make(object_id: int, turn: float, *key: int, hue: float = 0.0) -> sprites.Sprite:
+            rng = np.random.default_rng([*self._seed, *key])
+            return sprites.Sprite.make(object_id, self._objects, self.size, turn, rng, hue=hue)
+
+        others = [
+            make(number % self._objects + 1, turn + np.pi / self._objects + number, 3, number, hue=_SHADE)
+            for number in range(self._look_alikes)
+        ]
+        objects = [make(object_id + 1, turn, 2, object_id) for object_id in order.tolist()]
         return [
-            _Sprite.make(
-                object_id + 1,
-                self._objects,
-                self.size,
-                turn,
-                np.random.default_rng([*self._seed, 2, object_id]),
-            )
-            for object_id in order.tolist()
+            *(dataclasses.replace(other, object_id=0) for other in others),
+            *(dataclasses.replace(thing, away=self._away) for thing in objects),
         ]
 
     @functools.cached_property
@@ -165,7 +178,7 @@ class RenderedVideo:
         """A mossy ground half as large again as the frame, so that a camera can move over it."""
         height, width = (round(1.5 * side) for side in self.size)
         rng = np.random.default_rng([*self._seed, 0])
-        coarse, fine = _noise(rng, (height, width), 3, 3), _noise(rng, (height, width), 14, 4)
+        coarse, fine = sprites.noise(rng, (height, width), 3, 3), sprites.noise(rng, (height, width), 14, 4)
         palette = np.float32([[0.17, 0.24, 0.17], [0.36, 0.42, 0.25], [0.66, 0.60, 0.42], [0.80, 0.75, 0.62]])
         position = np.clip(3 * (0.72 * coarse + 0.4 * fine - 0.06), 0, 2.999)
         below = position.astype(np.int32)
@@ -177,7 +190,7 @@ class RenderedVideo:
 
     def _background_at(self, index: int) -> Float[np.ndarray, "H W 3"]:
         height, width = self.size
-        phase = 2 * np.pi * index / _FRAMES_PER_CYCLE
+        phase = 2 * np.pi * index / sprites.FRAMES_PER_CYCLE
         zoom = 1 + 0.06 * np.sin(phase)
         matrix = np.float64(
             [
@@ -188,67 +201,6 @@ class RenderedVideo:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(
             self._background, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sprite:
-    """An object's picture (colour times alpha, alpha; side x side x 4) and its path."""
-
-    object_id: int
-    image: np.ndarray
-    frame_size: tuple[int, int]
-    centre: tuple[float, float]
-    swing: tuple[float, float]
-    phase: float
-    cycles: int
-    scale: float
-    angle: float
-    spin: float
-
-    @classmethod
-    def make(cls, object_id: int, objects: int, size: tuple[int, int], turn: float, rng: np.random.Generator):
-        """Draws object `object_id` of `objects` and chooses a path that crosses the others'."""
-        height, width = size
-        # Objects start spread on an ellipse and swing through the middle, where they meet.
-        start = turn + 2 * np.pi * (object_id - 1) / objects
-        crowd = min(1.0, np.sqrt(3 / objects))
-        return cls(
-            object_id=object_id,
-            image=_draw(object_id, max(32, round(0.75 * min(size) * _SUPERSAMPLING)), rng),
-            frame_size=size,
-            centre=(height * (0.5 + 0.06 * np.sin(start)), width * (0.5 + 0.08 * np.cos(start))),
-            swing=(height * 0.22 * np.sin(start), width * 0.28 * np.cos(start)),
-            phase=rng.uniform(-0.15, 0.15),
-            cycles=1 + object_id % 2,
-            scale=crowd * rng.uniform(0.5, 0.66),
-            angle=rng.uniform(0, 2 * np.pi),
-            spin=rng.choice([-1, 1]) * rng.uniform(0.6, 1.2),
-        )
-
-    def placed(self, index: int, picture: np.ndarray) -> np.ndarray:
-        """`picture`, as large as `image`, moved to where the object is in frame `index`, supersampled."""
-        time = 2 * np.pi * index / _FRAMES_PER_CYCLE
-        along = np.cos(self.cycles * time + self.phase)
-        across = 0.35 * np.sin(2 * time + 3 * self.phase)
-        y = self.centre[0] + self.swing[0] * along + self.swing[1] * across * 0.35
-        x = self.centre[1] + self.swing[1] * along - self.swing[0] * across
-        scale = self.scale * (1 + 0.22 * np.sin(time + 5 * self.phase))
-        angle = self.angle + self.spin * time
-        side = picture.shape[0]
-        cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-        middle = (side - 1) / 2
-        # Pixel centres: u_fine = s (u + 1/2) - 1/2.
-        target_x, target_y = _SUPERSAMPLING * (x + 0.5) - 0.5, _SUPERSAMPLING * (y + 0.5) - 0.5
-        matrix = np.float64(
-            [
-                [cosine, -sine, target_x - cosine * middle + sine * middle],
-                [sine, cosine, target_y - sine * middle - cosine * middle],
-            ]
-        )
-        height, width = self.frame_size
-        return cv2.warpAffine(
-            picture, matrix, (_SUPERSAMPLING * width, _SUPERSAMPLING * height), flags=cv2.INTER_LINEAR
         )
 
 
@@ -285,90 +237,3 @@ def write_davis(
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{sequence}\n" for sequence in sequences))
     return root
-
-
-def _down(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Averages supersampled pixels to the frame's."""
-    return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-
-
-def _noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: int) -> np.ndarray:
-    """Smooth noise in [0, 1], [H, W] float32: octaves of bicubic-resized random grids."""
-    height, width = size
-    total = np.zeros(size, np.float32)
-    for octave in range(octaves):
-        rows = cells * 2**octave
-        grid = rng.random((rows, max(2, round(rows * width / height))), dtype=np.float32)
-        total += 0.5**octave * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    low, high = total.min(), total.max()
-    return (total - low) / (high - low)
-
-
-def _draw(object_id: int, side: int, rng: np.random.Generator) -> Float[np.ndarray, "side side 4"]:
-    """An object's picture: a shape, a pattern of two or three colours, light from the upper left."""
-    axis = np.linspace(-1, 1, side, dtype=np.float32)
-    y, x = axis[:, None], axis[None, :]
-    radius, angle = np.hypot(y, x), np.arctan2(y, x) + np.zeros_like(y * x)
-    shape, pattern = _SHAPES[(object_id - 1) % len(_SHAPES)], _PATTERNS[(object_id - 1) % len(_PATTERNS)]
-    edge = 0.92 * shape(angle, rng)
-    alpha = np.clip((edge - radius) * side / 4 + 0.5, 0, 1)
-    hue = (0.02 + 0.381966 * 1.55 * (object_id - 1) + rng.uniform(-0.02, 0.02)) % 1.0
-    main, second, third = _hsv(hue, 0.82, 0.92), _hsv(hue + 0.12, 0.25, 0.98), _hsv(hue + 0.05, 0.9, 0.35)
-    select = pattern(y, x, radius, angle, rng)[..., None]
-    colour = np.where(select == 0, main, np.where(select == 1, second, third)).astype(np.float32)
-    grain = _noise(rng, (side, side), 24, 3)[..., None]
-    inward = np.clip(1 - radius / np.maximum(edge, 1e-3), 0, 1)
-    light = 0.62 + 0.5 * np.sqrt(inward) - 0.12 * (y + x)
-    highlight = np.exp(-((y + 0.35) ** 2 + (x + 0.35) ** 2) / 0.03)
-    colour = colour * (light[..., None] * (0.82 + 0.3 * grain)) + 0.35 * highlight[..., None]
-    return np.concatenate([np.clip(colour, 0, 1) * alpha[..., None], alpha[..., None]], axis=-1)
-
-
-def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
-    pixel = np.float32([[[360 * (hue % 1.0), saturation, value]]])
-    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
-
-
-def _round_shape(angle, rng):
-    return np.full_like(angle, 0.95)
-
-
-def _star_shape(angle, rng):
-    return 0.76 + 0.2 * np.cos(5 * angle)
-
-
-def _pebble_shape(angle, rng):
-    lobes = sum(rng.uniform(0.02, 0.07) * np.cos(n * angle + rng.uniform(0, 6)) for n in (2, 3, 4))
-    return 0.84 + lobes
-
-
-def _leaf_shape(angle, rng):
-    return 0.5 + 0.45 * np.cos(angle) ** 2
-
-
-_SHAPES = (_round_shape, _star_shape, _pebble_shape, _leaf_shape)
-
-
-def _wedges(y, x, radius, angle, rng):
-    wedges = (np.floor((angle + np.pi) / (2 * np.pi) * 8).astype(int) % 2).astype(int)
-    return np.where(radius < 0.16, 2, wedges)
-
-
-def _rings(y, x, radius, angle, rng):
-    return np.where(radius < 0.2, 2, (np.floor(radius * 6.5).astype(int) % 2))
-
-
-def _dots(y, x, radius, angle, rng):
-    select = np.zeros_like(radius, dtype=int)
-    for index in range(9):
-        reach, turn = (0.0, 0.0) if index == 0 else (0.5, index * np.pi / 4)
-        near = np.hypot(y - reach * np.sin(turn), x - reach * np.cos(turn))
-        select = np.where(near < 0.14, 2, np.where(near < 0.18, 1, select))
-    return select
-
-
-def _stripes(y, x, radius, angle, rng):
-    return np.floor((x + 0.08 * np.sin(9 * y)) * 5).astype(int) % 3
-
-
-_PATTERNS = (_wedges, _rings, _dots, _stripes)

@@ -15,6 +15,9 @@ from vos_jax.inference import writer
 
 NAME = "run.json"
 
+# What processes beside the first one note, until that one puts it together.
+PARTS = "run.*.json"
+
 # Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
 _LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 
@@ -29,6 +32,8 @@ class Record:
         settings: everything that decides what the masks look like, JSON-able.
         own: by sequence, what decides besides and is of that sequence alone.
         overwrite: what is there already counts for nothing.
+        part: which of several processes this is. The first one, 0, writes OUT/run.json and takes into it what
+            others have left; they write a file of their own, of what they noted themselves.
     """
 
     def __init__(
@@ -38,12 +43,32 @@ class Record:
         *,
         own: Mapping[str, Mapping[str, Any]] | None = None,
         overwrite: bool = False,
+        part: int = 0,
     ):
         self.folder = pathlib.Path(folder)
         self._overwrite = overwrite
         self._common, self._own = dict(settings), dict(own or {})
-        self._entries, self._known = self._read()
+        self._entries, self._known = _read(self.folder / NAME)
         self._lock = threading.Lock()
+        self._part, self._noted = part, set()
+        if part == 0:
+            self.gather()
+
+    def gather(self) -> None:
+        """Takes over what other processes noted, and removes their files."""
+        parts = sorted(self.folder.glob(PARTS))
+        for path in parts:
+            entries, known = _read(path)
+            self._entries |= entries
+            self._known |= known
+        if parts:
+            self._write()
+        for path in parts:
+            path.unlink(missing_ok=True)
+
+    def unfinished(self, videos: Sequence[sources.Video]) -> list[str]:
+        """The names of videos that nobody has noted as finished."""
+        return [v.name for v in videos if not self._entries.get(v.name, {}).get("seconds")]
 
     def is_finished(self, video: sources.Video) -> bool:
         """Whether every mask of the video is there, made with these settings.
@@ -89,10 +114,18 @@ class Record:
             entry["presence"] = {str(object_id): list(values) for object_id, values in presence.items()}
         with self._lock:
             self._entries[sequence] = entry
-            used = {entry["settings"] for entry in self._entries.values()}
-            known = {name: self._known[name] for name in used if name in self._known}
-            self._known = known | {key: settings}
-            write_json(self.folder / NAME, {"sequences": self._entries, "settings": self._known})
+            self._noted.add(sequence)
+            self._known |= {key: settings}
+            self._write()
+
+    def _write(self) -> None:
+        entries = self._entries
+        if self._part:
+            entries = {name: entries[name] for name in sorted(self._noted)}
+        used = {entry["settings"] for entry in entries.values()}
+        known = {name: settings for name, settings in self._known.items() if name in used}
+        name = PARTS.replace("*", str(self._part)) if self._part else NAME
+        write_json(self.folder / name, {"sequences": entries, "settings": known})
 
     def seconds(self, sequence: str) -> dict[str, float]:
         """What a finished sequence took, in this run or an earlier one."""
@@ -112,20 +145,19 @@ class Record:
         settings = json.loads(json.dumps({**self._common, **self._own.get(sequence, {})}))
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], settings
 
-    def _read(self) -> tuple[dict[str, dict], dict[str, Any]]:
-        path = self.folder / NAME
-        if not path.exists():
-            return {}, {}
-        try:
-            content = json.loads(path.read_text())
-            return dict(content["sequences"]), dict(content["settings"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise VosError(
-                f"{path} is not a record of this program ({error}); choose another --out"
-            ) from error
-
     def _difference(self, key: str, settings: Mapping[str, Any]) -> str:
         return difference(self._known.get(key, {}), settings)
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, dict], dict[str, Any]]:
+    """A record's sequences and settings, none where there is no such file."""
+    if not path.exists():
+        return {}, {}
+    try:
+        content = json.loads(path.read_text())
+        return dict(content["sequences"]), dict(content["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VosError(f"{path} is not a record of this program ({error}); choose another --out") from error
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -2,13 +2,19 @@
 
 Capacity is fixed, so a video of 100,000 frames costs per frame what one of 100 costs. What a slot holds is
 said by masks (`slot_valid`, `object_in_slot`, `pixel_valid`), never by its shape.
+
+With eviction "consolidate" there is one slot more, the last, for the long term. Its pixels are prototypes:
+pixels of evicted frames, chosen by usage (`prototypes.choose`). A read takes it for any other slot; it is
+pinned, so that windows do not hide it, and shows no frame (`slot_frame` -1).
 """
 
 import dataclasses
 
 import flax
+import jax
 import jax.numpy as jnp
 
+from vos_jax.models import prototypes
 from vos_jax.typing import Array, Bool, Float, Int
 
 # Two slots stay unpinned, so that the previous frame and at least one older one always find room.
@@ -17,7 +23,7 @@ UNPINNED_SLOTS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """Write policy: `capacity` slots, every `every`-th frame kept, `eviction` "fifo" or "usage"."""
+    """Write policy: `capacity` slots for frames, every `every`-th frame kept, `eviction` in `EVICTIONS`."""
 
     capacity: int = 8
     every: int = 5
@@ -36,6 +42,11 @@ class MemoryConfig:
         """How many slots annotated frames may hold."""
         return self.capacity - UNPINNED_SLOTS
 
+    @property
+    def has_long_term(self) -> bool:
+        """Whether evicted frames leave prototypes, in slot number `capacity`."""
+        return self.eviction == "consolidate"
+
 
 @flax.struct.dataclass
 class Memory:
@@ -52,6 +63,7 @@ class Memory:
     slot_frame: Int[Array, "M"]  # -1: empty
     usage: Float[Array, "M"]  # attention mass received since written
     first_slot: Int[Array, "N"]  # the slot of each object's first annotation, -1: none
+    prototype_usage: Float[Array, "h w"] | None = None  # of the long-term slot's pixels, where there is one
 
 
 @flax.struct.dataclass
@@ -75,8 +87,11 @@ def init_memory(
     value_size: int,
     dtype: jnp.dtype = jnp.float32,
 ) -> Memory:
-    """Returns an empty memory of `config.capacity` slots for `num_objects` objects on a (h, w) grid."""
-    slots, n = config.capacity, num_objects
+    """Returns an empty memory of `config.capacity` slots for `num_objects` objects on a (h, w) grid.
+
+    For the long term there is one slot more.
+    """
+    slots, n = config.capacity + config.has_long_term, num_objects
     return Memory(
         key=jnp.zeros((slots, *grid, key_size), dtype),
         embed=jnp.zeros((slots, *grid, embed_size), dtype),
@@ -89,6 +104,7 @@ def init_memory(
         slot_frame=jnp.full((slots,), -1, jnp.int32),
         usage=jnp.zeros((slots,), jnp.float32),
         first_slot=jnp.full((n,), -1, jnp.int32),
+        prototype_usage=jnp.zeros(grid, jnp.float32) if config.has_long_term else None,
     )
 
 
@@ -100,11 +116,27 @@ def fifo(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
 
 def usage(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
     """Eviction order: the slot least read per frame of its life goes first; the newest one stays."""
+    return jnp.where(memory.slot_frame == frame_index - 1, jnp.inf, usage_rate(memory, frame_index))
+
+
+EVICTIONS = {"fifo": fifo, "usage": usage, "consolidate": fifo}
+"""Who leaves a full bank, by name; "consolidate" keeps prototypes of who does."""
+
+
+def usage_rate(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
+    """Attention mass received per frame of a slot's life."""
     age = jnp.maximum(frame_index - memory.slot_frame, 1).astype(jnp.float32)
-    return jnp.where(memory.slot_frame == frame_index - 1, jnp.inf, memory.usage / age)
+    return memory.usage / age
 
 
-EVICTIONS = {"fifo": fifo, "usage": usage}
+def is_temporary(memory: Memory, frame_index: Int[Array, ""], config: MemoryConfig) -> Bool[Array, "M"]:
+    """Marks the previous frame's slot if that frame was not one to keep."""
+    return (
+        memory.slot_valid
+        & ~memory.slot_pinned
+        & (memory.slot_frame == frame_index - 1)
+        & (memory.slot_frame % config.every != 0)
+    )
 
 
 def choose_slot(
@@ -117,19 +149,100 @@ def choose_slot(
     pin that is nobody's first annotation; that one exists is for the caller to ensure (`num_first_pins`).
     """
     is_first = jnp.any(memory.first_slot[:, None] == jnp.arange(config.capacity)[None, :], axis=0)
-    temporary = (
-        memory.slot_valid
-        & ~memory.slot_pinned
-        & (memory.slot_frame == frame_index - 1)
-        & (memory.slot_frame % config.every != 0)
-    )
-    order = EVICTIONS[config.eviction](memory, frame_index)
-    free = jnp.where(memory.slot_pinned, jnp.inf, order)
-    free = jnp.where(memory.slot_valid, free, -1e9)
-    free = jnp.where(temporary, -2e9, free)
-    oldest_pin = jnp.where(memory.slot_pinned & ~is_first, memory.slot_frame.astype(jnp.float32), jnp.inf)
-    full = pinned & (jnp.sum(memory.slot_pinned) >= config.max_pins)
+    slot_pinned = memory.slot_pinned[: config.capacity]
+    order = EVICTIONS[config.eviction](memory, frame_index)[: config.capacity]
+    free = jnp.where(slot_pinned, jnp.inf, order)
+    free = jnp.where(memory.slot_valid[: config.capacity], free, -1e9)
+    free = jnp.where(is_temporary(memory, frame_index, config)[: config.capacity], -2e9, free)
+    slot_frame = memory.slot_frame[: config.capacity]
+    oldest_pin = jnp.where(slot_pinned & ~is_first, slot_frame.astype(jnp.float32), jnp.inf)
+    full = pinned & (jnp.sum(slot_pinned) >= config.max_pins)
     return jnp.argmin(jnp.where(full, oldest_pin, free))
+
+
+def consolidate(
+    memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""], config: MemoryConfig
+) -> tuple[Entry, Bool[Array, "N"], Float[Array, "h w"]]:
+    """Chooses the best of slot `slot` and of the prototypes so far.
+
+    For an object that came later than a prototype, the prototype counts as "not it", as soon as there is one
+    that knows the object.
+
+    Returns:
+      The prototypes, as if they were a frame; the objects that some of them know; their usage.
+    """
+    sources = jnp.stack([jnp.asarray(config.capacity), slot])
+    h, w = memory.pixel_valid.shape[1:]
+    known = memory.object_in_slot[:, sources]
+    known_there = jnp.repeat(known, h * w, axis=1)
+
+    def pixels(x: Array, axis: int) -> Array:
+        """The two slots' pixels in a row."""
+        x = jnp.take(x, sources, axis=axis)
+        return x.reshape(*x.shape[:axis], 2 * h * w, *x.shape[axis + 3 :])
+
+    key, valid = pixels(memory.key, 0), pixels(memory.pixel_valid, 0)
+    prob = jnp.where(known_there, pixels(memory.prob, 1), 0.0)
+    new = prototypes.share(prob[:, h * w :], known[:, 1], valid[h * w :])
+    new *= usage_rate(memory, frame_index)[slot]
+    used = jnp.concatenate([memory.prototype_usage.reshape(-1), new])
+    chosen = prototypes.choose(key, used, valid, h * w)
+
+    def grid(x: Array, axis: int) -> Array:
+        x = jnp.take(x, chosen, axis=axis)
+        return x.reshape(*x.shape[:axis], h, w, *x.shape[axis + 1 :])
+
+    entry = Entry(
+        key=grid(key, 0),
+        embed=grid(pixels(memory.embed, 0), 0),
+        # What a removed object left there is nobody's.
+        value=grid(jnp.where(known_there[..., None], pixels(memory.value, 1), 0), 1),
+        prob=grid(prob, 1),
+        pixel_valid=grid(valid, 0),
+    )
+    return entry, jnp.any(known, axis=1), grid(used, 0)
+
+
+def _remember(
+    memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""], config: MemoryConfig
+) -> Memory:
+    """Returns the memory whose prototypes know what slot `slot`, about to be overwritten, holds to keep."""
+    long = config.capacity
+    leaves = memory.slot_valid[slot] & ~is_temporary(memory, frame_index, config)[slot]
+
+    def stay(memory: Memory) -> tuple[Entry, Array, Array]:
+        entry = Entry(
+            key=memory.key[long],
+            embed=memory.embed[long],
+            value=memory.value[:, long],
+            prob=memory.prob[:, long],
+            pixel_valid=memory.pixel_valid[long],
+        )
+        return entry, memory.object_in_slot[:, long], memory.prototype_usage
+
+    # The branches give one slot and not the memory, which would be copied in every frame.
+    entry, known, used = jax.lax.cond(
+        leaves, lambda m: consolidate(m, slot, frame_index, config), stay, memory
+    )
+    memory = _put(memory, jnp.asarray(long), entry, known)
+    exists = memory.slot_valid[long] | leaves
+    return memory.replace(
+        slot_valid=memory.slot_valid.at[long].set(exists),
+        slot_pinned=memory.slot_pinned.at[long].set(exists),
+        prototype_usage=used,
+    )
+
+
+def _put(memory: Memory, slot: Int[Array, ""], entry: Entry, known: Bool[Array, "N"]) -> Memory:
+    """Returns the memory with the pixels of `entry`, and the objects that it knows, in a slot."""
+    return memory.replace(
+        key=memory.key.at[slot].set(entry.key.astype(memory.key.dtype)),
+        embed=memory.embed.at[slot].set(entry.embed.astype(memory.embed.dtype)),
+        value=memory.value.at[:, slot].set(entry.value.astype(memory.value.dtype)),
+        prob=memory.prob.at[:, slot].set(entry.prob * known[:, None, None]),
+        pixel_valid=memory.pixel_valid.at[slot].set(entry.pixel_valid),
+        object_in_slot=memory.object_in_slot.at[:, slot].set(known),
+    )
 
 
 def write(
@@ -154,15 +267,11 @@ def write(
       config: the write policy.
     """
     slot = choose_slot(memory, frame_index, pinned, config)
+    if config.has_long_term:
+        memory = _remember(memory, slot, frame_index, config)
     # An evicted pin may have been a removed object's first; nobody may go on pointing at it.
     first_slot = jnp.where(memory.first_slot == slot, -1, memory.first_slot)
-    return Memory(
-        key=memory.key.at[slot].set(entry.key.astype(memory.key.dtype)),
-        embed=memory.embed.at[slot].set(entry.embed.astype(memory.embed.dtype)),
-        value=memory.value.at[:, slot].set(entry.value.astype(memory.value.dtype)),
-        prob=memory.prob.at[:, slot].set(entry.prob * object_valid[:, None, None]),
-        pixel_valid=memory.pixel_valid.at[slot].set(entry.pixel_valid),
-        object_in_slot=memory.object_in_slot.at[:, slot].set(object_valid),
+    return _put(memory, slot, entry, object_valid).replace(
         slot_valid=memory.slot_valid.at[slot].set(True),
         slot_pinned=memory.slot_pinned.at[slot].set(pinned),
         slot_frame=memory.slot_frame.at[slot].set(frame_index),

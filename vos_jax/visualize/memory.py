@@ -68,7 +68,8 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     frame = probe.video.frame(probe.index)
     ids = probe.ids(probe.prob)
     slot_frames, pinned = np.asarray(memory.slot_frame), np.asarray(memory.slot_pinned)
-    slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m]]
+    # The slot of the long term shows no frame.
+    slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m] and slot_frames[m] >= 0]
     width = sheet.panel_width(COLUMNS)
     for user_id, index in probe.objects.items():
         only = np.where(ids == user_id, ids, 0).astype(np.uint8)

@@ -1,0 +1,153 @@
+"""A long video in which the object leaves and comes back: does frame 1,900 cost what frame 100 does?
+
+    python -m benchmarks.long_video [--checkpoint auto] [--frames 2000] [--size 96x160]
+
+One table row per eviction policy, all with the same number of slots. Times are medians over 81 frames of the
+step alone, from handing over a frame until its mask is there; memory is this process's resident set and the
+bytes of the state that goes from frame to frame. J is the mean over frames of all but the first; where the
+object is away an empty mask is right. The video is drawn by our own code; nothing is downloaded.
+"""
+
+import argparse
+import dataclasses
+import platform
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+
+from benchmarks import speed
+from vos_jax import config as configs
+from vos_jax import devices, errors
+from vos_jax.data import rendered
+from vos_jax.inference import loading, tracker
+from vos_jax.metrics import davis, returns
+from vos_jax.models import memory
+
+EVICTIONS = tuple(memory.EVICTIONS)
+PERIOD, GONE = 250, (150, 200)  # In each period the object is away from the one frame to the other.
+AROUND, WINDOW = 100, 40  # Compared are frames around this one and this far from the end.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one policy did: milliseconds, megabytes, state bytes and J per frame; returns recovered."""
+
+    milliseconds: list[float]
+    resident: list[float]
+    state_bytes: list[int]
+    similarity: list[float]
+    recovered: list[bool]
+
+    def around(self, index: int, values: list) -> float:
+        """Median over the frames around frame `index`."""
+        return statistics.median(values[max(0, index - WINDOW) : index + WINDOW + 1])
+
+
+def make_video(size: tuple[int, int], frames: int) -> rendered.RenderedVideo:
+    """One object that is away for 50 frames in every 250."""
+    away = tuple((first + GONE[0], first + GONE[1]) for first in range(0, frames, PERIOD))
+    return rendered.RenderedSource(size=size, frames=frames, objects=1, away=away).video("rendered")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH as numbers; raises `VosError` for anything else."""
+    try:
+        height, width = map(int, text.split("x"))
+    except ValueError:
+        raise errors.VosError(f"--size {text!r}; write HEIGHTxWIDTH, like 96x160") from None
+    return height, width
+
+
+def of_policy(config, eviction: str):
+    """The config with that policy and as many slots as it had: the long term takes one of them.
+
+    Raises:
+      VosError: there is no such policy.
+    """
+    if eviction not in EVICTIONS:
+        raise errors.VosError(f"no eviction policy {eviction!r}; there are: {', '.join(EVICTIONS)}")
+    config = config.copy_and_resolve_references()
+    config.memory.eviction = eviction
+    config.memory.capacity -= eviction == "consolidate"
+    return config
+
+
+def follow(follower: tracker.Tracker, video: rendered.RenderedVideo) -> Run:
+    """Segments the video from its first mask and measures every frame."""
+    track = follower.start(video.size, 1)
+    milliseconds, resident, sizes, truth, found = [], [], [], [], []
+    for index in range(len(video)):
+        frame, ids = video.frame(index), video.annotation(index)
+        start = time.perf_counter()
+        result = track.step(frame, ids if index == 0 else None)
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+        resident.append(speed.resident_megabytes())
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(track.state)))
+        truth.append(np.packbits(ids == 1))
+        found.append(np.packbits(result.ids == 1))
+
+    def mask(packed: np.ndarray) -> np.ndarray:
+        height, width = video.size
+        return np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
+
+    truth, found = [mask(m) for m in truth], [mask(m) for m in found]
+    similarity = [davis.region_similarity(a, b) for a, b in zip(truth, found, strict=True)]
+    return Run(milliseconds, resident, sizes, similarity[1:], returns.recovered(truth, found))
+
+
+def row(name: str, run: Run) -> str:
+    """One line of the table."""
+    early, late = AROUND, len(run.milliseconds) - AROUND
+    cells = [name]
+    for values, form in ((run.milliseconds, "{:.1f}"), (run.resident, "{:.0f}")):
+        before, after = run.around(early, values), run.around(late, values)
+        cells += [form.format(before), form.format(after), f"{after / before:.3f}"]
+    before, after = run.state_bytes[early], run.state_bytes[late]
+    cells += [f"{before / 2**20:.2f}", f"{after / before:.3f}", f"{statistics.mean(run.similarity):.3f}"]
+    cells.append(f"{sum(run.recovered)} of {len(run.recovered)}")
+    return f"| {' | '.join(cells)} |"
+
+
+@errors.entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--size", default="96x160", help="HEIGHTxWIDTH")
+    parser.add_argument("--evictions", default=",".join(EVICTIONS))
+    options, overrides = configs.split_arguments(sys.argv[1:])
+    options = parser.parse_args(options)
+    if options.frames < 2 * (AROUND + WINDOW):
+        raise errors.VosError(f"--frames {options.frames}: at least {2 * (AROUND + WINDOW)} are needed")
+    height, width = parse_size(options.size)
+    evictions = options.evictions.split(",")
+    devices.choose(None)
+    video = make_video((height, width), options.frames)
+    device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
+    print(f"# {len(video)} frames of {height}x{width}, checkpoint {options.checkpoint}, {device}")
+    print(f"# before: around frame {AROUND}; after: around frame {len(video) - AROUND}\n")
+    heads = [
+        "eviction",
+        "ms before",
+        "after",
+        "ratio",
+        "RSS MB before",
+        "after",
+        "ratio",
+        "state MB",
+        "ratio",
+    ]
+    heads += ["J", "returns found"]
+    print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
+    for eviction in evictions:
+        config = of_policy(configs.load("default", overrides), eviction)
+        model, params, _ = loading.make_model(config, options.checkpoint)
+        follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+        print(row(eviction, follow(follower, video)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

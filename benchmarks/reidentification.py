@@ -1,0 +1,113 @@
+"""Are objects that left the frame found again? By eviction policy, and with the search near and everywhere.
+
+    python -m benchmarks.reidentification [--checkpoint auto] [--videos 2] [--frames 180] [--size 96x160]
+
+The set is drawn by our own code: in every video all objects leave twice for 30 frames and come back; they are
+alone, or two, or among things that look like them but for a shade, stay where they are and are background.
+A return counts as found when J exceeds 0.5 in one of the first five frames in which the object is back (a
+quarter of its usual area shows).
+
+Also said: J where the object shows, and how many of the frames in which it is away have an empty mask, as
+they should. All policies have the same number of slots.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+
+import jax
+import numpy as np
+
+from benchmarks import long_video
+from vos_jax import config as configs
+from vos_jax import devices, errors
+from vos_jax.data import rendered
+from vos_jax.inference import loading, tracker
+from vos_jax.metrics import davis, returns
+
+KINDS = {
+    "alone": {"objects": 1},
+    "two objects": {"objects": 2},
+    "look-alikes": {"objects": 1, "look_alikes": 2},
+}
+AWAY = ((40, 70), (110, 140))
+ROWS = (*long_video.EVICTIONS, "fifo:0", "consolidate:0")
+
+
+def make_videos(
+    kinds: list[str], size: tuple[int, int], frames: int, count: int
+) -> dict[str, list[rendered.RenderedVideo]]:
+    """`count` videos of each kind; always the same ones."""
+    names = tuple(f"returns{number}" for number in range(count))
+    return {
+        kind: [
+            rendered.RenderedSource(
+                sequence_names=names, size=size, frames=frames, away=AWAY, **settings
+            ).video(name)
+            for name in names
+        ]
+        for kind, settings in ((kind, KINDS[kind]) for kind in kinds)
+    }
+
+
+def score(follower: tracker.Tracker, video: rendered.RenderedVideo) -> tuple[list[bool], list, list]:
+    """Per object of one video: returns found, J where it shows, and whether its mask is empty elsewhere."""
+    frames = (video.frame(index) for index in range(len(video)))
+    ids = [video.annotation(index) for index in range(len(video))]
+    found = [result.ids for result in follower.track(frames, video.inputs())]
+    recovered, similarity, empty = [], [], []
+    for object_id, first in video.first_frames.items():
+        truth, predicted = ([x == object_id for x in masks[first:]] for masks in (ids, found))
+        recovered += returns.recovered(truth, predicted)
+        for a, b in zip(truth[1:], predicted[1:], strict=True):
+            if np.any(a):
+                similarity.append(davis.region_similarity(a, b))
+            else:
+                empty.append(not np.any(b))
+    return recovered, similarity, empty
+
+
+@errors.entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--videos", type=int, default=2, help="of each kind")
+    parser.add_argument("--frames", type=int, default=180)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="eviction policies, POLICY:REACH with a reach")
+    parser.add_argument("--size", default="96x160", help="HEIGHTxWIDTH")
+    options, overrides = configs.split_arguments(sys.argv[1:])
+    options = parser.parse_args(options)
+    kinds = options.kinds.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise errors.VosError(f"no kind {unknown[0]!r}; there are: {', '.join(KINDS)}")
+    devices.choose(None)
+    videos = make_videos(kinds, long_video.parse_size(options.size), options.frames, options.videos)
+    device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
+    print(
+        f"# {options.videos} videos of each kind, {options.frames} frames of {options.size}, "
+        f"checkpoint {options.checkpoint}, {device}\n"
+    )
+    print(f"| eviction | reach | {' | '.join(kinds)} | all | J in view | empty when away |")
+    print(f"|---|---:|{'---:|' * (len(kinds) + 3)}")
+    for eviction, _, reach in (row.partition(":") for row in options.rows.split(",")):
+        more = [f"memory.reach={reach}"] if reach else []
+        config = long_video.of_policy(configs.load("default", [*overrides, *more]), eviction)
+        model, params, _ = loading.make_model(config, options.checkpoint)
+        follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+        shares, everything = [], ([], [], [])
+        for drawn in videos.values():
+            scored = [score(follower, video) for video in drawn]
+            recovered = [x for part in scored for x in part[0]]
+            shares.append(f"{sum(recovered)}/{len(recovered)}")
+            for total, parts in zip(everything, zip(*scored, strict=True), strict=True):
+                total += [x for part in parts for x in part]
+        recovered, similarity, empty = everything
+        cells = [eviction, f"{config.memory.reach:g}", *shares, f"{statistics.mean(recovered):.2f}"]
+        cells += [f"{statistics.mean(similarity):.3f}", f"{statistics.mean(empty):.3f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Run by test_processes.py: eval.py with a tiny model that really follows, as one of several processes.
+
+python -m tests.eval.process_worker [--break NAME] ARGUMENTS OF eval.py
+"""
+
+import sys
+
+import eval as program
+from tests.inference import coloured
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    broken = arguments.pop(1) if arguments[0] == "--break" else None
+    arguments = arguments[1:] if broken else arguments
+    segment = program.segmentation.segment
+
+    def break_one(video, *args, **kwargs):
+        if video.name == broken:
+            raise program.errors.VosError(f"{video.name}: broken on purpose")
+        return segment(video, *args, **kwargs)
+
+    program.segmentation.segment = break_one
+    program.loading.make_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
+    return program.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What is said of a whole run: results.json, the official CSV files, the printed table."""
+
+import pathlib
+
+from ml_collections import config_dict
+from rich import console as rich_console
+
+from vos_jax import config as configs
+from vos_jax.data import sources
+from vos_jax.inference import record
+from vos_jax.metrics import davis_csv
+from vos_jax.visualize import console
+
+
+def make(
+    source: sources.VideoSource,
+    config: config_dict.ConfigDict,
+    summary: dict,
+    frames: int,
+    speed: dict,
+    seconds: dict,
+    device: str | None,
+    checkpoint: str | None,
+    presence: dict | None,
+) -> dict:
+    """What results.json holds; speed, device, checkpoint, presence are None where nothing was segmented."""
+    return {
+        "dataset": source.name,
+        "split": source.split,
+        **summary,
+        "frames": frames,
+        **speed,
+        "seconds": seconds,
+        "device": device,
+        "checkpoint": checkpoint,
+        "config": configs.as_dict(config),
+        "presence": presence,
+    }
+
+
+def write(
+    screen: rich_console.Console, source: sources.VideoSource, out: pathlib.Path, results: dict
+) -> None:
+    """OUT/results.json, the official CSV files where there is a score, and the printed table."""
+    record.write_json(out / "results.json", results)
+    davis_csv.write(out, source.split, results)
+    console.print_results(screen, results)
+    screen.print(f"masks and results.json: {out}")
