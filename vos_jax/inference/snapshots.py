@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, weights_io
+from vos_jax import errors, untrusted, weights_io
 from vos_jax.inference import tracker as tracker_lib
 from vos_jax.models import state as state_lib
 
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        data = untrusted.read_bytes(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
     tensors, metadata = weights_io.load(data, str(path))
