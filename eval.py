@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors
+from vos_jax import command, devices, errors, lock
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     writer.check_writable(out)
+    lock.hold(out)
     log = record.Record(
         out,
         settings.of_run(config, checkpoint),

@@ -247,7 +247,11 @@ def write_proposals(path: pathlib.Path, **segmentation) -> pathlib.Path:
 
 def test_a_code_that_pycocotools_reads_otherwise_is_refused(tmp_path):
     """A letter outside the code's alphabet passed the sum of runs here and was two letters there."""
-    for counts in ("08İ", "0\u01308", "~~", "08 "):
+    mask = np.zeros((4, 6), bool)
+    mask[:, 3:] = True
+    good = proposal_files.record_of(mask, 0.5).counts
+    assert proposal_files.read(write_proposals(tmp_path / "v.json", counts=good))
+    for counts in (good + "\u0130", good + "p", good + " ", good + "\0"):
         with pytest.raises(errors.VosError, match="damaged code"):
             proposal_files.read(write_proposals(tmp_path / "v.json", counts=counts))
 
@@ -353,6 +357,31 @@ def test_a_record_of_another_shape_is_no_traceback(tmp_path, content):
     (tmp_path / record.NAME).write_text(json.dumps(content))
     with pytest.raises(errors.VosError, match="not a record"):
         record.Record(tmp_path, {})
+
+
+def test_probabilities_that_are_no_arrays_are_no_traceback(tmp_path):
+    """np.load gives a member that is no array as bytes."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("objects.npy", b"text")
+        archive.writestr("levels.npy", b"text")
+    with pytest.raises(errors.VosError, match="planes"):
+        probabilities.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("frames", ["3", 2.5, [1]])
+def test_a_segment_record_with_an_impossible_count_is_no_traceback(tmp_path, frames):
+    (tmp_path / record.NAME).write_text(json.dumps({"settings": {}, "frames": frames}))
+    with pytest.raises(errors.VosError, match="not a record"):
+        session.Session(tmp_path, {}, "model")
+
+
+def test_a_message_does_not_command_the_terminal(capsys):
+    @errors.entry_point
+    def main():
+        raise errors.VosError("x\x1b[2J\udcff: no such file\nnext line")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: x\\x1b[2J\\udcff: no such file\nnext line\n"
 
 
 def test_tensors_of_impossible_shape_are_no_traceback():

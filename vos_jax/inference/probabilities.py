@@ -77,7 +77,8 @@ def read(path: pathlib.Path) -> Soft:
                 raise ValueError(f"it unpacks to {unpacked / 2**20:.0f} MiB")
             file.seek(0)
             with np.load(file, allow_pickle=False) as content:
-                objects, levels = content["objects"], content["levels"]
+                # A member that is no array comes as its bytes.
+                objects, levels = np.asarray(content["objects"]), np.asarray(content["levels"])
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read probabilities: {error.strerror or error}") from error
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

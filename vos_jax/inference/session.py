@@ -1,6 +1,7 @@
 """One video's results folder: whose masks are in it, how far they go, and where to go on."""
 
 import json
+import operator
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -120,7 +121,11 @@ class Session:
             return None
         try:
             noted = untrusted.read_json(path)
-            return {"settings": dict(noted["settings"]), "frames": noted["frames"]}
+            frames = noted["frames"]
+            return {
+                "settings": dict(noted["settings"]),
+                "frames": None if frames is None else operator.index(frames),
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise errors.VosError(
                 f"{path} is not a record of segment.py ({error}); choose another --out"
