@@ -368,6 +368,17 @@ def test_probabilities_that_are_no_arrays_are_no_traceback(tmp_path):
         probabilities.read(tmp_path / "a.npz")
 
 
+def test_an_array_header_that_is_cut_off_is_no_traceback(tmp_path):
+    """numpy tokenizes the header as Python: TokenError, found by fuzzing."""
+    header = b"{'descr': '|u1', (\n"
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("objects.npy", member)
+        archive.writestr("levels.npy", member)
+    with pytest.raises(errors.VosError, match="not probabilities"):
+        probabilities.read(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("frames", ["3", 2.5, [1]])
 def test_a_segment_record_with_an_impossible_count_is_no_traceback(tmp_path, frames):
     (tmp_path / record.NAME).write_text(json.dumps({"settings": {}, "frames": frames}))

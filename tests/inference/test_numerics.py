@@ -22,7 +22,11 @@ SIZE = (64, 96)
 def follower():
     """The whole method with random weights, for float frames."""
     with quick.compilation():
-        model = tiny.model(proposals=dataclasses.replace(tiny.CONFIG.proposals, candidates=8, capacity=4))
+        # Room for two pins: objects that come in different frames.
+        room = memory.MemoryConfig(capacity=4, every=2)
+        model = tiny.model(
+            memory=room, proposals=dataclasses.replace(tiny.CONFIG.proposals, candidates=8, capacity=4)
+        )
         made = tracker.Tracker(model, tiny.params(), buckets=(2,), with_prob=True)
         made.start(SIZE, 2).step(np.zeros((*SIZE, 3), np.float32))
         yield made
@@ -133,7 +137,11 @@ def test_what_overflows_the_memorys_type_is_not_read(dtype):
     written = memory.write(
         empty,
         memory.Entry(
-            key=key, embed=np.ones((4, 6, 2), np.float32), value=value, prob=prob, pixel_valid=key[..., 0] > 0
+            key=jnp.asarray(key),
+            embed=jnp.ones((4, 6, 2)),
+            value=jnp.asarray(value),
+            prob=jnp.asarray(prob),
+            pixel_valid=key[..., 0] > 0,
         ),
         frame_index=jnp.int32(0),
         pinned=jnp.bool_(True),
