@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import resource
 import struct
+import tracemalloc
 import zipfile
 import zlib
 
@@ -93,6 +94,29 @@ def test_a_second_header_in_a_mask_does_not_pass_the_size_check(tmp_path, little
     path.write_bytes(png_claiming(*claim, second=True))
     with pytest.raises(errors.VosError, match="damaged"):
         masks.read_mask(path)
+
+
+def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory):
+    """OpenCV 5 allocated and cleared what a chunk's length claims: 3.5 GB for a file of 400 bytes."""
+    data = io.BytesIO()
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(data, "PNG")
+    end = data.getvalue().index(b"IEND") - 4
+    evil = data.getvalue()[:end] + struct.pack(">I", 0x7FFFFFF0) + b"IDAT" + data.getvalue()[end:]
+    (tmp_path / "a.png").write_bytes(evil)
+    with pytest.raises(errors.VosError, match="longer than the file"):
+        frames.read_frame(tmp_path / "a.png")
+    with pytest.raises(errors.VosError, match="longer than the file"):
+        sequences.decode_ids(evil, "packed")
+
+
+def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
+    """A reader with a limit allocated the limit, a gigabyte, for every file."""
+    (tmp_path / "small").write_bytes(b"x")
+    tracemalloc.start()
+    assert untrusted.read_bytes(tmp_path / "small") == b"x"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_a_film_bomb_is_refused_before_its_frames_are_allocated(tmp_path, monkeypatch):

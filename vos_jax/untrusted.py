@@ -46,7 +46,7 @@ def opened(path: str | os.PathLike, most: int = MAX_BYTES) -> BinaryIO:
 def read_bytes(path: str | os.PathLike, most: int = MAX_BYTES) -> bytes:
     """The bytes of a plain file; OSError as `opened`."""
     with opened(path, most) as file:
-        return file.read(most)
+        return file.read()
 
 
 def read_json(path: str | os.PathLike) -> Any:

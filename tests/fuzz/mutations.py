@@ -1,5 +1,6 @@
 """Damaged files, made from whole ones: input number k of a door is always the same."""
 
+import copy
 import io
 import json
 import random
@@ -112,7 +113,7 @@ def _changed(tree: Any, rng: random.Random) -> Any:
             return damage(tree.encode(errors="replace"), [b"0o?@/.\0"], rng).decode("latin-1")
         if isinstance(tree, int | float) and rng.random() < 0.5:
             return rng.choice((tree + 1, -tree, tree * 1000, *NUMBERS, 0.5))
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
     key = rng.choice(keys)
     kind = rng.random()

@@ -63,6 +63,7 @@ def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR)
       VosError: no image that is read here, or an absurdly large one; `where` is named.
     """
     _claimed_size(where, io.BytesIO(data))
+    _check_chunks(data, where)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -70,6 +71,15 @@ def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR)
     if image is None:
         raise _undecodable(where, None)
     return image
+
+
+def _check_chunks(data: bytes, where: str | os.PathLike) -> None:
+    """Refuses a PNG whose chunks claim more bytes than the file has: OpenCV allocates what they claim."""
+    at = 8
+    while data[:4] == b"\x89PNG" and at + 12 <= len(data):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at > len(data):
+            raise errors.VosError(f"{where}: the PNG is damaged (a chunk is longer than the file)")
 
 
 def _claimed_size(path: str | os.PathLike, file: BinaryIO) -> tuple[int, int]:
