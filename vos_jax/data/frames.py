@@ -76,7 +76,8 @@ def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR)
 def _check_chunks(data: bytes, where: str | os.PathLike) -> None:
     """Refuses a PNG whose chunks claim more bytes than the file has: OpenCV allocates what they claim."""
     at = 8
-    while data[:4] == b"\x89PNG" and at + 12 <= len(data):
+    # Some writers leave bytes behind the image's end.
+    while data[:4] == b"\x89PNG" and at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
         at += 12 + int.from_bytes(data[at : at + 4], "big")
         if at > len(data):
             raise errors.VosError(f"{where}: the PNG is damaged (a chunk is longer than the file)")
