@@ -1,6 +1,7 @@
 # make demo      environment, the main job on the rendered sample, scores and pictures
 # make test      environment, all tests that fit in ten minutes on two cores
 # make test-all  environment, every test
+# make fuzz      environment, 100,000 damaged files through every reader (minutes); FUZZ_ARGS for more
 # make lint      ruff
 # make env       the environment alone: .venv, rebuilt only when a requirement file changes
 
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.requirements-installed
 # Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: env demo test test-all lint
+.PHONY: env demo test test-all fuzz lint
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -33,6 +34,9 @@ test: env
 
 test-all: env
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: env
+	$(BIN)/python -m tests.fuzz.run --inputs 100000 --keep results/fuzz $(FUZZ_ARGS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ import numpy as np
 
 import vos_jax
 from vos_jax import config as configs
-from vos_jax import devices, errors
+from vos_jax import devices, errors, lock
 from vos_jax.data import given_masks, masks, prefetch, video_files
 from vos_jax.inference import loading, session, snapshots, tracker, writer
 from vos_jax.visualize import console, movie, products
@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tracker.check_annotations(annotations, follower)
     model_name = snapshots.fingerprint(model, params)
     writer.check_writable(out)
+    lock.hold(out)
     run = session.Session(
         out, settings(config, media, annotations, model_name), model_name, overwrite=options.overwrite
     )

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
-from vos_jax import command, devices, errors
+from vos_jax import command, devices, errors, lock
 from vos_jax import config as configs
 from vos_jax.data import pipeline
 from vos_jax.inference import loading, record, writer
@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = devices.choose(options.device)
     _refuse_changes(workdir, plain, allow=options.allow_config_change)
     leads = jax.process_index() == 0
+    if leads:
+        lock.hold(workdir, "--workdir")
     say = screen.print if leads else lambda *_: None
 
     # ---------------------------------------------------------------- data

@@ -20,7 +20,7 @@ def get_config():
     train.gap.end_step = 400
     # A look-alike that nobody follows is what a follower must learn to leave alone.
     train.augmentation.drop = 0.2
-    # Masks drift because each builds on the one before: learn from predicted ones only, as they are met later.
+    # Masks drift because each builds on the one before: learn from predicted ones only, as met later.
     train.step.sampling_begin = 0
     train.step.sampling_prob = 1.0
     train.step.oracle_end = 0

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.util
-import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +108,7 @@ def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
 def _find(name_or_path: str) -> pathlib.Path:
     if name_or_path.endswith(".py") or "/" in name_or_path:
         path = pathlib.Path(name_or_path)
-        if path.is_file():
+        if len(name_or_path) < 4096 and os.path.isfile(path):
             return path
         raise VosError(f"no config file {name_or_path}; the names that need no path: {', '.join(names())}")
     for folder in _FOLDERS:
@@ -196,7 +196,7 @@ def _parse(text: str, old: Any, key: str, *, is_choice: bool = False) -> Any:
         return tuple(_parse(part.strip(), kind, key) for part in text.split(",") if part.strip())
     try:
         value = _BOOLS[text.lower()] if isinstance(old, bool) else type(old)(text)
-        if not math.isfinite(value):
+        if not -1e308 < value < 1e308:
             raise ValueError(text)
         return value
     except (KeyError, ValueError) as error:

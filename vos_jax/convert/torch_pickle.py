@@ -8,6 +8,7 @@ import dataclasses
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def _tensors(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
 def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] | None = None) -> Any:
     """One pickle from `file`, with nothing callable but what `_allowed` gives."""
     allowed = _allowed()
+    _check_memo(file, name)
 
     class Restricted(pickle.Unpickler):
         def find_class(self, module: str, attribute: str) -> Any:
@@ -131,6 +133,15 @@ def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] |
     if persistent_load is not None:
         unpickler.persistent_load = persistent_load
     return unpickler.load()
+
+
+def _check_memo(file: BinaryIO, name: str) -> None:
+    """Refuses a pickle whose memo is larger than what is put into it: it is allocated at once."""
+    start = file.tell()
+    for count, (opcode, place, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place > count:
+            raise errors.VosError(f"{name}: refused: asks for place {place} of a memo with {count} at most")
+    file.seek(start)
 
 
 def _storage(pid: Any, name: str) -> Storage:

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vos_jax import errors
-from vos_jax.data import clips, sequences, transforms
+from vos_jax.data import clips, frames, sequences, transforms
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
 def encode_frame(source: sequences.FileSequences, index: int, time: int) -> bytes:
     """Returns a frame's own JPEG bytes, or newly encoded ones where it is shrunk or no JPEG."""
     path = source.files[index].frame_paths[time]
-    data = path.read_bytes()
+    data = frames.read_file(path)
     if source.config.short_side is None and data[:2] == b"\xff\xd8":
         return data
     frame = cv2.cvtColor(source.frame(index, time), cv2.COLOR_RGB2BGR)

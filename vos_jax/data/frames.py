@@ -1,14 +1,15 @@
 """Frame files: header-only checks up front, strict decoding later."""
 
+import io
 import os
-import pathlib
 import struct
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import masks
 from vos_jax.typing import UInt8
 
@@ -22,7 +23,7 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
       VosError: the file is missing, no image, absurdly large, or cut off before its end.
     """
     try:
-        with open(path, "rb") as file:
+        with untrusted.opened(path) as file:
             head = file.read(16)
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - 12))
@@ -30,14 +31,9 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
                 file.seek(0)
                 _check_complete(path, file.read())
             file.seek(0)
-            with Image.open(file, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
-                width, height = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise errors.VosError(f"{path}: {error}") from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+            return _claimed_size(path, file)
+    except OSError as error:
         raise _undecodable(path, error) from error
-    masks.check_size(path, height, width)
-    return height, width
 
 
 def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
@@ -47,18 +43,57 @@ def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
       VosError: the file is missing, cannot be decoded, or is truncated (decoders would hand back a frame
         whose lower part is grey).
     """
+    data = read_file(path)
+    _check_complete(path, data)
+    return cv2.cvtColor(decode(data, path), cv2.COLOR_BGR2RGB)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a frame file; VosError if it cannot be read."""
     try:
-        data = pathlib.Path(path).read_bytes()
+        return untrusted.read_bytes(path)
     except OSError as error:
         raise _undecodable(path, error) from error
-    _check_complete(path, data)
+
+
+def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR) -> UInt8[np.ndarray, "..."]:
+    """Decodes an image's bytes as OpenCV has them (BGR), after its header claimed a sane size.
+
+    Raises:
+      VosError: no image that is read here, or an absurdly large one; `where` is named.
+    """
+    _claimed_size(where, io.BytesIO(data))
+    _check_chunks(data, where)
     try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
+        raise _undecodable(where, error) from error
+    if image is None:
+        raise _undecodable(where, None)
+    return image
+
+
+def _check_chunks(data: bytes, where: str | os.PathLike) -> None:
+    """Refuses a PNG whose chunks claim more bytes than the file has: OpenCV allocates what they claim."""
+    at = 8
+    # Some writers leave bytes behind the image's end.
+    while data[:4] == b"\x89PNG" and at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at > len(data):
+            raise errors.VosError(f"{where}: the PNG is damaged (a chunk is longer than the file)")
+
+
+def _claimed_size(path: str | os.PathLike, file: BinaryIO) -> tuple[int, int]:
+    """Height and width by the header; VosError where it is none or the size is absurd."""
+    try:
+        with Image.open(file, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise errors.VosError(f"{path}: {error}") from error
+    except masks.DAMAGE as error:
         raise _undecodable(path, error) from error
-    if frame is None:
-        raise _undecodable(path, None)
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    masks.check_size(path, height, width)
+    return height, width
 
 
 def _check_complete(path: str | os.PathLike, data: bytes) -> None:

@@ -36,17 +36,24 @@ class GivenMask:
 
 def parse(text: str) -> GivenMask:
     """Reads [FRAME:]FILE[@ID]; a file that really has such a name is taken as it is."""
-    if pathlib.Path(text).is_file():
+    if _is_file(pathlib.Path(text)):
         return GivenMask(0, pathlib.Path(text))
     frame, path = re.fullmatch(r"(?:(\d+):)?(.+)", text, re.DOTALL).groups() if text else (None, "")
     path, object_id = pathlib.Path(path), None
-    if not path.is_file() and (found := re.fullmatch(r"(.+)@(\d+)", str(path), re.DOTALL)):
+    if not _is_file(path) and (found := re.fullmatch(r"(.+)@(\d+)", str(path), re.DOTALL)):
         path, object_id = pathlib.Path(found[1]), int(found[2])
         if not 1 <= object_id < masks.VOID:
             raise errors.VosError(f"--masks {text}: object ids are 1 to {masks.VOID - 1}")
-    if not path.is_file():
+    if not _is_file(path):
         raise errors.VosError(f"--masks {text}: no such file: {path} (it is written [FRAME:]FILE.png[@ID])")
     return GivenMask(int(frame or 0), path, object_id)
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def read(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.typing import UInt8
 
 MAX_OBJECTS = 64
@@ -22,6 +22,9 @@ MAX_PIXELS = 80_000_000
 """Largest image decoded (8K video has 33 million pixels): a small file may claim any size."""
 
 VOID = 255
+
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, zlib.error, struct.error)
+"""What Pillow raises on damaged files."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _INDEXED, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -79,7 +82,7 @@ def png_size(path: str | os.PathLike) -> tuple[int, int]:
       VosError: no such file, not a PNG, an absurd size, or cut off before its end.
     """
     try:
-        with open(path, "rb") as file:
+        with untrusted.opened(path) as file:
             head = file.read(33)
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 4096))
@@ -113,7 +116,7 @@ def read_mask(
         masks, resized or drawn with soft edges), or more than MAX_OBJECTS objects.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        data = untrusted.read_bytes(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     return decode_mask(data, path, expected_size)
@@ -136,6 +139,9 @@ def decode_mask(
     _check_end(path, data[-4096:])
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            # A second header, further on, may claim another size.
+            if image.size != (width, height):
+                raise ValueError(f"a second header claims {image.width}x{image.height} pixels")
             if kind in (_RGB, _RGBA):
                 pixels = np.asarray(image.convert("RGBA"))
             elif kind == _GREY_ALPHA:
@@ -146,7 +152,7 @@ def decode_mask(
                 pixels = pixels // (255 // (2**depth - 1)) if depth < 8 else pixels
             else:
                 pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise errors.VosError(
             f"{path}: the PNG is damaged or truncated ({error}); copy or export it again"
         ) from error

@@ -3,15 +3,24 @@
 import difflib
 import pathlib
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from vos_jax import errors
 
+MAX_BYTES = 200
+"""Longest name; file systems end at 255, and files in the making take some more."""
+
 
 def safe_name(name: str, what: str = "sequence") -> str:
     """Returns a name that is one path component, so that no name can leave its folder; VosError otherwise."""
-    if not name or name in (".", "..") or any(c in "/\\\0" for c in name) or ":" in name:
+    if not name or name in (".", "..") or any(c in "/\\\0:" for c in name):
         raise errors.VosError(f"{what} {name!r} is not a plain name (no '/', '\\', ':' or '..')")
+    # Control characters command the terminal that shows the name; lone surrogates cannot be shown at all.
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name) or len(name.encode()) > MAX_BYTES:
+        raise errors.VosError(
+            f"{what} {name[:100]!r} holds control characters, is no UTF-8 or is longer than {MAX_BYTES} bytes"
+        )
     return name
 
 

@@ -29,14 +29,17 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors
-from vos_jax.data import names, sources
+from vos_jax import errors, untrusted
+from vos_jax.data import masks, names, sources
 from vos_jax.models.proposals import MASK_STRIDE, Proposals
 from vos_jax.typing import Bool, Float
 
 FORMAT = "vos_jax.proposals/1"
 # What DMM-Net feeds its matching layer with (DESIGN §4): the top 50 after NMS 0.4.
 NMS_THRESHOLD = 0.4
+
+MAX_PER_FRAME = 1000
+"""The best of a frame's proposals that are compared with each other; comparing takes their number squared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +181,9 @@ def arrays(
         valid=np.zeros(capacity, bool),
     )
     records = proposals.frames.get(frame, ())
+    records = sorted(records, key=lambda record: -record.score)[:MAX_PER_FRAME]
     codes = [{"size": list(proposals.size), "counts": record.counts} for record in records]
-    order = sorted(range(len(records)), key=lambda i: -records[i].score)
-    order = [i for i in order if records[i].score >= score_threshold and coco_mask.area(codes[i]) > 0]
+    order = [i for i, r in enumerate(records) if r.score >= score_threshold and coco_mask.area(codes[i]) > 0]
     xywh = np.array([coco_mask.toBbox(codes[i]) for i in order]).reshape(-1, 4)
     scale = np.array([height, width]) / np.array(proposals.size)
     for place, position in enumerate(_suppress(xywh, nms_threshold)[:capacity]):
@@ -275,6 +278,9 @@ def _runs(counts: str) -> list[int]:
     value = shift = 0
     for character in counts:
         bits = ord(character) - 48
+        # Beyond these pycocotools would read other runs than are summed here, and write behind its array.
+        if not 0 <= bits < 64 or shift > 30:
+            return []
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -320,7 +326,13 @@ def _record(entry: object, size: tuple[int, int], where: str) -> Record:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n <= 16_384 for n in size)
+    """Whether it is [height, width] of an image that would be read, too."""
+    return (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(n) is int and 0 < n <= masks.MAX_SIDE for n in size)
+        and size[0] * size[1] <= masks.MAX_PIXELS
+    )
 
 
 def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
@@ -328,7 +340,7 @@ def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
     listed = data.get("images") if isinstance(data, dict) else None
     try:
         return {image["id"]: str(image["file_name"]) for image in listed}
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise errors.VosError(f"{path}: needs 'images', each with 'id' and 'file_name'") from error
 
 
@@ -343,7 +355,7 @@ def _split(name: str, where: str) -> tuple[str, str]:
 
 def _read_json(path: str | os.PathLike) -> object:
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return untrusted.read_json(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

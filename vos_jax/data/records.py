@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import sequences
 from vos_jax.typing import Int, UInt8
 
@@ -29,6 +28,7 @@ class Records:
             import tensorflow_datasets as tfds
             from tensorflow_datasets.core import example_parser
 
+            _check_features(self._folder)
             try:
                 builder = tfds.builder_from_directory(self._folder)
                 # Nested images can only be left undecoded by parsing the record ourselves.
@@ -52,6 +52,25 @@ class Records:
             return parser.parse_example(data[position])
         except (OSError, ValueError, RuntimeError, IndexError) as error:
             raise errors.VosError(f"{self._folder}: record {position} is unreadable ({error})") from error
+
+
+def _check_features(folder: pathlib.Path) -> None:
+    """Refuses a features.json that names Python classes of others: they would be imported."""
+    try:
+        waiting = [untrusted.read_json(folder / "features.json")]
+    except (OSError, ValueError) as error:
+        raise errors.VosError(f"{folder / 'features.json'}: cannot read it ({error})") from error
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            name = value.get("pythonClassName", "tensorflow_datasets.")
+            if not str(name).startswith("tensorflow_datasets."):
+                raise errors.VosError(
+                    f"{folder / 'features.json'}: refused: it names the class {name!r}, not of "
+                    "tensorflow_datasets"
+                )
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def _find_dataset(config: sequences.SourceConfig) -> pathlib.Path:
@@ -106,7 +125,7 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
     """A dataset packed by `python -m vos_jax.data.build`."""
     folder = _find_dataset(config)
     try:
-        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata = untrusted.read_json(folder / "metadata.json")
         index, static = metadata["sequences"], metadata["static"]
     except (OSError, ValueError, KeyError) as error:
         raise errors.VosError(

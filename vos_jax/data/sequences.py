@@ -134,24 +134,13 @@ def decode_frame(data: bytes, where: str, *, reduce: int = 1) -> UInt8[np.ndarra
     Raises:
       VosError: it cannot be decoded; `where` is named.
     """
-    frame = None
-    try:
-        encoded = np.frombuffer(data, np.uint8)
-        frame = cv2.imdecode(encoded, _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
-    except cv2.error:
-        pass
-    if frame is None:
-        raise errors.VosError(f"{where}: not an image that can be decoded")
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(frames.decode(data, where, _REDUCED[reduce]), cv2.COLOR_BGR2RGB)
 
 
 def decode_ids(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     """Decodes object ids that a builder stored as an 8-bit grey PNG; void (255) becomes background."""
-    try:
-        ids = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    except cv2.error:
-        ids = None
-    if ids is None or ids.ndim != 2 or ids.dtype != np.uint8:
+    ids = frames.decode(data, where, cv2.IMREAD_UNCHANGED)
+    if ids.ndim != 2 or ids.dtype != np.uint8:
         raise errors.VosError(f"{where}: the packed mask is not an 8-bit grey PNG")
     ids[ids == masks.VOID] = 0
     return ids
@@ -200,7 +189,7 @@ class FileSequences:
             return frames.read_frame(path)
         short = min(frames.frame_size(path))
         reduce = max(r for r in _REDUCED if r == 1 or short // r >= short_side)
-        return shrink_to(decode_frame(path.read_bytes(), str(path), reduce=reduce), short_side)
+        return shrink_to(decode_frame(frames.read_file(path), str(path), reduce=reduce), short_side)
 
     def ids(self, index: int, time: int) -> UInt8[np.ndarray, "H W"]:
         video = self.files[index]

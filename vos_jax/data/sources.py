@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import names, videos
 from vos_jax.typing import UInt8
 
@@ -218,7 +218,7 @@ class FoldersSource:
 
 def _read_listing(path: pathlib.Path) -> list[str]:
     try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in untrusted.read_bytes(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
     # A line is a sequence, or in the archive of 2016 "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".

@@ -10,18 +10,27 @@ import fractions
 import hashlib
 import os
 import pathlib
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 import av
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import frames, masks, names, videos
 from vos_jax.typing import UInt8
 
 FPS = 24
 """Frames per second where nothing says how many there are."""
+
+# Containers that hold their own frames. FFmpeg also reads playlists, which name other files and hosts, image
+# patterns, and any text as a terminal's screen.
+_CONTAINERS = (
+    "mov mp4 3gp 3g2 mj2 matroska webm avi gif apng webp mpeg mpegts mpegvideo m4v h264 hevc av1 obu ivf ogg "
+    "flv asf dv mxf nut mjpeg yuv4mpegpipe rm swf wtv"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS.split())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,13 +241,16 @@ class VideoFile:
 def _opened(path: pathlib.Path) -> Iterator[av.container.InputContainer]:
     # "file:" lest a name with a colon is taken for a network address.
     try:
-        container = av.open(f"file:{path}", metadata_errors="ignore")
+        untrusted.opened(path, sys.maxsize).close()
+        container = av.open(f"file:{path}", metadata_errors="ignore", options=_OPTIONS)
     except av.error.FFmpegError as error:
         reason = "not a video" if isinstance(error, av.error.InvalidDataError) else error.strerror
         raise errors.VosError(
-            f"{path}: cannot be opened as a video ({reason}); mp4, mov, webm, avi, GIF and what else FFmpeg "
-            "reads are taken, or a folder of images"
+            f"{path}: cannot be opened as a video ({reason}); mp4, mov, webm, avi, GIF and other films are "
+            "taken, or a folder of images"
         ) from error
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot be opened as a video ({error.strerror})") from error
     with container:
         yield container
 
@@ -254,6 +266,7 @@ def _stream(path: pathlib.Path, container: av.container.InputContainer) -> av.Vi
             f"{path}: this installation of PyAV has no decoder for its codec; convert it with "
             f"`ffmpeg -i {path.name} converted.mp4`, or pip install --force-reinstall av"
         )
+    streams[0].codec_context.options = {"max_pixels": str(masks.MAX_PIXELS)}
     return streams[0]
 
 

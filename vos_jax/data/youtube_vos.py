@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import names, videos
 
 
@@ -37,7 +36,7 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, Listed]]:
       VosError: the file is missing or of another form, or a name is no plain one.
     """
     try:
-        entries = json.loads(path.read_text())["videos"]
+        entries = untrusted.read_json(path)["videos"]
         meta = {
             name: {
                 int(object_id): Listed(listed.get("category"), tuple(map(str, listed.get("frames", ()))))
@@ -47,7 +46,7 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, Listed]]:
         }
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise errors.VosError(
             f"{path}: not a YouTube-VOS meta.json ({type(error).__name__}: {error}); expected "
             '{"videos": {NAME: {"objects": {ID: {"frames": [...]}}}}}'

@@ -137,7 +137,7 @@ def load_params(model: vos.VOS, file: pathlib.Path, variant: str) -> Any:
     """
     if not file.is_file():
         raise errors.VosError(f"no checkpoint at {file}; --checkpoint none needs none, auto takes what ships")
-    data = file.read_bytes()
+    data = pretrained.read_weights(file)
     pretrained.check_record(file, data, required=False)
     flat, metadata = weights_io.load(data, str(file))
     found = metadata.get("variant")

@@ -5,11 +5,10 @@ import io
 import os
 import pathlib
 import zipfile
-import zlib
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import names, sources
 from vos_jax.inference import tracker
 from vos_jax.typing import Float, UInt8
@@ -69,11 +68,20 @@ def write(path: pathlib.Path, soft: Soft) -> None:
 def read(path: pathlib.Path) -> Soft:
     """Reads what `write` wrote; VosError if it is missing, damaged or something else."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            objects, levels = content["objects"], content["levels"]
+        with untrusted.opened(path) as file:
+            # A small archive may claim to unpack to any size.
+            with zipfile.ZipFile(file) as archive:
+                unpacked = sum(info.file_size for info in archive.infolist())
+            if unpacked > untrusted.MAX_BYTES:
+                raise ValueError(f"it unpacks to {unpacked / 2**20:.0f} MiB")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as content:
+                # A member that is no array comes as its bytes.
+                objects, levels = np.asarray(content["objects"]), np.asarray(content["levels"])
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read probabilities: {error.strerror or error}") from error
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # A header is Python text and the file a zip: damage in them is told by a dozen kinds of exception.
+    except Exception as error:
         raise errors.VosError(f"{path}: not probabilities that eval.py --save_probabilities wrote") from error
     if levels.dtype != np.uint8 or levels.ndim != 3 or objects.shape != (len(levels) - 1,):
         raise errors.VosError(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vos_jax import untrusted
 from vos_jax.data import sources
 from vos_jax.errors import VosError
 from vos_jax.inference import writer
@@ -154,9 +155,16 @@ def _read(path: pathlib.Path) -> tuple[dict[str, dict], dict[str, Any]]:
     if not path.exists():
         return {}, {}
     try:
-        content = json.loads(path.read_text())
-        return dict(content["sequences"]), dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = untrusted.read_json(path)
+        entries, known = dict(content["sequences"]), dict(content["settings"])
+        for entry in entries.values():
+            if not isinstance(known[entry["settings"]], dict):
+                raise TypeError("settings are no mapping")
+            if entry["seconds"] is not None:
+                entry["seconds"]["inference"] + entry["seconds"]["io"] + entry["seconds"]["compile"] + 0.0
+            dict(entry.get("presence", {}))
+        return entries, known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise VosError(f"{path} is not a record of this program ({error}); choose another --out") from error
 
 

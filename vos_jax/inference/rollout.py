@@ -27,7 +27,7 @@ def frame_step(
       model: the method.
       params: its parameters.
       state: what is known so far.
-      frame: padded RGB, uint8 or float in [0, 1].
+      frame: padded RGB, uint8 or float in [0, 1]; NaN is black.
       given: the user's masks for this frame; always passed (see `state.no_given`).
 
     Returns:
@@ -40,12 +40,18 @@ def frame_step(
         object_valid=state.object_valid & ~given.remove,
         prev_prob=jnp.where(given.remove[:, None, None], 0.0, state.prev_prob),
     )
+    if jnp.issubdtype(frame.dtype, jnp.floating):
+        frame = jnp.nan_to_num(jnp.clip(frame, 0.0, 1.0))
     encoded = model.encode(params, frame, state.frame_size)
     prediction = model.predict(params, encoded, state, given.proposals)
 
     given_prob = masks.downsample(given.prob, state_lib.MASK_STRIDE)
     object_valid = (state.object_valid | given.valid) & ~removed
-    prob = jnp.where(given.valid[:, None, None], given_prob, prediction.prob)
+    prob = jnp.where(
+        given.valid[:, None, None],
+        given_prob,
+        jnp.nan_to_num(prediction.prob, nan=0.0, posinf=0.0, neginf=0.0),
+    )
     prob = masks.aggregate(prob, object_valid)
     objects = prob[1:]
 

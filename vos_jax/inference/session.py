@@ -1,12 +1,13 @@
 """One video's results folder: whose masks are in it, how far they go, and where to go on."""
 
 import json
+import operator
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vos_jax import errors
+from vos_jax import errors, untrusted
 from vos_jax.data import masks
 from vos_jax.inference import record, snapshots, tracker, writer
 
@@ -79,6 +80,7 @@ class Session:
     def begin(self, start: int, frame_name: Callable[[int], str], outdated: list[pathlib.Path]) -> None:
         """Notes that masks from frame `start` on are in the making; removes those of a former run, and
         `outdated` products made from them."""
+        writer.check_inside(self.folder / MASKS, self.folder)
         kept = {f"{frame_name(index)}.png" for index in range(start)}
         try:
             for path in (self.folder / MASKS).glob("*.png"):
@@ -118,8 +120,12 @@ class Session:
         if not path.exists():
             return None
         try:
-            noted = json.loads(path.read_text())
-            return {"settings": dict(noted["settings"]), "frames": noted["frames"]}
+            noted = untrusted.read_json(path)
+            frames = noted["frames"]
+            return {
+                "settings": dict(noted["settings"]),
+                "frames": None if frames is None else operator.index(frames),
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise errors.VosError(
                 f"{path} is not a record of segment.py ({error}); choose another --out"

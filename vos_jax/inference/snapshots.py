@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import operator
 import os
 import pathlib
 from typing import Any
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, weights_io
+from vos_jax import errors, untrusted, weights_io
+from vos_jax.data import masks
 from vos_jax.inference import tracker as tracker_lib
 from vos_jax.models import state as state_lib
 
@@ -65,7 +67,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        data = untrusted.read_bytes(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
     tensors, metadata = weights_io.load(data, str(path))
@@ -73,17 +75,30 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(
             f"{path}: not a state saved by vos_jax (format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
-    if metadata["model"] != model:
+    if metadata.get("model") != model:
         raise errors.VosError(
             f"{path}: was saved with another model or other weights; load those, or start the video again"
         )
-    track = json.loads(metadata["track"])
-    size = tuple(track["size"])
+    try:
+        track = untrusted.parse_json(metadata["track"])
+        height, width = (operator.index(n) for n in track["size"])
+        index = operator.index(track["index"])
+        objects, first_frames = (
+            {operator.index(i): operator.index(at) for i, at in track[key]}
+            for key in ("objects", "first_frames")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.VosError(
+            f"{path}: damaged: what it notes of the video is unreadable ({error})"
+        ) from error
+    size = height, width
+    if not (0 < height <= masks.MAX_SIDE and 0 < width <= masks.MAX_SIDE and index >= 0):
+        raise errors.VosError(f"{path}: damaged: frame {index} of {width}x{height} pixels")
     expected = jax.eval_shape(
         functools.partial(
             state_lib.init_state,
             tracker.model,
-            tensors[".object_valid"].shape[0] if ".object_valid" in tensors else 0,
+            tensors[".object_valid"].size if ".object_valid" in tensors else 0,
             state_lib.padded_size(size),
             size,
         )
@@ -102,9 +117,9 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
     return tracker.resume(
         tracker_lib.Snapshot(
             state=jax.tree_util.tree_map_with_path(take, expected),
-            objects=dict(map(tuple, track["objects"])),
-            first_frames=dict(map(tuple, track["first_frames"])),
-            index=track["index"],
+            objects=objects,
+            first_frames=first_frames,
+            index=index,
             size=size,
         )
     )

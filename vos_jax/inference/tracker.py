@@ -256,7 +256,7 @@ class Track:
         stages = {name: table[np.asarray(x)[:height, :width]] for name, x in stages.items()}
         if ids is not None:
             result = stamp(result, ids)
-        presence = np.asarray(presence)
+        presence = np.nan_to_num(np.asarray(presence))
         present = {
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
             for user_id, index in self.objects.items()

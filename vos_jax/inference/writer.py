@@ -36,6 +36,15 @@ def check_writable(out_dir: str | os.PathLike) -> None:
         ) from error
 
 
+def check_inside(folder: pathlib.Path, out_dir: pathlib.Path) -> None:
+    """Raises VosError where a link leads a folder of results out of `out_dir`; the latter may be a link."""
+    if not folder.resolve().is_relative_to(out_dir.resolve()):
+        raise errors.VosError(
+            f"{folder}: is a link out of {out_dir}, and nothing is written elsewhere; remove it, or name the "
+            "folder that it leads to with --out"
+        )
+
+
 def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
     """Where a result lies: OUT/SEQUENCE/FRAME.png; VosError for names that would leave `out_dir`."""
     return (
@@ -98,6 +107,7 @@ class MaskWriter:
         try:
             for name in frame_names:
                 path = mask_path(self.out_dir, sequence, name)
+                check_inside(path.parent, self.out_dir)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
                 probabilities.path_of(self.out_dir, sequence, name).unlink(missing_ok=True)
@@ -154,19 +164,24 @@ class MaskWriter:
         while (item := self._queue.get()) is not None:
             if self._error is None:
                 start = time.perf_counter()
-                self._error = _write(*item)
+                self._error = _write(self.out_dir, *item)
                 self.seconds += time.perf_counter() - start
             self._queue.task_done()
         self._queue.task_done()
 
 
-def _write(path: pathlib.Path, content: np.ndarray | probabilities.Soft) -> errors.VosError | None:
+def _write(
+    out_dir: pathlib.Path, path: pathlib.Path, content: np.ndarray | probabilities.Soft
+) -> errors.VosError | None:
     try:
+        check_inside(path.parent, out_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, probabilities.Soft):
             probabilities.write(path, content)
         else:
             masks.write_mask(path, content)
+    except errors.VosError as error:
+        return error
     except OSError as error:
         return _unwritable(path, error)
     except Exception as error:  # a mask of a wrong type is a bug, but must not hang the queue

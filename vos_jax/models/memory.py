@@ -235,12 +235,14 @@ def _remember(
 
 def _put(memory: Memory, slot: Int[Array, ""], entry: Entry, known: Bool[Array, "N"]) -> Memory:
     """Returns the memory with the pixels of `entry`, and the objects that it knows, in a slot."""
+    key, embed = entry.key.astype(memory.key.dtype), entry.embed.astype(memory.embed.dtype)
+    sound = jnp.all(jnp.isfinite(key), axis=-1) & jnp.all(jnp.isfinite(embed), axis=-1)
     return memory.replace(
-        key=memory.key.at[slot].set(entry.key.astype(memory.key.dtype)),
-        embed=memory.embed.at[slot].set(entry.embed.astype(memory.embed.dtype)),
-        value=memory.value.at[:, slot].set(entry.value.astype(memory.value.dtype)),
-        prob=memory.prob.at[:, slot].set(entry.prob * known[:, None, None]),
-        pixel_valid=memory.pixel_valid.at[slot].set(entry.pixel_valid),
+        key=memory.key.at[slot].set(_numbers(key)),
+        embed=memory.embed.at[slot].set(_numbers(embed)),
+        value=memory.value.at[:, slot].set(_numbers(entry.value.astype(memory.value.dtype))),
+        prob=memory.prob.at[:, slot].set(_numbers(entry.prob) * known[:, None, None]),
+        pixel_valid=memory.pixel_valid.at[slot].set(entry.pixel_valid & sound),
         object_in_slot=memory.object_in_slot.at[:, slot].set(known),
     )
 
@@ -255,7 +257,10 @@ def write(
     object_valid: Bool[Array, "N"],
     config: MemoryConfig,
 ) -> Memory:
-    """Returns the memory with one more frame in it.
+    """Returns the memory with one more frame in it; never with NaN or infinity in it.
+
+    What is no number in the memory's type would spoil every later frame: a cell without key is not read, a
+    value is 0 there.
 
     Args:
       memory: the memory before.
@@ -280,9 +285,13 @@ def write(
     )
 
 
+def _numbers(x: Array) -> Array:
+    return jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def record_usage(memory: Memory, mass: Float[Array, "N M"], object_valid: Bool[Array, "N"]) -> Memory:
     """Adds one read's attention mass per slot, averaged over the valid objects."""
-    share = jnp.sum(jnp.where(object_valid[:, None], mass, 0.0), axis=0)
+    share = jnp.sum(jnp.where(object_valid[:, None], _numbers(mass), 0.0), axis=0)
     return memory.replace(usage=memory.usage + share / jnp.maximum(jnp.sum(object_valid), 1))
 
 

@@ -1,13 +1,12 @@
 """Backbone weights on disk: a safetensors file and, beside it, a JSON record of what it is."""
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
-from vos_jax import errors, weights_io
+from vos_jax import errors, untrusted, weights_io
 
 NAMES = ("resnet18", "resnet50", "efficientnet_lite0")
 WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "weights"
@@ -35,13 +34,21 @@ def load_pretrained(name: str, path: str | pathlib.Path | None = None) -> dict:
             f"no weights for {name} at {file}: make them from torchvision's file of that name with "
             f"`python -m vos_jax.convert {name} {name}-XXXXXXXX.pth {file}`"
         )
-    data = file.read_bytes()
+    data = read_weights(file)
     check_record(file, data, required=path is None)
     flat, metadata = weights_io.load(data, str(file))
     if metadata.get("backbone") != name:
         of = metadata.get("backbone", "an unnamed model")
         raise errors.VosError(f"{file}: holds weights of {of}, not of the backbone {name}")
     return unflatten({key: np.asarray(value, np.float32) for key, value in flat.items()})
+
+
+def read_weights(file: pathlib.Path) -> bytes:
+    """The bytes of a weights file; VosError if it cannot be read."""
+    try:
+        return untrusted.read_bytes(file)
+    except OSError as error:
+        raise errors.VosError(f"{file}: cannot read the weights: {error.strerror}") from error
 
 
 def check_record(file: pathlib.Path, data: bytes, *, required: bool) -> None:
@@ -52,8 +59,8 @@ def check_record(file: pathlib.Path, data: bytes, *, required: bool) -> None:
             raise errors.VosError(f"{file}: its record {record.name} is missing; convert it again")
         return
     try:
-        expected = json.loads(record.read_text())["sha256"]
-    except (ValueError, KeyError, TypeError):
+        expected = untrusted.read_json(record)["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise errors.VosError(f"{record}: not a record with a sha256; convert {file.name} again") from None
     found = hashlib.sha256(data).hexdigest()
     if found != expected:

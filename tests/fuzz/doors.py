@@ -1,0 +1,422 @@
+"""Every door by which files come in: whole files of each kind, how they are damaged, who reads them."""
+
+import dataclasses
+import io
+import json
+import pathlib
+import pickle
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+
+from tests import layouts
+from tests.data import video_maker
+from tests.fuzz import mutations
+from tests.inference import coloured
+from vos_jax import config as configs
+from vos_jax import errors, weights_io
+from vos_jax.convert import files
+from vos_jax.data import (
+    frames,
+    given_masks,
+    masks,
+    proposal_files,
+    records,
+    sequences,
+    sources,
+    submission,
+    video_files,
+    youtube_vos,
+)
+from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
+from vos_jax.metrics import scoring
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
+SIZE = (24, 40)
+Damage = Callable[[bytes, Sequence[bytes], object], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Door:
+    """One reader.
+
+    Attributes:
+      seeds: whole files in a new folder.
+      read: reads the file at a path; raises VosError where it is refused.
+      damage: how an input is made of a whole file.
+      suffix: of the file's name.
+      share: how many of 1,000 inputs are of this door.
+    """
+
+    seeds: Callable[[pathlib.Path], list[bytes]]
+    read: Callable[[pathlib.Path], object]
+    damage: Damage = mutations.damage
+    suffix: str = ""
+    share: int = 40
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (SIZE[0] // 4, SIZE[1] // 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+
+
+def plane() -> np.ndarray:
+    ids = np.zeros(SIZE, np.uint8)
+    ids[4:12, 5:20], ids[10:20, 22:38] = 1, 2
+    return ids
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def mask_seeds(folder: pathlib.Path) -> list[bytes]:
+    masks.write_mask(folder / "m.png", plane())
+    ids = plane()
+    images = [
+        Image.fromarray(ids),
+        Image.fromarray((ids > 0).astype(np.uint8) * 255),
+        Image.fromarray(masks.PALETTE[ids]),
+        Image.fromarray(masks.PALETTE[ids]).convert("RGBA"),
+        Image.fromarray(ids).convert("LA"),
+        Image.fromarray(ids > 0),
+        Image.fromarray(ids.astype(np.uint16)),
+    ]
+    few = Image.fromarray(ids)
+    few.putpalette(masks.PALETTE[:4].tobytes())
+    return [
+        (folder / "m.png").read_bytes(),
+        *(encoded(i, "PNG") for i in images),
+        encoded(few, "PNG", bits=2),
+        encoded(few, "PNG", transparency=0),
+    ]
+
+
+def frame_seeds(*kinds: tuple[str, dict]) -> Callable[[pathlib.Path], list[bytes]]:
+    def seeds(folder: pathlib.Path) -> list[bytes]:
+        images = [Image.fromarray(picture()), Image.fromarray(picture()).convert("L")]
+        return [encoded(image, kind, **options) for kind, options in kinds for image in images]
+
+    return seeds
+
+
+def read_frame(path: pathlib.Path) -> None:
+    """As the programs do: the header first, the pixels later; and as training does."""
+    size = _or_refused(lambda: frames.frame_size(path))
+    frame = _or_refused(lambda: frames.read_frame(path))
+    data = path.read_bytes()
+    reduced = _or_refused(lambda: sequences.decode_frame(data, "packed", reduce=2))
+    ids = _or_refused(lambda: sequences.decode_ids(data, "packed"))
+    if isinstance(frame, np.ndarray):
+        assert frame.dtype == np.uint8 and frame.shape[2] == 3
+        assert isinstance(size, errors.VosError) or frame.shape[:2] == size, "header and pixels disagree"
+    _raise_if_all_refused(size, frame, reduced, ids)
+
+
+def read_mask(path: pathlib.Path) -> None:
+    size = _or_refused(lambda: masks.png_size(path))
+    ids = _or_refused(lambda: masks.read_mask(path))
+    if isinstance(ids, np.ndarray):
+        assert ids.dtype == np.uint8 and ids.max() < 255 and ids.shape == size
+        masks.is_binary(path)
+        _or_refused(lambda: masks.check_indexed(path.read_bytes(), path))
+    _raise_if_all_refused(ids)
+
+
+def _or_refused(read: Callable[[], object]) -> object:
+    try:
+        return read()
+    except errors.VosError as error:
+        return error
+
+
+def _raise_if_all_refused(*found: object) -> None:
+    if all(isinstance(value, errors.VosError) for value in found):
+        raise found[0]
+
+
+def film_seeds(folder: pathlib.Path) -> list[bytes]:
+    clip = [picture(seed) for seed in range(3)]
+    kinds = [
+        ("v.mp4", {"sound": "aac"}),
+        ("v.webm", {"codec": "libvpx-vp9"}),
+        ("v.avi", {"codec": "mpeg4", "sound": "mp3", "base": 12, "times": [0, 1, 2]}),
+        ("v.gif", {"codec": "gif", "pixels": "rgb8", "base": 12, "times": [0, 1, 2]}),
+    ]
+    return [video_maker.write(folder / name, clip, **options).read_bytes() for name, options in kinds]
+
+
+def read_film(path: pathlib.Path) -> None:
+    media = video_files.open_media(path)
+    count = 0
+    with media.open() as reader:
+        for item in reader:
+            if isinstance(item, video_files.Frame):
+                assert item.image.shape[:2] == media.size
+                count += 1
+            if count > 50:
+                break
+
+
+def tensors() -> dict[str, np.ndarray]:
+    return {"a/kernel": np.ones((2, 3, 4), np.float32), "a/bias": np.zeros(4, np.float16), "n": np.arange(3)}
+
+
+def convert_seeds(name: str) -> Callable[[pathlib.Path], list[bytes]]:
+    return lambda folder: [(GOLDEN / name).read_bytes()]
+
+
+def pickle_seeds(folder: pathlib.Path) -> list[bytes]:
+    """The pickle inside a .pth, by itself: damaged code for the unpickler."""
+    with files.zipfile.ZipFile(GOLDEN / "tensors_zip.pth") as source:
+        inner = next(source.read(name) for name in source.namelist() if name.endswith("data.pkl"))
+    return [inner, pickle.dumps({"a": 1}, protocol=2)]
+
+
+def read_pickle(path: pathlib.Path) -> None:
+    packed = path.with_suffix(".zip")
+    with files.zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a/data.pkl", path.read_bytes())
+    files.read(packed)
+
+
+def soft_seeds(folder: pathlib.Path) -> list[bytes]:
+    levels = np.stack([255 - plane() * 100, plane() * 100, plane() * 0])
+    probabilities.write(folder / "s.npz", probabilities.Soft((1, 2), levels.astype(np.uint8)))
+    return [(folder / "s.npz").read_bytes()]
+
+
+class Submission:
+    """A tiny data set and the archive of its results."""
+
+    def __init__(self):
+        self.source = None
+
+    def seeds(self, folder: pathlib.Path) -> list[bytes]:
+        root = layouts.davis(folder / "DAVIS", split="val", size=SIZE, length=3)
+        self.source = sources.DavisSource(root)
+        for name in ("00000", "00001", "00002"):
+            ids = masks.read_mask(root / "Annotations/480p/cow/00000.png")
+            layouts.write_masks(folder / "out/cow", {name: ids})
+        return [submission.pack(self.source, folder / "out", folder / "s.zip").read_bytes()]
+
+    def read(self, path: pathlib.Path) -> None:
+        submission.check(self.source, path)
+
+
+class Snapshot:
+    """The state that segment.py goes on from."""
+
+    def __init__(self):
+        self.follower = None
+
+    def seeds(self, folder: pathlib.Path) -> list[bytes]:
+        self.follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
+        track = self.follower.start(SIZE)
+        track.objects, track._first_frames = {1: 0}, {1: 0}
+        snapshots.save(folder / "s.safetensors", track.snapshot(), "model")
+        return [(folder / "s.safetensors").read_bytes()]
+
+    def read(self, path: pathlib.Path) -> None:
+        snapshots.load(path, self.follower, "model")
+
+
+def meta_seeds(folder: pathlib.Path) -> list[bytes]:
+    objects = {"1": {"category": "cow", "frames": ["00000", "00005"]}, "2": {"frames": ["00005"]}}
+    return [json.dumps({"videos": {"cow": {"objects": objects}, "dog": {"objects": {}}}}).encode()]
+
+
+def read_meta(path: pathlib.Path) -> None:
+    for video, listed in youtube_vos.read_meta(path).items():
+        writer.mask_path("out", video, "0")
+        assert all(isinstance(o, int) and isinstance(x.frames, tuple) for o, x in listed.items())
+
+
+def proposal_seeds(folder: pathlib.Path) -> list[bytes]:
+    one = [proposal_files.record_of(plane() == i, 0.5) for i in (1, 2)]
+    proposal_files.write(
+        folder / "v.json", proposal_files.VideoProposals("v", SIZE, {"00000": one, "00001": ()})
+    )
+    plain = json.loads((folder / "v.json").read_text())
+    plain["frames"]["00000"][0]["segmentation"]["counts"] = [100, 60, SIZE[0] * SIZE[1] - 160]
+    return [(folder / "v.json").read_bytes(), json.dumps(plain).encode()]
+
+
+def read_proposals(path: pathlib.Path) -> None:
+    found = proposal_files.read(path)
+    for frame in found.frames:
+        proposal_files.arrays(found, frame, frame_size=SIZE, padded_size=(32, 64), capacity=3)
+
+
+def coco_seeds(folder: pathlib.Path) -> list[bytes]:
+    counts = proposal_files.record_of(plane() == 1, 0.5).counts
+    entry = {"image_id": "v/00000.jpg", "score": 0.5, "segmentation": {"size": list(SIZE), "counts": counts}}
+    return [json.dumps([entry, entry | {"image_id": "w/1"}]).encode()]
+
+
+def run_seeds(folder: pathlib.Path) -> list[bytes]:
+    made = record.Record(folder, {"memory": {"every": 5}, "a": [1, 2]})
+    made.note("cow", {"compile": 1.0, "inference": 2.0, "io": 0.5}, {1: [0.5, None]})
+    made.note("dog", None)
+    return [(folder / record.NAME).read_bytes()]
+
+
+class Cow:
+    """A video of one frame for `Record.is_finished`."""
+
+    name, frame_names, size = "cow", ("00000",), SIZE
+
+    def __len__(self) -> int:
+        return 1
+
+
+def read_run(path: pathlib.Path) -> None:
+    folder = path.parent / "run"
+    folder.mkdir(exist_ok=True)
+    (folder / record.NAME).write_bytes(path.read_bytes())
+    found = record.Record(folder, {"memory": {"every": 5}, "a": [1, 2]})
+    if found.is_finished(Cow()):
+        found.working_seconds("cow")
+    dict(found.presence("cow")) if "cow" in found._entries else None
+    found.note("eel", {"compile": 0.0, "inference": 1.0, "io": 1.0})
+
+
+def session_seeds(folder: pathlib.Path) -> list[bytes]:
+    made = session.Session(folder, {"video": {"name": "v"}, "masks": {"0": "abc"}}, "model")
+    made.finish(3)
+    return [(folder / record.NAME).read_bytes()]
+
+
+def read_session(path: pathlib.Path) -> None:
+    folder = path.parent / "session"
+    folder.mkdir(exist_ok=True)
+    (folder / record.NAME).write_bytes(path.read_bytes())
+    found = session.Session(folder, {"video": {"name": "v"}, "masks": {"0": "abc"}}, "model")
+    found.num_finished(lambda index: f"{index:06d}", SIZE)
+
+
+def feature_seeds(folder: pathlib.Path) -> list[bytes]:
+    feature = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
+    return [json.dumps({"featuresDict": {"features": {"a": feature, "b": feature}}}).encode()]
+
+
+def read_features(path: pathlib.Path) -> None:
+    folder = path.parent / "features"
+    folder.mkdir(exist_ok=True)
+    (folder / "features.json").write_bytes(path.read_bytes())
+    records._check_features(folder)
+
+
+def override_seeds(folder: pathlib.Path) -> list[bytes]:
+    config = configs.load("default")
+    return [f"{path}={configs._get(config, path)}".encode() for path in configs._paths(config)]
+
+
+def read_override(path: pathlib.Path) -> None:
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    config = configs.load("default", ["--config." + part for part in text.split("\n")])
+    json.dumps(configs.as_dict(config))
+
+
+def read_given(path: pathlib.Path) -> None:
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    found = given_masks.parse(text)
+    given_masks.read([found], SIZE)
+
+
+class Results:
+    """Folders of results as somebody else may send them: what lies there is said by the input's bytes."""
+
+    def __init__(self):
+        self.video = None
+
+    def seeds(self, folder: pathlib.Path) -> list[bytes]:
+        root = layouts.davis(folder / "DAVIS2", split="val", size=SIZE, length=3)
+        self.video = sources.DavisSource(root).video("cow")
+        return [bytes([kind, other, 0]) for kind in range(8) for other in range(8)]
+
+    def read(self, path: pathlib.Path) -> None:
+        kinds = path.read_bytes()
+        out = path.parent / "results"
+        _clear(out)
+        folder = out / "cow"
+        folder.mkdir(parents=True)
+        for name, kind in zip(self.video.frame_names, kinds.ljust(3, b"\0"), strict=False):
+            _result(folder / f"{name}.png", kind % 8)
+        _or_refused(lambda: writer.finished(out, "cow", self.video.frame_names, SIZE))
+        scoring.check_results(self.video, out)
+        scoring.score_sequence(self.video, out)
+
+
+def _result(path: pathlib.Path, kind: int) -> None:
+    if kind < 3:
+        masks.write_mask(path, (plane() > 0).astype(np.uint8) * np.uint8(kind))
+    elif kind == 3:
+        path.mkdir()
+    elif kind == 4:
+        path.symlink_to("/dev/zero")
+    elif kind == 5:
+        path.symlink_to(path)
+    elif kind == 6:
+        path.write_bytes(b"")
+
+
+def _clear(folder: pathlib.Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.rmdir() if path.is_dir() and not path.is_symlink() and not any(path.iterdir()) else (
+                _clear(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            )
+        folder.rmdir()
+
+
+_submission, _snapshot, _results = Submission(), Snapshot(), Results()
+
+DOORS = {
+    "mask PNG": Door(mask_seeds, read_mask, mutations.png, ".png", 150),
+    "frame PNG": Door(frame_seeds(("PNG", {})), read_frame, mutations.png, ".png", 80),
+    "frame JPEG": Door(
+        frame_seeds(("JPEG", {}), ("JPEG", {"progressive": True})), read_frame, suffix=".jpg", share=100
+    ),
+    "frame BMP, WebP": Door(
+        frame_seeds(("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})),
+        read_frame,
+        suffix=".webp",
+        share=60,
+    ),
+    "video": Door(film_seeds, read_film, suffix=".mp4", share=70),
+    "safetensors": Door(
+        lambda folder: [safetensors.numpy.save(tensors(), {"variant": "lite0"})],
+        lambda path: weights_io.load(path.read_bytes(), "w"),
+        mutations.safetensors,
+        ".safetensors",
+        80,
+    ),
+    ".pth, zip": Door(convert_seeds("tensors_zip.pth"), files.read, mutations.archive, ".pth", 60),
+    ".pth, before 1.6": Door(convert_seeds("tensors_legacy.pth"), files.read, suffix=".pth", share=40),
+    ".pth's pickle": Door(pickle_seeds, read_pickle, suffix=".pkl", share=60),
+    "probabilities": Door(soft_seeds, probabilities.read, mutations.archive, ".npz", 30),
+    "submission zip": Door(_submission.seeds, _submission.read, mutations.archive, ".zip", 20),
+    "saved state": Door(_snapshot.seeds, _snapshot.read, mutations.safetensors, ".safetensors", 10),
+    "meta.json": Door(meta_seeds, read_meta, mutations.json_file, ".json", 50),
+    "proposals, COCO-RLE": Door(proposal_seeds, read_proposals, mutations.json_file, ".json", 60),
+    "COCO results": Door(
+        coco_seeds,
+        lambda path: proposal_files.convert(path, path.parent / "converted"),
+        mutations.json_file,
+        ".json",
+        20,
+    ),
+    "run.json of eval.py": Door(run_seeds, read_run, mutations.json_file, ".json", 30),
+    "run.json of segment.py": Door(session_seeds, read_session, mutations.json_file, ".json", 20),
+    "features.json": Door(feature_seeds, read_features, mutations.json_file, ".json", 20),
+    "config overrides": Door(override_seeds, read_override, suffix=".txt", share=20),
+    "--masks": Door(
+        lambda folder: [b"120:first.png@2", b"a.png", b"0:x@1"], read_given, suffix=".txt", share=10
+    ),
+    "results folder": Door(_results.seeds, _results.read, suffix=".bin", share=10),
+}
