@@ -6,18 +6,17 @@ import numpy as np
 from vos_jax.models import masks
 
 
-def test_look_alikes_out_of_reach_are_erased():
+def test_only_what_is_near_the_object_is_within_reach():
     prev = np.zeros((3, 64, 96), np.float32)  # 256 x 384 pixels, a grid of 16 x 24 cells
     prev[0, 20:24, 40:44] = 0.9  # cell (5, 10)
     prev[1, 20:24, 40:44] = 0.4  # too faint to be there
-    found = np.zeros((3, 16, 24), np.float32)
-    found[:, 5, 10], found[:, 8, 13], found[:, 5, 14], found[:, 9, 10] = 0.8, 0.7, 0.6, 0.5
-    kept = np.asarray(masks.within_reach(jnp.asarray(found), jnp.asarray(prev), 0.18))  # 3 of 16 cells
-    assert kept[0, 5, 10] == np.float32(0.8) and kept[0, 8, 13] == np.float32(0.7)
-    assert kept[0, 5, 14] == 0 and kept[0, 9, 10] == 0
+    near = np.asarray(masks.reachable(jnp.asarray(prev), (16, 24), 0.18))  # 3 of 16 cells
+    expected = np.zeros((16, 24), bool)
+    expected[2:9, 7:14] = True
+    np.testing.assert_array_equal(near[0], expected)
     # Who was nowhere is looked for everywhere.
-    np.testing.assert_array_equal(kept[1:], found[1:])
-    np.testing.assert_array_equal(masks.within_reach(jnp.asarray(found), jnp.asarray(prev), 0.0), found)
+    assert near[1:].all()
+    np.testing.assert_array_equal(masks.reachable(jnp.asarray(prev), (16, 24), 0.18, 0.3)[1], expected)
 
 
 def test_the_border_repeats_into_the_padding():

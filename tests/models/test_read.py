@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vos_jax.models import masks, pixels
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 
@@ -94,7 +95,7 @@ def test_query_blocks_do_not_change_the_read(monkeypatch):
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
     config = read_lib.ReadConfig(variant="topk", topk=5)
     whole = read_lib.read(query, memory, config)
-    monkeypatch.setattr(read_lib, "AFFINITY_BLOCK", 6 * 24)
+    monkeypatch.setattr(pixels, "AFFINITY_BLOCK", 6 * 24)
     blocks = read_lib.read(query, memory, config)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
 
@@ -153,3 +154,98 @@ def test_padding_objects_do_not_change_the_read():
             getattr(small, field.name), getattr(large, field.name)[:OBJECTS], atol=1e-6
         )
         assert not np.any(getattr(large, field.name)[OBJECTS:])
+
+
+WIDE = (16, 24)
+
+
+def with_small_objects(seed=0):
+    """A memory on a wide grid whose objects are a few pixels large, and where they are in the next frame."""
+    memory = filled_memory(seed, grid=WIDE)
+    prob = np.full(memory.prob.shape, 1e-3, np.float32)
+    prob[:, :, 3:5, 4:6] = 0.9
+    prev = np.zeros((OBJECTS, 4 * WIDE[0], 4 * WIDE[1]), np.float32)
+    prev[0, 16:24, 20:28] = 1.0
+    prev[1, 16:24, 28:32] = 1.0
+    query = jnp.asarray(np.random.default_rng(1).normal(size=(*WIDE, 8)).astype(np.float32))
+    return query, memory.replace(prob=jnp.asarray(prob)), jnp.asarray(prev)
+
+
+NEAR = read_lib.ReadConfig(reach=0.1)  # two cells
+
+
+def test_near_pixels_read_what_all_would_and_others_nothing():
+    query, memory, prev = with_small_objects()
+    # What lies far from the objects holds one and the same, so that its mean is what it holds.
+    far = ~masks.reachable(memory.prob[:, 0], WIDE, 0.1, read_lib.COVERED)
+    memory = memory.replace(
+        value=jnp.where(far[:, None, :, :, None], 0.3, memory.value),
+        embed=jnp.where(far[0, None, :, :, None], -0.7, memory.embed),
+    )
+    everywhere = read_lib.read(query, memory, NEAR)
+    found = jax.jit(read_lib.read, static_argnums=2)(query, memory, NEAR, prev)
+    assert found.near.sum() == 6 * 6 + 6 * 5
+    for name in ("value", "embed", "prob"):
+        expected, got = (np.asarray(getattr(x, name)) for x in (everywhere, found))
+        near = np.asarray(found.near)
+        np.testing.assert_allclose(got[near], expected[near], atol=1e-5, err_msg=name)
+        assert not got[~near].any(), name
+
+
+def test_far_memory_is_merged_and_its_weight_stays():
+    query, memory, prev = with_small_objects()
+    everywhere, found = read_lib.read(query, memory, NEAR), read_lib.read(query, memory, NEAR, prev)
+    near = np.asarray(found.near)
+    np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
+    error = np.abs(np.asarray(found.value - everywhere.value))[near]
+    assert 1e-6 < error.max() < 1.0
+    # The padded row is in no mean.
+    padded = memory.replace(value=memory.value.at[:, :, -1].set(1e3), embed=memory.embed.at[:, -1].set(1e3))
+    jax.tree.map(np.testing.assert_array_equal, found, read_lib.read(query, padded, NEAR, prev))
+
+
+@pytest.mark.parametrize("variant", sorted(read_lib.READS))
+def test_every_variant_reads_near_pixels_as_it_reads_all(variant):
+    query, memory, prev = with_small_objects()
+    config = dataclasses.replace(NEAR, variant=variant, topk=5, window=2)
+    everywhere, found = read_lib.read(query, memory, config), read_lib.read(query, memory, config, prev)
+    near = np.asarray(found.near)
+    np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
+
+
+def test_another_object_changes_nothing_of_what_one_reads():
+    query, memory, prev = with_small_objects()
+    alone = read_lib.read(query, memory, NEAR, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
+    beside = read_lib.read(query, memory, NEAR, prev)
+    for name in ("value", "prob"):
+        np.testing.assert_allclose(getattr(alone, name)[0], getattr(beside, name)[0], atol=1e-6)
+
+
+def test_an_object_that_no_slot_knows_is_looked_for_nowhere():
+    query, memory, prev = with_small_objects()
+    memory = memory.replace(object_in_slot=memory.object_in_slot.at[1].set(False))
+    near = read_lib.read(query, memory, NEAR, prev.at[1].set(0.0)).near
+    assert near[0].sum() == 6 * 6 and not near[1].any(), "padding must not cost a read of the whole frame"
+
+
+def test_an_object_that_was_nowhere_is_looked_for_everywhere():
+    query, memory, prev = with_small_objects()
+    found = read_lib.read(query, memory, NEAR, jnp.zeros_like(prev))
+    everywhere = read_lib.read(query, memory, NEAR)
+    assert found.near.all()
+    np.testing.assert_allclose(found.prob, everywhere.prob, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 129, 192, 200, 384])
+def test_marked_pixels_all_come_through_whatever_their_number(number):
+    marked = np.zeros((1, *WIDE), bool)
+    marked.reshape(-1)[np.random.default_rng(0).permutation(384)[:number]] = True
+    image = jnp.arange(384.0).reshape(*WIDE, 1)
+
+    def block(values, numbers):
+        np.testing.assert_array_equal(values.shape, (*numbers.shape, 1))
+        return values[None] + 1.0, jnp.sum(values)
+
+    found, total = pixels.in_blocks(block, image, jnp.asarray(marked))
+    np.testing.assert_array_equal(found[0, ..., 0][marked[0]], np.asarray(image)[..., 0][marked[0]] + 1.0)
+    assert (np.count_nonzero(found) == 384) == (number > 192), "the next of 128, 192, 384"

@@ -38,8 +38,6 @@ class VOSConfig:
       match_size: channels in which templates and proposals are compared.
       refine_channels: RefineNet's at strides 16, 8, 4.
       memory, read: how frames are kept and read.
-      reach: how far an object may have moved since the frame before, as a share of the frame's short side;
-        0: anywhere, as training on skipped frames needs.
       proposals: the proposal network's settings.
       use_proposals: whether there is a proposal network; without, matching sees propagated masks only
         (and proposals handed in with a frame).
@@ -62,7 +60,6 @@ class VOSConfig:
     refine_channels: tuple[int, int, int] = (128, 64, 32)
     memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
     read: read_lib.ReadConfig = read_lib.ReadConfig(affinity="l2")
-    reach: float = 0.0
     proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
     use_proposals: bool = True
     template: str | Callable = "dynamic"
@@ -157,8 +154,7 @@ class VOSNet(nn.Module):
     ) -> state_lib.Prediction:
         """Finds every object in the frame: read, propose, make templates, align, match, refine."""
         c = self.config
-        read = read_lib.read(encoded.key, state.memory, c.read)
-        read = read.replace(prob=masks.within_reach(read.prob, state.prev_prob, c.reach))
+        read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob)
         propagated = masks.upsample(read.prob, STRIDE // state_lib.MASK_STRIDE)
 
         detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
@@ -170,8 +166,11 @@ class VOSNet(nn.Module):
             refined_logits = self.refine(
                 encoded.features, read.value, read.prob, matched.coarse, state.prev_prob
             )
+        prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
+        factor = STRIDE // state_lib.MASK_STRIDE
+        prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
         return state_lib.Prediction(
-            prob=matched.coarse if refined_logits is None else nn.sigmoid(refined_logits),
+            prob=prob,
             presence=jnp.clip(1.0 - matched.assignment[:, -1], 0.0, 1.0),
             read=read,
             out=matched.replace(detections=detections, refined_logits=refined_logits),
