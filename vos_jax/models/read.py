@@ -361,7 +361,8 @@ def read(
 
     Returns:
       Per object the value and embedding read, the propagated mask R^p in [0, 1] and the mass per slot; zeros
-      where no slot knows the object or it is out of reach. Computed in fp32, returned in the memory's dtype.
+      where no slot knows the object. Out of reach, mask and embedding are 0 and the value is the last slot's.
+      Computed in fp32, returned in the memory's dtype.
 
     Raises:
       VosError: `config.variant` names no read, or `config.affinity` no affinity.
@@ -374,9 +375,11 @@ def read(
         return variant(query_key, memory, config).replace(near=near)
     near &= masks.reachable(prev_prob, (h, w), config.reach)
     found = variant(query_key, memory, config, near)
-    # Of each object alone: what is read around another one changes nothing.
+    # Of each object alone: what is read around another one changes nothing. Elsewhere stands what the last
+    # frame held there: RefineNet has never seen a value of nothing.
+    last = jnp.argmax(jnp.where(memory.slot_valid, memory.slot_frame, -1))
     return found.replace(
-        value=jnp.where(near[..., None], found.value, 0.0),
+        value=jnp.where(near[..., None], found.value, memory.value[:, last]),
         embed=jnp.where(near[..., None], found.embed, 0.0),
         prob=jnp.where(near, found.prob, 0.0),
         near=near,
