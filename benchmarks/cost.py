@@ -5,8 +5,9 @@
 Nothing is run and no weights are made: every stage is compiled for this machine's device and
 `cost_analysis()` is read. XLA counts the body of a loop once; here the body of every loop whose length is
 known (`scan`, `map`, `fori_loop`) is compiled by itself as well and counted as often as it runs. Loops that
-end by a condition (non-maximum suppression, which settles within a few rounds) count once. Of branches XLA
-counts the dearer one: the memory is taken to be full. Bytes are what fused kernels read and write; caches are
+end by a condition (non-maximum suppression, which settles within a few rounds) count once. Of branches the
+dearest counts: the memory is full, and the objects reach all over the frame (benchmarks/speed.py counts what
+really ran). Bytes are what fused kernels read and write; caches are
 not thought of.
 """
 
@@ -20,13 +21,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
 
+from benchmarks import stages as stages_lib
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import loading, rollout, tracker
-from vos_jax.models import alignment, masks, vos
-from vos_jax.models import matching as matching_lib
-from vos_jax.models import read as read_lib
+from vos_jax.inference import loading, tracker
 from vos_jax.models import state as state_lib
+from vos_jax.models import vos
 
 SIZE = (480, 864)
 
@@ -73,10 +73,8 @@ def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]
                 # `platform_dependent`: only this device's branch becomes part of the program.
                 own = [names is not None and jax.default_backend() in names for names in platforms]
                 branches = [branches[own.index(True) if any(own) else platforms.index(None)]]
-            found = [list(_loops(branch.jaxpr)) for branch in branches]
-            if len(found) > 1 and any(found):
-                raise NotImplementedError("a loop in a branch: which one runs?")
-            yield from found[0]
+            # The dearer branches come last: those of `pixels.switch` rise with the pixels they are for.
+            yield from _loops(branches[-1].jaxpr)
         else:
             for value in equation.params.values():
                 if isinstance(value, jax_core.ClosedJaxpr):
@@ -86,70 +84,16 @@ def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]
 
 
 def stages(model: vos.VOS, num_objects: int) -> dict[str, Cost]:
-    """Each stage of a frame by itself, and the whole step compiled as one."""
-    shapes_of = jax.eval_shape
-    params = shapes_of(model.init, jax.random.key(0))
+    """Each stage of a frame by itself, their sum, and the whole step compiled as one."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
     frame = jax.ShapeDtypeStruct((*SIZE, 3), jnp.uint8)
-    state = shapes_of(lambda: state_lib.init_state(model, num_objects, SIZE, SIZE))
-    given = shapes_of(lambda: state_lib.no_given(num_objects, SIZE))
-    encoded = shapes_of(model.encode, params, frame, state.frame_size)
-    prediction = shapes_of(model.predict, params, encoded, state)
-    read, out = prediction.read, prediction.out
-    network = vos.VOSNet(model.config, model.hard)
-
-    def of(stage: Callable, *shapes: Any) -> Cost:
-        """`stage` takes the network and arrays of these shapes."""
-        return cost_of(lambda p, *args: network.apply({"params": p}, *args, method=stage), params, *shapes)
-
-    def align(net, read, embed, boxes, state):
-        template = net._templates(read, state)
-        regions = net._regions(embed, boxes, state.frame_size)
-        return alignment.score_all(
-            alignment.resolve(net.config.alignment),
-            net.match_projection(template.vectors),
-            template.weights,
-            net.match_projection(regions),
-            jnp.exp(net.log_temperature),
-        )[0]
-
-    def match(net, similarity, candidates, compared, state):
-        iou = matching_lib.mask_iou(compared > 0.5, candidates.masks > 0.5)
-        cost = matching_lib.cost(similarity, iou, net.lambda_logit[state.dataset])
-        null_cost = jnp.broadcast_to(net.null_cost, state.object_valid.shape)
-        assignment = net._assign(cost, null_cost, state.object_valid, candidates.valid)
-        return jnp.einsum("np,phw->nhw", assignment[:, :-1], candidates.masks), assignment
-
-    def finish(prob, valid):
-        return masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE)
-
-    def step(params, state, frame, given):
-        state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
-        return state, masks.to_ids(prob, state_lib.MASK_STRIDE), prediction.presence
-
-    features = encoded.features
+    state = jax.eval_shape(lambda: state_lib.init_state(model, num_objects, SIZE, SIZE))
     found = {
-        "backbone": of(lambda net, frame: net.backbone(frame), frame),
-        "key and embedding": of(lambda net, c4: (net.key_head(c4), net.embed_head(c4)), features.c4),
-        "read": cost_of(
-            lambda q, memory: read_lib.read(q, memory, model.config.read), encoded.key, state.memory
-        ),
+        stage.name: cost_of(stage.function, *stage.arguments)
+        for stage in stages_lib.of_frame(model, params, state, frame, jax.eval_shape)
     }
-    if model.config.use_proposals:
-        found["proposals"] = of(
-            lambda net, features, size: net.proposal_network(features, size).proposals,
-            features,
-            state.frame_size,
-        )
-    found["templates, regions, alignment"] = of(align, read, encoded.embed, out.proposals.boxes, state)
-    found["matching"] = of(match, out.similarity, out.proposals, state.prev_prob, state)
-    if model.config.use_refine:
-        arguments = features, read.value, read.prob, out.coarse, state.prev_prob
-        found["RefineNet"] = of(lambda net, *args: net.refine(*args), *arguments)
-    found["upsampling and argmax"] = cost_of(finish, prediction.prob, state.object_valid)
-    found["value"] = cost_of(model.value, params, encoded, state.prev_prob, state)
-    found["sum"] = functools.reduce(Cost.plus, found.values())
-    found["whole step, compiled as one"] = cost_of(step, params, state, frame, given)
-    return found
+    parts = (cost for name, cost in found.items() if name != stages_lib.WHOLE)
+    return {**found, "sum of the parts": functools.reduce(Cost.plus, parts)}
 
 
 def parameters(model: vos.VOS) -> dict[str, int]:

@@ -1,12 +1,17 @@
-"""Time per frame at 480x854, by stage, for 1 and 3 objects; and whether frame 400 costs what frame 40 does.
+"""Where a frame's time goes at 480x854: milliseconds, GFLOP, bytes and distance to the floor, stage by stage.
 
-    python -m benchmarks.speed [--checkpoint none|auto|PATH] [--objects 1,3] [--frames 420]
+    python -m benchmarks.speed [--variants lite0] [--objects 1,3,5,10] [--slots 2,8,20] [--json OUT.json]
+    python -m benchmarks.speed --compare BEFORE.json AFTER.json
 
-Stages run alone, each compiled by itself, so they need not add up to the whole step. The video is rendered
-and looped; "I/O" is decoding a JPEG and writing an indexed PNG.
+A rendered video is followed until the memory is full; then each stage is compiled by itself and run on what
+that frame gives it, so stages need not add up to the whole step. The floor is the stage's arithmetic at the
+rate of a large matrix product, measured at the start of the same run. GFLOP and MB are XLA's count of what
+ran (benchmarks/cost.py); caches take most of the MB, which no floor can be made of. "Step" is the
+tracker's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an indexed PNG.
 """
 
 import argparse
+import json
 import pathlib
 import platform
 import resource
@@ -14,34 +19,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import cost, peaks, stages
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data import rendered
 from vos_jax.inference import loading, tracker
-from vos_jax.models import masks
-from vos_jax.models import state as state_lib
+from vos_jax.models import masks, pixels
+from vos_jax.models import read as read_lib
 
 SIZE = (480, 854)
-
-
-def measure(f: Callable[[], object], repeats: int = 15) -> tuple[float, float]:
-    """Median and interquartile range in milliseconds, after one call that does not count."""
-    jax.block_until_ready(f())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(f())
-        times.append(1e3 * (time.perf_counter() - start))
-    low, _, high = statistics.quantiles(times, n=4)
-    return statistics.median(times), high - low
 
 
 def peak_megabytes() -> float:
@@ -55,77 +51,176 @@ def resident_megabytes() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def stages(model, params, track: tracker.Track, frame: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Times each stage on a track whose memory is full."""
+def follow(run: tracker.Tracker, count: int, frames: int) -> tuple[tracker.Track, np.ndarray, list[float]]:
+    """Follows `count` rendered objects; returns the track, its next frame and each step's milliseconds."""
+    source = rendered.RenderedSource(size=SIZE, frames=24, objects=count)
+    video = source.video(source.sequences()[0])
+    shown = [video.frame(index) for index in range(len(video))]
+    track, times = run.start(SIZE, count), []
+    for index in range(frames):
+        # Forward and backward, so that the loop has no cut.
+        place = index % 46
+        frame = shown[place if place < 24 else 46 - place]
+        start = time.perf_counter()
+        track.step(frame, video.annotation(0) if index == 0 else None)
+        times.append(1e3 * (time.perf_counter() - start))
+    place = frames % 46
+    return track, shown[place if place < 24 else 46 - place], times
+
+
+def stage_rows(
+    run: tracker.Tracker, track: tracker.Track, frame: np.ndarray, peak: peaks.Peaks
+) -> dict[str, dict[str, float]]:
+    """Measures every stage on a track's next frame."""
+
+    def evaluate(function: Any, *arguments: Any) -> Any:
+        return jax.jit(function)(*arguments)
+
     padded = jax.device_put(track._pad(frame))
-    encode = jax.jit(model.encode)
-    predict = jax.jit(lambda p, e, s: model.predict(p, e, s).prob)
-    finish = jax.jit(lambda prob, valid: masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE))
-    size = track.state.frame_size
-    encoded = jax.block_until_ready(encode(params, padded, size))
-    prob = predict(params, encoded, track.state)
-    return {
-        "backbone and key": measure(lambda: encode(params, padded, size)),
-        "read to masks": measure(lambda: predict(params, encoded, track.state)),
-        "upsampling and argmax": measure(lambda: finish(prob, track.state.object_valid)),
-    }
+    rows = {}
+    for name, function, arguments in stages.of_frame(run.model, run.params, track.state, padded, evaluate):
+        compiled = jax.jit(function)
+        took = peaks.measure(lambda compiled=compiled, arguments=arguments: compiled(*arguments))
+        with mock.patch.object(pixels, "_counts", _counts_that_ran(run.model, track)):
+            found = cost.cost_of(function, *jax.eval_shape(lambda *x: x, *arguments))
+        rows[name] = {
+            "ms": took.median,
+            "iqr": took.iqr,
+            "gflop": found.flops / 1e9,
+            "mb": found.bytes / 1e6,
+            "floor": peak.floor(found.flops),
+        }
+    return rows
 
 
-def io(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[str, tuple[float, float]]:
+def _counts_that_ran(model: Any, track: tracker.Track) -> Any:
+    """Stands for `pixels._counts` with one count: of the query's near pixels or any slot's, the larger."""
+    known, reach = pixels._counts, model.config.read.reach
+    memory = track.state.memory
+    if reach == 0:
+        return known
+    n, slots, h, w = memory.prob.shape
+    there = memory.object_in_slot & memory.slot_valid[None]
+    near = masks.reachable(track.state.prev_prob, (h, w), reach) & jnp.any(there, axis=1)[:, None, None]
+    held = masks.reachable(memory.prob.reshape(n * slots, h, w), (h, w), reach, read_lib.COVERED)
+    held = jnp.where(there, jnp.sum(held.reshape(n, slots, -1), axis=-1), 0)
+    number = int(max(jnp.sum(jnp.any(near, axis=0)), jnp.max(held)))
+    return lambda num_pixels: [next(n for n in known(num_pixels) if n >= min(number, num_pixels))]
+
+
+def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[str, dict[str, float]]:
     """Times reading a frame and writing a mask."""
     path = folder / "frame.jpg"
     cv2.imwrite(str(path), frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return {
-        "decode a frame": measure(lambda: frame_lib.read_frame(path)),
-        "write a mask": measure(lambda: mask_files.write_mask(folder / "mask.png", ids)),
+    took = {
+        "decode a frame": peaks.measure(lambda: frame_lib.read_frame(path)),
+        "write a mask": peaks.measure(lambda: mask_files.write_mask(folder / "mask.png", ids)),
     }
+    return {name: {"ms": spread.median, "iqr": spread.iqr} for name, spread in took.items()}
+
+
+def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peaks) -> dict[str, Any]:
+    """Measures one variant with so many objects and memory slots."""
+    model, params, label = loading.make_model(config, checkpoint)
+    run = tracker.Tracker(model, jax.device_put(params), buckets=config.objects.buckets)
+    track, frame, times = follow(run, count, frames)
+    ids = np.zeros(SIZE, np.uint8)
+    rows = stage_rows(run, track, frame, peak)
+    last = times[-min(40, frames // 2) :]
+    low, _, high = statistics.quantiles(last, n=4)
+    rows["step"] = {"ms": statistics.median(last), "iqr": high - low}
+    with tempfile.TemporaryDirectory() as folder:
+        rows |= io_rows(pathlib.Path(folder), frame, ids)
+    return {
+        "variant": config.model.variant,
+        "checkpoint": label,
+        "objects": count,
+        "room": track.capacity,
+        "slots": config.memory.capacity,
+        "stages": rows,
+        "compile_seconds": run.seconds["compile"],
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """One case as a table."""
+    lines = [
+        f"## {found['variant']} ({found['checkpoint']}), {found['objects']} object(s) in a room for "
+        f"{found['room']}, {found['slots']} slots\n",
+        "| stage | median ms | IQR | GFLOP | MB | floor ms | floor / time |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in found["stages"].items():
+        cells = [name, f"{row['ms']:.1f}", f"{row['iqr']:.1f}"]
+        if "floor" in row:
+            cells += [f"{row['gflop']:.2f}", f"{row['mb']:.0f}", f"{row['floor']:.1f}"]
+            cells += [f"{row['floor'] / row['ms']:.0%}"]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append(f"\ncompile {found['compile_seconds']:.1f} s, peak memory {found['peak_mb']:.0f} MB\n")
+    return "\n".join(lines)
+
+
+def compare(before: pathlib.Path, after: pathlib.Path) -> str:
+    """After / before of every stage that both files hold.
+
+    Raises:
+      VosError: a file is none of ours, or they have no case in common.
+    """
+
+    def read(path: pathlib.Path) -> dict[tuple, dict[str, Any]]:
+        try:
+            cases = json.loads(path.read_text())["cases"]
+            return {(c["variant"], c["objects"], c["slots"]): c["stages"] for c in cases}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise errors.VosError(f"{path} is no file that --json wrote ({error})") from error
+
+    old, new = read(before), read(after)
+    both = [key for key in old if key in new]
+    if not both:
+        raise errors.VosError(f"{before} and {after} have no variant, objects and slots in common")
+    lines = ["| variant | objects | slots | stage | before ms | after ms | after / before |"]
+    lines.append("|---|---:|---:|---|---:|---:|---:|")
+    for key in both:
+        for name in [name for name in old[key] if name in new[key]]:
+            a, b = old[key][name]["ms"], new[key][name]["ms"]
+            lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {name} | {a:.1f} | {b:.1f} | {b / a:.2f} |")
+    return "\n".join(lines)
 
 
 @errors.entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--checkpoint", default="none")
+    parser.add_argument("--variants", default="lite0")
+    parser.add_argument("--checkpoint", default="auto", help="of lite0; other variants have random weights")
     parser.add_argument("--objects", default="1,3")
-    parser.add_argument("--frames", type=int, default=420)
-    options, overrides = configs.split_arguments(sys.argv[1:])
-    options = parser.parse_args(options)
-    config = configs.load("default", overrides)
-    model, params, label = loading.make_model(config, options.checkpoint)
-    params = jax.device_put(params)
+    parser.add_argument("--slots", default="8", help="memory.capacity")
+    parser.add_argument("--frames", type=int, default=62, help="steps before the stages are measured")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write what was measured")
+    parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("BEFORE", "AFTER"))
+    rest, overrides = configs.split_arguments(sys.argv[1:])
+    options = parser.parse_args(rest)
+    if options.compare:
+        print(compare(*options.compare))
+        return
+    peak = peaks.measured()
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
-    print(f"# {SIZE[0]}x{SIZE[1]}, checkpoint {label}, {device}, jax {jax.__version__}\n")
-    for count in map(int, options.objects.split(",")):
-        video = rendered.RenderedSource(size=SIZE, frames=24, objects=count).video(
-            rendered.RenderedSource(size=SIZE, frames=24, objects=count).sequences()[0]
-        )
-        shown = [video.frame(i) for i in range(len(video))]
-        ids = video.annotation(0)
-        run = tracker.Tracker(model, params, buckets=config.objects.buckets)
-        track = run.start(SIZE, count)
-        times, resident = [], []
-        for index in range(options.frames):
-            # Forward and backward, so that the loop has no cut.
-            place = index % 46
-            frame = shown[place if place < 24 else 46 - place]
-            start = time.perf_counter()
-            track.step(frame, ids if index == 0 else None)
-            times.append(1e3 * (time.perf_counter() - start))
-            resident.append(resident_megabytes())
-        print(f"## {count} object(s), bucket {track.capacity}\n")
-        print("| stage | median ms | IQR ms |\n|---|---:|---:|")
-        with tempfile.TemporaryDirectory() as folder:
-            rows = stages(model, params, track, shown[0]) | io(pathlib.Path(folder), shown[0], ids)
-        for name, (median, spread) in rows.items():
-            print(f"| {name} | {median:.1f} | {spread:.1f} |")
-        for name, around in (("frame 40", 40), ("frame 400", 400)):
-            if around + 20 <= options.frames:
-                window = times[around - 20 : around + 20]
-                low, _, high = statistics.quantiles(window, n=4)
-                print(f"| whole step around {name} | {statistics.median(window):.1f} | {high - low:.1f} |")
-        if options.frames >= 420:
-            ratio = statistics.median(times[380:420]) / statistics.median(times[20:60])
-            print(f"\nframe 400 / frame 40: time {ratio:.3f}, memory {resident[400] / resident[40]:.3f}")
-        print(f"compile {run.seconds['compile']:.1f} s, peak memory {peak_megabytes():.0f} MB\n")
+    print(f"# {SIZE[0]}x{SIZE[1]}, {device}, jax {jax.__version__}\n")
+    print(f"peak {peak.flops / 1e9:.0f} GFLOP/s, {peak.bytes / 1e9:.1f} GB/s\n", flush=True)
+    cases = []
+    for variant in options.variants.split(","):
+        for slots in map(int, options.slots.split(",")):
+            settings = [f"model.variant={variant}", f"memory.capacity={slots}", *overrides]
+            config = configs.load("default", settings)
+            checkpoint = options.checkpoint if variant == "lite0" else "random"
+            for count in map(int, options.objects.split(",")):
+                cases.append(case(config, checkpoint, count, options.frames, peak))
+                print(as_markdown(cases[-1]), flush=True)
+    if options.json:
+        named = {"device": device, "jax": jax.__version__, "peaks": peak._asdict(), "cases": cases}
+        options.json.write_text(json.dumps(named, indent=1) + "\n")
 
 
 if __name__ == "__main__":
