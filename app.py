@@ -1,0 +1,61 @@
+"""The web page: drop a video, paint or box objects in any frame, get their masks in all frames.
+
+    pip install -r requirements-app.txt
+    python app.py                       # then open http://127.0.0.1:7860
+
+Nothing leaves the machine, and nobody else reaches the page unless --host says so.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from vos_jax import config as configs
+from vos_jax import devices, errors
+from vos_jax.inference import loading
+
+GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line: options, and the config overrides among them."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--max_mb", type=int, default=500, help="largest video that is taken")
+    parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
+    parser.add_argument("--device", choices=devices.NAMES)
+    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py"
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    if not 0 < options.port < 65536:
+        raise errors.VosError(f"--port {options.port}: 1 to 65535")
+    if options.max_mb < 1:
+        raise errors.VosError(f"--max_mb {options.max_mb}: at least 1")
+    return options, overrides
+
+
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    config = configs.load("default", overrides)
+    with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:
+        # gradio reads these when it is imported: nothing is reported, and uploads stay in our folder.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = root
+        try:
+            from vos_jax.web import page
+        except ImportError as error:
+            raise errors.VosError(f"{GIVE_UP} ({error})") from error
+        devices.choose(options.device)
+        model, params, _ = loading.make_model(config, options.checkpoint)
+        server = page.Server.of(model, params, root)
+        page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The web page: one's own video, segmented in the browser."""

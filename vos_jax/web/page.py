@@ -1,0 +1,248 @@
+"""The page: upload, paint or box, segment, scrub, correct, download. All that it knows is in `Project`."""
+
+import dataclasses
+import functools
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.inference import snapshots, tracker
+from vos_jax.web import project as project_lib
+
+# A visitor's video is removed when the page is closed, or so long after.
+KEEP_SECONDS = 3600
+# The first answer of a run comes at once, later ones so many frames apart.
+PREVIEW_EVERY = 3
+
+COLOURS = ("#c83232", "#32c832", "#c8c832", "#3232c8", "#c832c8", "#32c8c8")
+
+HELP = """\
+**1.** Drop a video. **2.** On any frame, paint an object, or click two opposite corners around it.
+**3.** *Segment*. **4.** Scrub; where a mask is wrong, paint that object anew there and segment again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """What all visitors share: the model, and the folder under which each has a project of their own."""
+
+    follower: tracker.Tracker
+    model: str
+    root: pathlib.Path
+
+    @classmethod
+    def of(cls, model: Any, params: Any, root: str | os.PathLike) -> "Server":
+        """A server of a model whose projects lie under `root`."""
+        fingerprint = snapshots.fingerprint(model, params)
+        return cls(tracker.Tracker(model, params), fingerprint, pathlib.Path(root))
+
+    def open(self, video: str | os.PathLike) -> project_lib.Project:
+        """A visitor's new project; raises VosError for what is no video."""
+        return project_lib.Project(self.follower, self.model, video, self.root)
+
+
+def _said(handler: Callable) -> Callable:
+    """Turns mistakes into words for the visitor: no traceback, and no path of this machine."""
+
+    @functools.wraps(handler)
+    def wrapped(*arguments: Any) -> Any:
+        try:
+            return handler(*arguments)
+        except Exception as error:
+            raise _in_words(error) from None
+
+    return wrapped
+
+
+def _said_on_the_way(handler: Callable) -> Callable:
+    """`_said` of a generator."""
+
+    @functools.wraps(handler)
+    def wrapped(*arguments: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*arguments)
+        except Exception as error:
+            raise _in_words(error) from None
+
+    return wrapped
+
+
+def _in_words(error: Exception) -> gr.Error:
+    if isinstance(error, gr.Error):
+        return error
+    if isinstance(error, errors.VosError):
+        words = [
+            pathlib.PurePath(word).name if os.sep in word and word.startswith(os.sep) else word
+            for word in str(error).split(" ")
+        ]
+        return gr.Error(" ".join(words))
+    logging.getLogger(__name__).exception("the page failed", exc_info=error)
+    return gr.Error("Something went wrong here; the log of the server says what.")
+
+
+def _opened(project: project_lib.Project | None) -> project_lib.Project:
+    if project is None:
+        raise errors.VosError("drop a video first")
+    return project
+
+
+def _painted(editor: Any) -> np.ndarray | None:
+    """Where the visitor painted: any layer's alpha, bool [H, W]."""
+    layers = [layer for layer in (editor or {}).get("layers", []) if layer is not None]
+    if not layers:
+        return None
+    return np.any([layer[..., 3] > 0 for layer in layers], axis=0)
+
+
+def build(server: Server) -> gr.Blocks:
+    """Builds the page; `launch` it."""
+
+    @_said
+    def open_video(path: str | None, old: project_lib.Project | None):
+        if old is not None:
+            old.close()
+        if path is None:
+            return None, gr.update(), None, None, [], "Drop a video.", None
+        project = server.open(path)
+        slider = gr.update(minimum=0, maximum=max(project.num_frames - 1, 1), value=0, interactive=True)
+        height, width = project.media.size
+        text = f"{project.num_frames} frames of {width}x{height}. Paint or box the first object."
+        return project, slider, project.frame(0), project.picture(0), [], text, None
+
+    @_said
+    def show(project: project_lib.Project | None, index: float):
+        project = _opened(project)
+        return project.frame(int(index)), project.picture(int(index)), []
+
+    @_said
+    def take_paint(project: project_lib.Project | None, index: float, object_id: float, editor: Any):
+        project, index = _opened(project), int(index)
+        mask = _painted(editor)
+        if mask is None:
+            raise errors.VosError("nothing is painted yet")
+        project.paint(index, int(object_id), mask)
+        return project.frame(index), project.picture(index), _stand(project)
+
+    @_said
+    def take_corner(
+        project: project_lib.Project | None,
+        index: float,
+        object_id: float,
+        corners: list,
+        event: gr.SelectData,
+    ):
+        project, index = _opened(project), int(index)
+        corners = [*corners, (int(event.index[0]), int(event.index[1]))]
+        if len(corners) < 2:
+            return project.picture(index), corners, "Now the opposite corner."
+        frame = project.frame(index)
+        project.paint(index, int(object_id), project_lib.grab_cut(frame, *corners[:2]))
+        return project.picture(index), [], _stand(project)
+
+    @_said
+    def forget(project: project_lib.Project | None, index: float):
+        project, index = _opened(project), int(index)
+        project.forget(index)
+        return project.frame(index), project.picture(index), [], _stand(project)
+
+    @_said_on_the_way
+    def segment(project: project_lib.Project | None):
+        project = _opened(project)
+        index = None
+        for index in project.run():
+            if index % PREVIEW_EVERY == 0:
+                yield project.picture(index), gr.update(value=index), _stand(project)
+        if index is not None:
+            yield project.picture(index), gr.update(value=index), _stand(project)
+        else:
+            yield gr.update(), gr.update(), _stand(project)
+
+    @_said
+    def download(project: project_lib.Project | None):
+        project = _opened(project)
+        return [str(project.save_masks()), str(project.save_overlay())]
+
+    def _stand(project: project_lib.Project) -> str:
+        painted = ", ".join(map(str, sorted(project.annotations))) or "none"
+        return f"{project.done} of {project.num_frames} frames are segmented; painted frames: {painted}."
+
+    with gr.Blocks(title="vos_jax", analytics_enabled=False) as page:
+        project = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda p: p and p.close())
+        corners = gr.State([])
+        gr.Markdown("# Video object segmentation")
+        gr.Markdown(HELP)
+        with gr.Row():
+            with gr.Column():
+                video = gr.File(label="Video", file_types=["video", ".gif"], elem_id="video", height=110)
+                editor = gr.ImageEditor(
+                    label="Paint",
+                    type="numpy",
+                    layers=False,
+                    transforms=(),
+                    sources=(),
+                    brush=gr.Brush(default_size=24, colors=list(COLOURS), color_mode="fixed"),
+                    height=480,
+                    elem_id="editor",
+                )
+                with gr.Row():
+                    object_id = gr.Number(value=1, minimum=1, maximum=254, precision=0, label="Object")
+                    use = gr.Button("Use the paint", elem_id="use")
+                    undo = gr.Button("Forget this frame's paint", elem_id="forget")
+            with gr.Column():
+                gr.Markdown("Masks; click two opposite corners around an object to box it")
+                # No label: it would lie over the corner that a visitor wants to click.
+                picture = gr.Image(
+                    show_label=False,
+                    interactive=False,
+                    height=440,
+                    elem_id="picture",
+                    buttons=[],
+                )
+                slider = gr.Slider(0, 1, value=0, step=1, label="Frame", interactive=False, elem_id="frame")
+                with gr.Row():
+                    run = gr.Button("Segment", variant="primary", elem_id="run")
+                    stop = gr.Button("Stop", elem_id="stop")
+                    fetch = gr.Button("Make files", elem_id="fetch")
+                said = gr.Markdown("Drop a video.", elem_id="said")
+                files = gr.File(label="Masks and overlay", interactive=False, elem_id="files", height=110)
+
+        video.change(open_video, [video, project], [project, slider, editor, picture, corners, said, files])
+        slider.release(show, [project, slider], [editor, picture, corners])
+        use.click(take_paint, [project, slider, object_id, editor], [editor, picture, said])
+        picture.select(take_corner, [project, slider, object_id, corners], [picture, corners, said])
+        undo.click(forget, [project, slider], [editor, picture, corners, said])
+        running = run.click(segment, project, [picture, slider, said], concurrency_limit=1)
+        running.then(show, [project, slider], [editor, picture, corners])
+        stop.click(None, cancels=[running])
+        fetch.click(download, project, files)
+    return page
+
+
+def serve(server: Server, *, host: str, port: int | None, max_mb: int, wait: bool = True) -> gr.Blocks:
+    """Opens the page at host:port (None: the first free one) for videos of at most `max_mb`.
+
+    Raises:
+      VosError: the address cannot be had.
+    """
+    page = build(server)
+    try:
+        page.queue(default_concurrency_limit=4).launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=f"{max_mb}mb",
+            # Fonts of the visitor's own machine: nothing is fetched from elsewhere.
+            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+            footer_links=[],
+            share=False,
+            ssr_mode=False,
+            prevent_thread_lock=not wait,
+            quiet=not wait,
+        )
+    except OSError as error:
+        raise errors.VosError(f"cannot serve at {host}:{port}: {error}") from error
+    return page

@@ -1,0 +1,236 @@
+"""One visitor's video: what was painted in it, what was segmented, and the files to take home."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.data import masks, video_files
+from vos_jax.inference import segmenter, snapshots, tracker
+from vos_jax.typing import Bool, UInt8
+from vos_jax.visualize import overlay, products
+
+MAX_FRAMES = 3000
+"""Longer videos are for segment.py, which holds nothing of them."""
+
+# A state is kept every so many frames: a correction costs no more than these again.
+SNAPSHOT_EVERY = 20
+
+
+class Project:
+    """A video in a folder of its own, which `close` removes.
+
+    Args:
+      follower: the model; projects share what it has compiled.
+      model: its `snapshots.fingerprint`.
+      video: the file; it is copied.
+      root: where the project's folder is made.
+
+    Attributes:
+      media: the video.
+      num_frames: how many frames it has.
+      annotations: frame -> ids uint8 [H, W] that the visitor painted; 0 where nothing was said.
+      done: how many frames, from the first, have masks that agree with the annotations.
+
+    Raises:
+      VosError: not a video, or one of too many frames.
+    """
+
+    def __init__(
+        self, follower: tracker.Tracker, model: str, video: str | os.PathLike, root: str | os.PathLike
+    ):
+        self._follower, self._model = follower, model
+        self._lock = threading.Lock()
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="project-", dir=root))
+        try:
+            path = self.folder / f"video{pathlib.Path(video).suffix.lower()}"
+            shutil.copyfile(video, path)
+            self.media = video_files.open_media(path)
+            self.num_frames = self._unpack()
+        except BaseException:
+            self.close()
+            raise
+        self.annotations: dict[int, np.ndarray] = {}
+        self.done = 0
+        self._edits = 0
+
+    def _unpack(self) -> int:
+        """Keeps every frame as a picture: scrubbing must not decode the film from its beginning."""
+        (self.folder / "frames").mkdir()
+        index = -1
+        for index, frame in enumerate(self.media.frames()):
+            if index >= MAX_FRAMES:
+                raise errors.VosError(
+                    f"the video has more than {MAX_FRAMES} frames; cut it, or use segment.py, which takes any"
+                )
+            cv2.imwrite(str(self._frame_path(index)), frame.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        if index < 0:
+            raise errors.VosError("the video has no frames")
+        return index + 1
+
+    def _frame_path(self, index: int) -> pathlib.Path:
+        return self.folder / "frames" / f"{index:05d}.jpg"
+
+    def _mask_path(self, index: int) -> pathlib.Path:
+        return self.folder / "masks" / f"{index:05d}.png"
+
+    def frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Reads a frame, RGB; raises VosError where there is none."""
+        if not 0 <= index < self.num_frames:
+            raise errors.VosError(f"there is no frame {index}: the video has 0 to {self.num_frames - 1}")
+        return cv2.imread(str(self._frame_path(index)))[:, :, ::-1].copy()
+
+    def ids(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Returns the masks of a frame as they stand: segmented, with what was painted since on top."""
+        ids = np.zeros(self.media.size, np.uint8)
+        if index < self.done:
+            ids = masks.read_mask(self._mask_path(index), self.media.size)
+        painted = self.annotations.get(index)
+        if painted is not None:
+            # An object that was painted is where it was painted, and nowhere else.
+            ids = np.where(np.isin(ids, np.unique(painted[painted > 0])), 0, ids)
+            ids = np.where(painted > 0, painted, ids)
+        return ids.astype(np.uint8)
+
+    def picture(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws a frame with its masks."""
+        return overlay.overlay(self.frame(index), self.ids(index))
+
+    def paint(self, index: int, object_id: int, mask: Bool[np.ndarray, "H W"]) -> None:
+        """Says where an object is in a frame; later frames must be segmented again.
+
+        Raises:
+          VosError: no such frame, an id that is not in 1 to 254, an empty mask or one of another size.
+        """
+        self.frame(index)
+        if not 1 <= object_id <= segmenter.MAX_ID:
+            raise errors.VosError(f"object {object_id}: objects are 1 to {segmenter.MAX_ID}")
+        if mask.shape != self.media.size:
+            raise errors.VosError(f"the mask is {mask.shape}, the video {self.media.size} (height, width)")
+        if not mask.any():
+            raise errors.VosError("nothing is painted yet: paint the object, or click two corners around it")
+        with self._lock:
+            painted = self.annotations.get(index, np.zeros(self.media.size, np.uint8))
+            painted = np.where(painted == object_id, 0, painted)
+            changed = {**self.annotations, index: np.where(mask, object_id, painted).astype(np.uint8)}
+            tracker.check_annotations(changed, self._follower)
+            self.annotations = changed
+            self._edited(index)
+
+    def forget(self, index: int) -> None:
+        """Takes back what was painted in a frame."""
+        with self._lock:
+            if self.annotations.pop(index, None) is not None:
+                self._edited(index)
+
+    def _edited(self, index: int) -> None:
+        self._edits += 1
+        self.done = min(self.done, index)
+
+    def run(self) -> Iterator[int]:
+        """Segments what is not done and yields each frame's index when its mask is there.
+
+        Raises:
+          VosError: nothing was painted.
+        """
+        if not any(ids.any() for ids in self.annotations.values()):
+            raise errors.VosError("paint at least one object first")
+        if self.done == self.num_frames:
+            return
+        (self.folder / "masks").mkdir(exist_ok=True)
+        edits, track = self._edits, self._resumed()
+        while (index := track.index) < self.num_frames:
+            if index % SNAPSHOT_EVERY == 0 and index > 0:
+                snapshots.save(self._snapshot_path(index), track.snapshot(), self._model)
+            result = track.step(self.frame(index), self.annotations.get(index))
+            with self._lock:
+                if self._edits != edits:
+                    return  # something was painted meanwhile: what follows is for another run
+                masks.write_mask(self._mask_path(index), result.ids)
+                self.done = max(self.done, index + 1)
+            yield index
+
+    def _snapshot_path(self, index: int) -> pathlib.Path:
+        return self.folder / f"state-{index:05d}.safetensors"
+
+    def _resumed(self) -> tracker.Track:
+        """The track before the first frame that is not done, or a little earlier."""
+        for path in sorted(self.folder.glob("state-*.safetensors"), reverse=True):
+            # The state before frame n knows the frames before n.
+            if int(path.stem.split("-")[1]) > self.done:
+                path.unlink()
+            else:
+                return snapshots.load(path, self._follower, self._model)
+        return self._follower.start(self.media.size, 1)
+
+    def save_masks(self) -> pathlib.Path:
+        """Writes all masks as a zip of indexed PNGs and returns its path; raises VosError where some lack."""
+        self._check_done()
+        path = self.folder / "masks.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for index in range(self.done):
+                archive.write(self._mask_path(index), f"masks/{index:05d}.png")
+        return path
+
+    def save_overlay(self) -> pathlib.Path:
+        """Writes the overlay film with its sound and returns the path; raises VosError where masks lack."""
+        self._check_done()
+        path = self.folder / "overlay.mp4"
+        path.unlink(missing_ok=True)
+        names = {self.media.frame_name(index): index for index in range(self.num_frames)}
+        products.make(
+            [lambda video: products.Overlay(path, self.media, video.audio)],
+            self.media,
+            lambda name: self.ids(names[name]),
+            lambda: None,
+        )
+        return path
+
+    def _check_done(self) -> None:
+        if self.done < self.num_frames:
+            raise errors.VosError(
+                f"{self.done} of {self.num_frames} frames are segmented; press Segment until all are"
+            )
+
+    def close(self) -> None:
+        """Removes the project's folder."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.folder)
+
+
+def grab_cut(
+    frame: UInt8[np.ndarray, "H W 3"], corner: tuple[int, int], opposite: tuple[int, int]
+) -> Bool[np.ndarray, "H W"]:
+    """Finds the object in a box by OpenCV's GrabCut.
+
+    Args:
+      frame: RGB.
+      corner, opposite: (x, y) in pixels of the box's corners.
+
+    Raises:
+      VosError: the box is less than 4 pixels wide or high, or nothing in it differs from what is around it.
+    """
+    height, width = frame.shape[:2]
+    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(corner, opposite, strict=True))
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        raise errors.VosError("the box is too small: click two opposite corners around the object")
+    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+    if (x1 - x0) * (y1 - y0) == height * width:
+        x0, y0, x1, y1 = 1, 1, width - 1, height - 1  # GrabCut needs some background
+    labels[y0:y1, x0:x1] = cv2.GC_PR_FGD
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(frame[:, :, ::-1]), labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)
+    found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    if not found.any():
+        raise errors.VosError("nothing in the box stands out; paint the object instead")
+    return found
