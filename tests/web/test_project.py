@@ -147,6 +147,6 @@ def test_a_box_becomes_a_mask_whichever_corners_are_named():
     for corners in (((2, 2), (40, 36)), ((40, 2), (2, 36))):
         found = project_lib.grab_cut(frames[1], *corners)
         overlap = (found & (ids[1] == 1)).sum() / (found | (ids[1] == 1)).sum()
-        assert overlap > 0.95
+        assert overlap > 0.9
     with pytest.raises(errors.VosError, match="too small"):
         project_lib.grab_cut(frames[1], (5, 5), (6, 40))
