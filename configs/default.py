@@ -99,7 +99,7 @@ def get_config():
 
     config.objects = objects = config_dict.ConfigDict()
     # Object counts are padded to the next of these, so that few programs are compiled.
-    objects.buckets = (1, 2, 4, 8, 16, 32, 64)
+    objects.buckets = (1, 2, 3, 5, 8, 13, 21, 34, 64)
 
     config.inference = inference = config_dict.ConfigDict()
     # Frames with a longer short side are shrunk to so many pixels inside, masks come out at the frames' size;

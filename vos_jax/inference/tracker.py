@@ -16,7 +16,7 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 
-DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+DEFAULT_BUCKETS = (1, 2, 3, 5, 8, 13, 21, 34, 64)
 
 
 @dataclasses.dataclass(frozen=True)
