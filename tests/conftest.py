@@ -1,6 +1,7 @@
 """A strict session: warnings are errors (pyproject.toml), ranks never promote silently."""
 
 import pathlib
+import resource
 
 import jax
 import pytest
@@ -16,3 +17,13 @@ def shared_data() -> pathlib.Path:
     if not (SHARED_DATA / "DAVIS").is_dir():
         pytest.skip(f"needs real data in {SHARED_DATA}, which is not on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture
+def little_memory():
+    """Whoever asks for a gigabyte more than there is now gets a MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)

@@ -1,7 +1,6 @@
 """Every door by which files come in: whole files of each kind, how they are damaged, who reads them."""
 
 import dataclasses
-import io
 import json
 import pathlib
 import pickle
@@ -9,25 +8,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import safetensors.numpy
-from PIL import Image
 
 from tests import layouts
-from tests.data import video_maker
-from tests.fuzz import mutations
+from tests.fuzz import mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
-from vos_jax import errors, weights_io
+from vos_jax import weights_io
 from vos_jax.convert import files
 from vos_jax.data import (
-    frames,
     given_masks,
     masks,
     proposal_files,
     records,
-    sequences,
     sources,
     submission,
-    video_files,
     youtube_vos,
 )
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
@@ -57,111 +51,6 @@ class Door:
     share: int = 40
 
 
-def picture(seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 255, (SIZE[0] // 4, SIZE[1] // 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
-
-
-def plane() -> np.ndarray:
-    ids = np.zeros(SIZE, np.uint8)
-    ids[4:12, 5:20], ids[10:20, 22:38] = 1, 2
-    return ids
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return data.getvalue()
-
-
-def mask_seeds(folder: pathlib.Path) -> list[bytes]:
-    masks.write_mask(folder / "m.png", plane())
-    ids = plane()
-    images = [
-        Image.fromarray(ids),
-        Image.fromarray((ids > 0).astype(np.uint8) * 255),
-        Image.fromarray(masks.PALETTE[ids]),
-        Image.fromarray(masks.PALETTE[ids]).convert("RGBA"),
-        Image.fromarray(ids).convert("LA"),
-        Image.fromarray(ids > 0),
-        Image.fromarray(ids.astype(np.uint16)),
-    ]
-    few = Image.fromarray(ids)
-    few.putpalette(masks.PALETTE[:4].tobytes())
-    return [
-        (folder / "m.png").read_bytes(),
-        *(encoded(i, "PNG") for i in images),
-        encoded(few, "PNG", bits=2),
-        encoded(few, "PNG", transparency=0),
-    ]
-
-
-def frame_seeds(*kinds: tuple[str, dict]) -> Callable[[pathlib.Path], list[bytes]]:
-    def seeds(folder: pathlib.Path) -> list[bytes]:
-        images = [Image.fromarray(picture()), Image.fromarray(picture()).convert("L")]
-        return [encoded(image, kind, **options) for kind, options in kinds for image in images]
-
-    return seeds
-
-
-def read_frame(path: pathlib.Path) -> None:
-    """As the programs do: the header first, the pixels later; and as training does."""
-    size = _or_refused(lambda: frames.frame_size(path))
-    frame = _or_refused(lambda: frames.read_frame(path))
-    data = path.read_bytes()
-    reduced = _or_refused(lambda: sequences.decode_frame(data, "packed", reduce=2))
-    ids = _or_refused(lambda: sequences.decode_ids(data, "packed"))
-    if isinstance(frame, np.ndarray):
-        assert frame.dtype == np.uint8 and frame.shape[2] == 3
-        assert isinstance(size, errors.VosError) or frame.shape[:2] == size, "header and pixels disagree"
-    _raise_if_all_refused(size, frame, reduced, ids)
-
-
-def read_mask(path: pathlib.Path) -> None:
-    size = _or_refused(lambda: masks.png_size(path))
-    ids = _or_refused(lambda: masks.read_mask(path))
-    if isinstance(ids, np.ndarray):
-        assert ids.dtype == np.uint8 and ids.max() < 255 and ids.shape == size
-        masks.is_binary(path)
-        _or_refused(lambda: masks.check_indexed(path.read_bytes(), path))
-    _raise_if_all_refused(ids)
-
-
-def _or_refused(read: Callable[[], object]) -> object:
-    try:
-        return read()
-    except errors.VosError as error:
-        return error
-
-
-def _raise_if_all_refused(*found: object) -> None:
-    if all(isinstance(value, errors.VosError) for value in found):
-        raise found[0]
-
-
-def film_seeds(folder: pathlib.Path) -> list[bytes]:
-    clip = [picture(seed) for seed in range(3)]
-    kinds = [
-        ("v.mp4", {"sound": "aac"}),
-        ("v.webm", {"codec": "libvpx-vp9"}),
-        ("v.avi", {"codec": "mpeg4", "sound": "mp3", "base": 12, "times": [0, 1, 2]}),
-        ("v.gif", {"codec": "gif", "pixels": "rgb8", "base": 12, "times": [0, 1, 2]}),
-    ]
-    return [video_maker.write(folder / name, clip, **options).read_bytes() for name, options in kinds]
-
-
-def read_film(path: pathlib.Path) -> None:
-    media = video_files.open_media(path)
-    count = 0
-    with media.open() as reader:
-        for item in reader:
-            if isinstance(item, video_files.Frame):
-                assert item.image.shape[:2] == media.size
-                count += 1
-            if count > 50:
-                break
-
-
 def tensors() -> dict[str, np.ndarray]:
     return {"a/kernel": np.ones((2, 3, 4), np.float32), "a/bias": np.zeros(4, np.float16), "n": np.arange(3)}
 
@@ -185,7 +74,7 @@ def read_pickle(path: pathlib.Path) -> None:
 
 
 def soft_seeds(folder: pathlib.Path) -> list[bytes]:
-    levels = np.stack([255 - plane() * 100, plane() * 100, plane() * 0])
+    levels = np.stack([255 - pictures.plane() * 100, pictures.plane() * 100, pictures.plane() * 0])
     probabilities.write(folder / "s.npz", probabilities.Soft((1, 2), levels.astype(np.uint8)))
     return [(folder / "s.npz").read_bytes()]
 
@@ -237,7 +126,7 @@ def read_meta(path: pathlib.Path) -> None:
 
 
 def proposal_seeds(folder: pathlib.Path) -> list[bytes]:
-    one = [proposal_files.record_of(plane() == i, 0.5) for i in (1, 2)]
+    one = [proposal_files.record_of(pictures.plane() == i, 0.5) for i in (1, 2)]
     proposal_files.write(
         folder / "v.json", proposal_files.VideoProposals("v", SIZE, {"00000": one, "00001": ()})
     )
@@ -253,7 +142,7 @@ def read_proposals(path: pathlib.Path) -> None:
 
 
 def coco_seeds(folder: pathlib.Path) -> list[bytes]:
-    counts = proposal_files.record_of(plane() == 1, 0.5).counts
+    counts = proposal_files.record_of(pictures.plane() == 1, 0.5).counts
     entry = {"image_id": "v/00000.jpg", "score": 0.5, "segmentation": {"size": list(SIZE), "counts": counts}}
     return [json.dumps([entry, entry | {"image_id": "w/1"}]).encode()]
 
@@ -347,14 +236,14 @@ class Results:
         folder.mkdir(parents=True)
         for name, kind in zip(self.video.frame_names, kinds.ljust(3, b"\0"), strict=False):
             _result(folder / f"{name}.png", kind % 8)
-        _or_refused(lambda: writer.finished(out, "cow", self.video.frame_names, SIZE))
+        pictures.or_refused(lambda: writer.finished(out, "cow", self.video.frame_names, SIZE))
         scoring.check_results(self.video, out)
         scoring.score_sequence(self.video, out)
 
 
 def _result(path: pathlib.Path, kind: int) -> None:
     if kind < 3:
-        masks.write_mask(path, (plane() > 0).astype(np.uint8) * np.uint8(kind))
+        masks.write_mask(path, (pictures.plane() > 0).astype(np.uint8) * np.uint8(kind))
     elif kind == 3:
         path.mkdir()
     elif kind == 4:
@@ -377,18 +266,21 @@ def _clear(folder: pathlib.Path) -> None:
 _submission, _snapshot, _results = Submission(), Snapshot(), Results()
 
 DOORS = {
-    "mask PNG": Door(mask_seeds, read_mask, mutations.png, ".png", 150),
-    "frame PNG": Door(frame_seeds(("PNG", {})), read_frame, mutations.png, ".png", 80),
+    "mask PNG": Door(pictures.mask_seeds, pictures.read_mask, mutations.png, ".png", 150),
+    "frame PNG": Door(pictures.frame_seeds(("PNG", {})), pictures.read_frame, mutations.png, ".png", 80),
     "frame JPEG": Door(
-        frame_seeds(("JPEG", {}), ("JPEG", {"progressive": True})), read_frame, suffix=".jpg", share=100
+        pictures.frame_seeds(("JPEG", {}), ("JPEG", {"progressive": True})),
+        pictures.read_frame,
+        suffix=".jpg",
+        share=100,
     ),
     "frame BMP, WebP": Door(
-        frame_seeds(("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})),
-        read_frame,
+        pictures.frame_seeds(("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})),
+        pictures.read_frame,
         suffix=".webp",
         share=60,
     ),
-    "video": Door(film_seeds, read_film, suffix=".mp4", share=70),
+    "video": Door(pictures.film_seeds, pictures.read_film, suffix=".mp4", share=70),
     "safetensors": Door(
         lambda folder: [safetensors.numpy.save(tensors(), {"variant": "lite0"})],
         lambda path: weights_io.load(path.read_bytes(), "w"),
