@@ -5,6 +5,10 @@
 
 takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON):
 config, data, step, score, commit, the file's sha256, and what `--note KEY=TEXT` adds, such as licences.
+
+    python -m vos_jax.export --stablehlo OUT.zip --size 480x854 --objects 3
+
+writes a model as programs that need nothing but JAX; see vos_jax/stablehlo.py.
 """
 
 import argparse
@@ -118,6 +122,12 @@ def _replace(path: pathlib.Path, data: bytes) -> None:
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--stablehlo" in arguments:
+        from vos_jax import stablehlo  # the model, which the other export does without
+
+        stablehlo.main([argument for argument in arguments if argument != "--stablehlo"])
+        return
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.export",
         description=__doc__,

@@ -1,0 +1,59 @@
+"""The model as programs that need nothing but JAX: the tutorial's loader follows as the tracker does."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tests import quick, tiny
+from vos_jax import errors, export, stablehlo
+from vos_jax.inference import segmenter
+from vos_jax.models import vos
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SIZE = (50, 70)  # of no multiple of anything
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly():
+    with quick.compilation():
+        yield
+
+
+def test_the_tutorials_loader_gives_what_the_segmenter_gives(tmp_path):
+    code = {}
+    exec(
+        re.search(r"^```py\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)[1],
+        code,
+    )
+    model = vos.VOS(config=tiny.CONFIG)
+    params = model.init(jax.random.key(0))
+    (tmp_path / "tiny.zip").write_bytes(stablehlo.export(model, params, SIZE, 2, platforms=("cpu",)))
+    frames = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3)).astype(np.uint8)
+    first = np.zeros(SIZE, np.uint8)
+    first[5:30, 8:30], first[10:40, 40:60] = 1, 2
+    expected = list(segmenter.Segmenter(model, params).track(frames, {0: first}))
+    found = list(code["follow"](tmp_path / "tiny.zip", frames, first))
+    np.testing.assert_array_equal(found[0], first)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == np.uint8 and (a == b).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["lite0.bin"], "ends in .zip"),
+        (["lite0.zip", "--size", "480"], "--size 480: height x width"),
+        (["lite0.zip", "--objects", "0"], "--objects 0: 1 to 64"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(arguments, said):
+    with pytest.raises(errors.VosError, match=re.escape(said)):
+        stablehlo.main(arguments)
+
+
+def test_the_option_reaches_the_exporter(capsys):
+    assert export.main(["--stablehlo", "x.txt"]) != 0
+    assert "ends in .zip" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""`python -m vos_jax.export --stablehlo OUT.zip`: the model as two programs that need nothing but JAX.
+
+    python -m vos_jax.export --stablehlo lite0.zip --size 480x854 --objects 3
+
+OUT holds two functions in StableHLO (`jax.export`), weights included, for frames of one size:
+
+    start() -> state                             the state before a video's first frame, a list of arrays
+    step(frame, ids, *state) -> (ids, *state)    frame uint8 RGB [H, W, 3]; ids uint8 [H, W]
+
+ids handed in are objects that appear or are corrected in this frame, 1 to N; 0 where nothing is said. Those
+that come back are the frame's masks. How to load it: docs/tutorial.md.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import re
+import zipfile
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.inference import loading, rollout
+from vos_jax.models import masks
+from vos_jax.models import state as state_lib
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    model: state_lib.Model,
+    params: Any,
+    size: tuple[int, int],
+    num_objects: int,
+    *,
+    platforms: tuple[str, ...] = PLATFORMS,
+) -> bytes:
+    """Returns the zip file described above.
+
+    Args:
+      model, params: what becomes the programs.
+      size: (height, width) of the frames in pixels.
+      num_objects: N, how many objects there is room for.
+      platforms: what the programs can run on.
+    """
+    padded = state_lib.padded_size(size)
+    margins = [(0, large - small) for large, small in zip(padded, size, strict=True)]
+    treedef = jax.tree.structure(
+        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
+    )
+
+    def start():
+        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size))
+
+    def step(frame, ids, *leaves):
+        numbers = jnp.arange(1, num_objects + 1, dtype=jnp.uint8)
+        drawn = jnp.pad(ids, margins)[None] == numbers[:, None, None]
+        there = jnp.any(drawn, axis=(1, 2))
+        given = state_lib.Given(
+            prob=drawn.astype(jnp.float32), valid=there, remove=jnp.zeros((num_objects,), bool)
+        )
+        state, prob, _ = rollout.frame_step(
+            model, params, treedef.unflatten(leaves), jnp.pad(frame, [*margins, (0, 0)], mode="edge"), given
+        )
+        found = masks.to_ids(prob, state_lib.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
+        # What was drawn is true to the pixel.
+        redrawn = jnp.any((found[None] == numbers[:, None, None]) & there[:, None, None], axis=0)
+        found = jnp.where(ids > 0, ids, jnp.where(redrawn, 0, found))
+        return found, *jax.tree.leaves(state)
+
+    frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
+    ids = jax.ShapeDtypeStruct(size, jnp.uint8)
+    programs = {
+        "start": jax.export.export(jax.jit(start), platforms=platforms)(),
+        "step": jax.export.export(jax.jit(step), platforms=platforms)(frame, ids, *jax.eval_shape(start)),
+    }
+    about = {"size": size, "objects": num_objects, "platforms": platforms, "jax": jax.__version__}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("about.json", json.dumps(about, indent=1))
+        for name, program in programs.items():
+            archive.writestr(name, bytes(program.serialize()))
+    return out.getvalue()
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.export --stablehlo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .zip")
+    parser.add_argument("--size", default="480x854", metavar="HxW", help="of the frames, in pixels")
+    parser.add_argument("--objects", type=int, default=1, help="how many there is room for")
+    parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    if options.out.suffix != ".zip":
+        raise errors.VosError(f"{options.out}: name a file that ends in .zip")
+    wanted = re.fullmatch(r"(\d{2,4})x(\d{2,4})", options.size)
+    if not wanted:
+        raise errors.VosError(f"--size {options.size}: height x width in pixels, as 480x854")
+    if not 1 <= options.objects <= 64:
+        raise errors.VosError(f"--objects {options.objects}: 1 to 64")
+    model, params, label = loading.make_model(configs.load("default", overrides), options.checkpoint)
+    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        part = options.out.with_name(options.out.name + ".part")
+        part.write_bytes(packed)
+        part.replace(options.out)
+    except OSError as error:
+        raise errors.VosError(
+            f"{options.out}: cannot be written ({error.strerror}); choose another OUT"
+        ) from None
+    print(f"{options.out}: {label} for {options.objects} object(s) in {options.size}, {len(packed):,} bytes")
