@@ -29,7 +29,7 @@ def test_the_tutorials_loader_gives_what_the_segmenter_gives(tmp_path):
         code,
     )
     model = vos.VOS(config=tiny.CONFIG)
-    params = model.init(jax.random.key(0))
+    params = jax.tree.map(np.asarray, model.init(jax.random.key(0)))  # as they come from a file
     (tmp_path / "tiny.zip").write_bytes(stablehlo.export(model, params, SIZE, 2, platforms=("cpu",)))
     frames = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3)).astype(np.uint8)
     first = np.zeros(SIZE, np.uint8)

@@ -48,6 +48,7 @@ def export(
       num_objects: N, how many objects there is room for.
       platforms: what the programs can run on.
     """
+    params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
     padded = state_lib.padded_size(size)
     margins = [(0, large - small) for large, small in zip(padded, size, strict=True)]
     treedef = jax.tree.structure(
