@@ -216,12 +216,29 @@ def test_every_variant_reads_near_pixels_as_it_reads_all(variant):
     np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
 
 
-def test_another_object_changes_nothing_of_what_one_reads():
+@pytest.mark.parametrize("variant", sorted(read_lib.READS))
+def test_another_object_changes_nothing_of_what_one_reads(variant):
     query, memory, prev = with_small_objects()
-    alone = read_lib.read(query, memory, NEAR, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
-    beside = read_lib.read(query, memory, NEAR, prev)
-    for name in ("value", "prob"):
+    config = dataclasses.replace(NEAR, variant=variant, topk=5)
+    alone = read_lib.read(query, memory, config, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
+    beside = read_lib.read(query, memory, config, prev)
+    for name in ("value", "prob", "mass"):
         np.testing.assert_allclose(getattr(alone, name)[0], getattr(beside, name)[0], atol=1e-6)
+
+
+def test_a_large_object_does_not_change_how_finely_another_is_read():
+    query, memory, prev = with_small_objects()
+    # The second object lies all over the memory: its pixels are padded to the whole frame.
+    memory = memory.replace(prob=memory.prob.at[1].set(0.9))
+    beside = read_lib.read(query, memory, NEAR, prev)
+    gone = memory.replace(object_in_slot=memory.object_in_slot.at[1].set(False))
+    alone = read_lib.read(query, gone, NEAR, prev)
+    everywhere = read_lib.read(query, memory, NEAR)
+    near = np.asarray(alone.near[0])
+    for name in ("value", "embed", "prob", "mass"):
+        a, b = (np.asarray(getattr(x, name)[0]) for x in (alone, beside))
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+    assert np.abs(np.asarray(beside.value - everywhere.value)[0][near]).max() > 1e-6, "far pixels are merged"
 
 
 def test_an_object_that_no_slot_knows_is_looked_for_nowhere():

@@ -96,6 +96,14 @@ def test_a_correction_goes_on_from_its_frame(project, monkeypatch):
     assert all(np.array_equal(project.ids(t), found[t]) for t in range(FRAMES))
 
 
+def test_an_object_may_appear_late(project):
+    _, ids = squares()
+    project.paint(3, 1, ids[3] == 1)
+    assert list(project.run()) == list(range(FRAMES))
+    assert not any(project.ids(t).any() for t in range(3))
+    assert np.array_equal(project.ids(3) == 1, ids[3] == 1) and (project.ids(5) == 1).any()
+
+
 def test_painting_while_it_runs_ends_the_run(project):
     _, ids = squares()
     project.paint(0, 1, ids[0] == 1)

@@ -30,8 +30,15 @@ def first(marked: Bool[Array, "K"], count: int) -> Int[Array, "count"]:
     return jnp.argsort(~marked, stable=True)[:count]
 
 
+def within(
+    near: Bool[Array, "N h w"] | None, numbers: Int[Array, "Q"], prob: Float[Array, "N Q"]
+) -> Float[Array, "N Q"]:
+    """Each object's mask at the pixels of these numbers, 0 where only others are near; None: all is near."""
+    return prob if near is None else jnp.where(near.reshape(near.shape[0], -1)[:, numbers], prob, 0.0)
+
+
 def switch(number: Int[Array, ""], num_pixels: int, read: Callable[[int], Any]) -> Any:
-    """`read(count)` of the smallest count that `number` pixels are padded to."""
+    """`read(count)` of the smallest count that `number` pixels are padded to; under vmap all are computed."""
     counts = _counts(num_pixels)
     smallest = jnp.searchsorted(jnp.asarray(counts), number)
     return jax.lax.switch(smallest, [functools.partial(read, count) for count in counts])

@@ -141,7 +141,7 @@ def _stream(
             prob=jnp.zeros((n, q)),
         )
         sums, (slot_maximum, slot_partition) = jax.lax.scan(step, sums, jnp.arange(num_slots))
-        return _finish(sums, slot_maximum, slot_partition)
+        return _finish(sums, slot_maximum, slot_partition, functools.partial(pixels_lib.within, near, pixels))
 
     # KMN's kernel needs each memory pixel's best query among all of them.
     return _blockwise(query_key, memory, read_block, None if kernelized else near)
@@ -184,19 +184,24 @@ def _distinct(
     near: Bool[Array, "K"] | None,
     partition: Float[Array, "Q"],
 ) -> tuple[Float[Array, "Q Cv"], Float[Array, "Q Ce"]]:
-    """One object's `_contents`, where all but `count` pixels share their mean."""
+    """One object's `_contents`: its near pixels, at most `count`, one by one, all others as their mean."""
     weights = weight(prob).astype(plain.dtype)
-    if count == prob.size:
+    if near is None:
         return tuple(_product(plain, weights[:, None] * content) for content in (value, slot.embed))
-    own = pixels_lib.first(near, count)
-    affinity, own_weights = jnp.take(plain, own, axis=1), weights[own]
-    far_affinity = jnp.maximum(partition - _product(affinity, own_weights[:, None])[:, 0], 0.0)
-    far_weights = jnp.where(slot.pixel_valid, weights, 0.0).at[own].set(0.0)
+    # Whatever `count` is padded to, and by whom: a pixel is read for itself if it is near, else it is not.
+    own_weights = jnp.where(near, weights, 0.0)
+    far_weights = jnp.where(slot.pixel_valid & ~near, weights, 0.0)
     far_weights /= jnp.maximum(jnp.sum(far_weights), 1e-30)
+    own = slice(None)
+    if count < prob.size:
+        own = pixels_lib.first(near, count)
+        plain = jnp.take(plain, own, axis=1)
+    own_weights = own_weights[own]
+    far_affinity = jnp.maximum(partition - _product(plain, own_weights[:, None])[:, 0], 0.0)
 
     def read(content: Float[Array, "K c"]) -> Float[Array, "Q c"]:
         far = far_affinity[:, None] * (far_weights @ content)[None, :]
-        return _product(affinity, own_weights[:, None] * content[own]) + far
+        return _product(plain, own_weights[:, None] * content[own]) + far
 
     return read(value), read(slot.embed)
 
@@ -227,14 +232,19 @@ def _add_object(
     return new, (maximum, jnp.where(maximum > affinity_lib.MASKED / 2, partition, 0.0))
 
 
-def _finish(sums: _Sums, slot_maximum: Float[Array, "M N Q"], slot_partition: Float[Array, "M N Q"]):
+def _finish(
+    sums: _Sums,
+    slot_maximum: Float[Array, "M N Q"],
+    slot_partition: Float[Array, "M N Q"],
+    within: Callable[[Float[Array, "N Q"]], Float[Array, "N Q"]],
+) -> tuple[Array, ...]:
     """Divides by the partition functions; an object that no slot knows reads zeros."""
     # Chosen before the division: behind one by almost nothing, gradients would be 0 times infinity.
     partition = jnp.where(sums.partition > 0, sums.partition, 1.0)
     prob = sums.prob / jnp.where(sums.total > 0, sums.total, 1.0)
     share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / partition[None]
     # Only the object's own pixels say which slots it needs.
-    mass = jnp.einsum("mnq,nq->nm", share, prob)
+    mass = jnp.einsum("mnq,nq->nm", share, within(prob))
     return sums.value / partition[..., None], sums.embed / partition[..., None], prob, mass
 
 
@@ -282,8 +292,8 @@ def topk(
     n, num_slots, h, w = memory.prob.shape
     k = min(config.topk, h * w)
 
-    def read_block(query: Float[Array, "Q Ck"], pixels: Int[Array, "Q"]) -> tuple[Array, ...]:
-        logits_of = affinity_lib.logits_fn(query, pixels, (h, w), config=config)
+    def read_block(query: Float[Array, "Q Ck"], numbers: Int[Array, "Q"]) -> tuple[Array, ...]:
+        logits_of = affinity_lib.logits_fn(query, numbers, (h, w), config=config)
 
         def merge_slot(best: tuple[Array, Array], index: Array) -> tuple[Array, Array]:
             highest, pixels = jax.lax.top_k(logits_of(affinity_lib.slot(memory, index)), k)
@@ -312,12 +322,12 @@ def topk(
                     "qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32
                 )
 
-            read_prob = gather(prob)[:, 0]
-            shares = weights * read_prob[:, None]
-            mass = jnp.zeros(num_slots).at[slots.ravel()].add(shares.ravel())
-            return gather(value), gather(memory.embed), read_prob, mass
+            return gather(value), gather(memory.embed), gather(prob)[:, 0], weights
 
-        return jax.vmap(read_object)(memory.value, memory.prob, memory.object_in_slot)
+        *found, prob, weights = jax.vmap(read_object)(memory.value, memory.prob, memory.object_in_slot)
+        shares = weights * pixels_lib.within(near, numbers, prob)[..., None]
+        mass = jnp.zeros((n, num_slots)).at[:, slots.ravel()].add(shares.reshape(n, -1))
+        return *found, prob, mass
 
     return _blockwise(query_key, memory, read_block, near)
 

@@ -60,7 +60,7 @@ def initialise(
         if "must be called before" in str(error):
             raise VosError(
                 "JAX uses this program's devices already, so it can no longer look for other processes: "
-                "start train.py in a program of its own, or say --num_processes 1 to train in this one alone"
+                "start it in a program of its own, or say --num_processes 1 for this one alone"
             ) from error
         raise VosError(f"cannot join the other processes: {_first_line(error)}") from error
     log.info("process %d of %d", jax.process_index(), jax.process_count())

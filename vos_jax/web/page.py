@@ -15,8 +15,8 @@ from vos_jax import errors
 from vos_jax.inference import snapshots, tracker
 from vos_jax.web import project as project_lib
 
-# A visitor's video is removed when the page is closed, or so long after.
-KEEP_SECONDS = 3600
+# A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
+KEEP_SECONDS = 24 * 3600
 # The first answer of a run comes at once, later ones so many frames apart.
 PREVIEW_EVERY = 3
 
@@ -104,12 +104,14 @@ def build(server: Server) -> gr.Blocks:
 
     @_said
     def open_video(path: str | None, old: project_lib.Project | None):
+        # What is no video leaves the one before as it is.
+        project = None if path is None else server.open(path)
         if old is not None:
             old.close()
-        if path is None:
-            return None, gr.update(), None, None, [], "Drop a video.", None
-        project = server.open(path)
-        slider = gr.update(minimum=0, maximum=max(project.num_frames - 1, 1), value=0, interactive=True)
+        if project is None:
+            return None, gr.update(interactive=False), None, None, [], "Drop a video.", None
+        last = project.num_frames - 1
+        slider = gr.update(minimum=0, maximum=max(last, 1), value=0, interactive=last > 0)
         height, width = project.media.size
         text = f"{project.num_frames} frames of {width}x{height}. Paint or box the first object."
         return project, slider, project.frame(0), project.picture(0), [], text, None

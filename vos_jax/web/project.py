@@ -71,7 +71,9 @@ class Project:
                 raise errors.VosError(
                     f"the video has more than {MAX_FRAMES} frames; cut it, or use segment.py, which takes any"
                 )
-            cv2.imwrite(str(self._frame_path(index)), frame.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+            if not cv2.imwrite(str(self._frame_path(index)), frame.image[:, :, ::-1], quality):
+                raise errors.VosError(f"frame {index} cannot be kept: the server's disk is full")
         if index < 0:
             raise errors.VosError("the video has no frames")
         return index + 1
@@ -169,7 +171,8 @@ class Project:
                 path.unlink()
             else:
                 return snapshots.load(path, self._follower, self._model)
-        return self._follower.start(self.media.size, 1)
+        count = len({i for ids in self.annotations.values() for i in np.unique(ids).tolist() if i})
+        return self._follower.start(self.media.size, count)
 
     def save_masks(self) -> pathlib.Path:
         """Writes all masks as a zip of indexed PNGs and returns its path; raises VosError where some lack."""
