@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors, lock
+from vos_jax import command, devices, errors, lock, parts
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -138,6 +138,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     writer.check_writable(out)
     if group.leads:
         lock.hold(out)
+        parts.sweep(out)
     with group.leader_first("record"):
         log = record.Record(
             out,

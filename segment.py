@@ -24,7 +24,7 @@ import numpy as np
 
 import vos_jax
 from vos_jax import config as configs
-from vos_jax import devices, errors, lock
+from vos_jax import devices, errors, lock, parts
 from vos_jax.data import given_masks, masks, prefetch, video_files
 from vos_jax.inference import loading, session, snapshots, tracker, writer
 from vos_jax.visualize import console, movie, products
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model_name = snapshots.fingerprint(model, params)
     writer.check_writable(out)
     lock.hold(out)
+    parts.sweep(out)
     run = session.Session(
         out, settings(config, media, annotations, model_name), model_name, overwrite=options.overwrite
     )

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
-from vos_jax import command, devices, errors, lock
+from vos_jax import command, devices, errors, lock, parts
 from vos_jax import config as configs
 from vos_jax.data import pipeline
 from vos_jax.inference import loading, record, writer
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     leads = jax.process_index() == 0
     if leads:
         lock.hold(workdir, "--workdir")
+        parts.sweep(workdir)
     say = screen.print if leads else lambda *_: None
 
     # ---------------------------------------------------------------- data

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.inference import rollout
-from vos_jax.models import alignment, masks, vos
+from vos_jax.models import alignment, masks, refine, vos
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
@@ -67,8 +67,10 @@ def of_frame(
     if model.config.use_refine:
         yield part(
             "RefineNet",
-            lambda net, *arguments: net.refine(*arguments),
-            *(features, read.value, read.prob, out.coarse, state.prev_prob),
+            lambda net, *arguments: refine.refine_all(
+                net.refine, *arguments, windowed=net.config.read.reach > 0
+            ),
+            *(features, read, out.coarse, state.prev_prob),
         )
     yield Stage("upsampling and argmax", _finish, (prediction.prob, state.object_valid))
     yield Stage("value", model.value, (params, encoded, state.prev_prob, state))

@@ -26,7 +26,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.train import checkpoints
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -93,8 +93,10 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         # The record first goes: a file without one is taken as it is, one with a foreign one is refused.
         out.with_suffix(".json").unlink(missing_ok=True)
-        _replace(out, packed)
-        _replace(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+        with parts.whole(out) as part:
+            part.write_bytes(packed)
+        with parts.whole(out.with_suffix(".json")) as part:
+            part.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
     return record
@@ -111,13 +113,6 @@ def _score(noted: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     sequences = noted["config"]["train"]["evaluation"]["sequences"]
     return {"J": noted["score"], "on": "sequences held back from training", "sequences": sequences}
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    """Writes beside `path` and renames, so that no reader meets half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 @errors.entry_point

@@ -24,7 +24,7 @@ import jax.export
 import jax.numpy as jnp
 
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.inference import loading, rollout
 from vos_jax.models import masks
 from vos_jax.models import state as state_lib
@@ -112,9 +112,8 @@ def main(arguments: list[str]) -> None:
     packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        part = options.out.with_name(options.out.name + ".part")
-        part.write_bytes(packed)
-        part.replace(options.out)
+        with parts.whole(options.out) as part:
+            part.write_bytes(packed)
     except OSError as error:
         raise errors.VosError(
             f"{options.out}: cannot be written ({error.strerror}); choose another OUT"

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.models import backbones, masks, refine
+from vos_jax.models import backbones, masks, refine, windows
+from vos_jax.models import read as read_lib
 
 
 def features(h=2, w=3, seed=0):
@@ -16,6 +17,10 @@ def features(h=2, w=3, seed=0):
     return backbones.Features(c2=level(4, 3), c3=level(8, 4), c4=level(16, 5), c5=level(16, 1))
 
 
+def shared_then_own(net, features, *own):
+    return net(net.frame(features), *own)
+
+
 def test_untrained_it_hands_on_the_memorys_mask_and_every_parameter_can_learn():
     net = refine.RefineNet(channels=(8, 6, 4))
     rng = np.random.default_rng(1)
@@ -23,17 +28,74 @@ def test_untrained_it_hands_on_the_memorys_mask_and_every_parameter_can_learn():
     prob = jnp.asarray(rng.uniform(size=(2, 3)), jnp.float32)
     coarse, prev = jnp.asarray(rng.uniform(size=(2, 8, 12)), jnp.float32)
     inputs = (features(), value, prob, coarse, prev)
-    params = net.init(jax.random.key(0), *inputs)
-    logits = net.apply(params, *inputs)
+    params = net.init(jax.random.key(0), *inputs, method=shared_then_own)
+    logits = net.apply(params, *inputs, method=shared_then_own)
     np.testing.assert_allclose(logits, masks.upsample(refine.logit(prob), 4), atol=1e-5)
 
     def loss(params):
-        return jnp.mean(jnp.square(net.apply(params, *inputs) - 1.0))
+        return jnp.mean(jnp.square(net.apply(params, *inputs, method=shared_then_own) - 1.0))
 
     # Behind a head of zeros nothing learns in the first step; after it, everything does.
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
         assert np.any(grad) and np.all(np.isfinite(grad)), path
+
+
+def test_windows_refine_as_the_whole_frame_does():
+    """Up to what lies within RefineNet's sight of a window's border; an object nobody knows costs nothing."""
+    h, w, n = 20, 30, 3
+    rng = np.random.default_rng(2)
+    net = refine.RefineNet(channels=(8, 6, 4))
+    near = np.zeros((n, h, w), bool)
+    near[0, 2:20, 4:22] = True
+    near[1, 2:20, 12:30] = True
+    read = read_lib.Read(
+        value=jnp.asarray(rng.normal(size=(n, h, w, 7)), jnp.float32),
+        embed=jnp.zeros((n, h, w, 1)),
+        prob=jnp.asarray(rng.uniform(size=(n, h, w)), jnp.float32),
+        mass=jnp.zeros((n, 1)),
+        near=jnp.asarray(near),
+    )
+    coarse, prev = jnp.asarray(rng.uniform(size=(2, n, 4 * h, 4 * w)), jnp.float32)
+    own = read.value[0], read.prob[0], coarse[0], prev[0]
+    params = net.init(jax.random.key(0), features(h, w), *own, method=shared_then_own)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
+
+    def run(windowed):
+        return net.apply(
+            params, features(h, w), read, coarse, prev, windowed=windowed, method=refine.refine_all
+        )
+
+    whole, windowed = run(False), jax.jit(run, static_argnums=0)(True)
+    # Windows of 20 x 18 cells, from the top to the bottom of the frame; the second one's ends with the frame.
+    for index, columns in ((0, slice(4 * 11, 4 * 15)), (1, slice(4 * 20, 4 * 30))):
+        np.testing.assert_allclose(windowed[index, :, columns], whole[index, :, columns], atol=1e-4)
+    np.testing.assert_array_equal(windowed[2], np.float32(refine.ABSENT))
+    assert np.ptp(whole[0]) > 1.0
+
+
+def test_a_window_holds_what_is_needed_wherever_it_lies():
+    rng = np.random.default_rng(3)
+    grid = (10, 20)
+    assert windows.sizes(grid) == [(5, 8), (10, 8), (10, 12), (10, 16), (10, 20)]
+    image = jnp.asarray(rng.normal(size=(20, 40, 2)), jnp.float32)
+
+    @jax.jit
+    def run(near):
+        return windows.apply(lambda x: x[..., 1], near, image, factor=2, outside=-7.0)
+
+    for _ in range(30):
+        top, left = rng.integers(0, 10), rng.integers(0, 20)
+        bottom, right = rng.integers(top, 10) + 1, rng.integers(left, 20) + 1
+        near = np.zeros(grid, bool)
+        near[top:bottom, left:right] = True
+        found = np.asarray(run(jnp.asarray(near)))
+        computed = found != -7.0
+        np.testing.assert_array_equal(found[computed], np.asarray(image[..., 1])[computed])
+        assert np.all(computed[2 * top : 2 * bottom, 2 * left : 2 * right])
+        smallest = next(h * w for h, w in windows.sizes(grid) if h >= bottom - top and w >= right - left)
+        assert computed.sum() == 4 * smallest
+    np.testing.assert_array_equal(run(jnp.zeros(grid, bool)), -7.0)
 
 
 def test_aggregation_by_hand():

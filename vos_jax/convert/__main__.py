@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.convert import files, folding, plans
 from vos_jax.models import backbones
 from vos_jax.models.backbones import pretrained
@@ -59,8 +59,10 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replace(out, packed)
-        replace(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
+        with parts.whole(out) as part:
+            part.write_bytes(packed)
+        with parts.whole(out.with_suffix(".json")) as part:
+            part.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
     return record
@@ -72,13 +74,6 @@ def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:
     variables = jax.eval_shape(backbones.BACKBONES[name]().init, jax.random.key(0), frame)
     flat = flax.traverse_util.flatten_dict(variables["params"])
     return {path[:-1]: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-    """Writes beside `path` and renames, so that no reader meets half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 @errors.entry_point

@@ -2,16 +2,14 @@
 
 import io
 import os
-import pathlib
 import struct
-import threading
 import zlib
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, parts, untrusted
 from vos_jax.typing import UInt8
 
 MAX_OBJECTS = 64
@@ -192,14 +190,8 @@ def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
     # Level 1 is 3x faster than the default 6 and twice as large (7 kB instead of 4 for a 480p mask).
     image.save(encoded, "PNG", compress_level=1)
 
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        temporary.write_bytes(encoded.getbuffer())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with parts.whole(path) as part:
+        part.write_bytes(encoded.getbuffer())
 
 
 def check_indexed(data: bytes, path: str | os.PathLike) -> None:

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import pathlib
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +28,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, parts, untrusted
 from vos_jax.data import masks, names, sources
 from vos_jax.models.proposals import MASK_STRIDE, Proposals
 from vos_jax.typing import Bool, Float
@@ -140,14 +139,8 @@ def write(path: str | os.PathLike, proposals: VideoProposals) -> None:
         for frame, records in proposals.frames.items()
     }
     data = {"format": FORMAT, "video": proposals.video, "size": list(proposals.size), "frames": frames}
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with parts.whole(path) as part:
+        part.write_text(json.dumps(data), encoding="utf-8")
 
 
 def arrays(

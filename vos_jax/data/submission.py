@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.data import datasets, masks, names, sources
 
 MAX_BYTES = 2**26
@@ -49,21 +49,18 @@ def pack(source: sources.VideoSource, results: str | os.PathLike, path: pathlib.
     Raises:
       VosError: a mask is missing or unfit (see `check`), or the archive cannot be written; none is left then.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            for video in map(source.video, source.sequences()):
-                for name in sources.written_names(video):
-                    mask = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
-                    info = zipfile.ZipInfo(member(source, video.name, name), _TIME)
-                    info.external_attr = (stat.S_IFREG | 0o644) << 16
-                    archive.writestr(info, mask.read_bytes(), zipfile.ZIP_DEFLATED)
-        check(source, part, shown=path)
-        os.replace(part, path)
+        with parts.whole(path) as part:
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+                for video in map(source.video, source.sequences()):
+                    for name in sources.written_names(video):
+                        mask = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
+                        info = zipfile.ZipInfo(member(source, video.name, name), _TIME)
+                        info.external_attr = (stat.S_IFREG | 0o644) << 16
+                        archive.writestr(info, mask.read_bytes(), zipfile.ZIP_DEFLATED)
+            check(source, part, shown=path)
     except OSError as error:
         raise errors.VosError(f"{error.filename or path}: cannot pack: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

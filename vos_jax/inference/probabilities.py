@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, parts, untrusted
 from vos_jax.data import names, sources
 from vos_jax.inference import tracker
 from vos_jax.typing import Float, UInt8
@@ -56,13 +56,8 @@ def write(path: pathlib.Path, soft: Soft) -> None:
     """Writes a compressed file, all of it or nothing; its folder exists. OSError if it cannot."""
     data = io.BytesIO()
     np.savez_compressed(data, objects=np.array(soft.objects, np.uint8), levels=soft.levels)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with parts.whole(path) as part:
         part.write_bytes(data.getbuffer())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def read(path: pathlib.Path) -> Soft:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vos_jax import untrusted
+from vos_jax import parts, untrusted
 from vos_jax.data import sources
 from vos_jax.errors import VosError
 from vos_jax.inference import writer
@@ -57,14 +56,14 @@ class Record:
 
     def gather(self) -> None:
         """Takes over what other processes noted, and removes their files."""
-        parts = sorted(self.folder.glob(PARTS))
-        for path in parts:
+        others = sorted(self.folder.glob(PARTS))
+        for path in others:
             entries, known = _read(path)
             self._entries |= entries
             self._known |= known
-        if parts:
+        if others:
             self._write()
-        for path in parts:
+        for path in others:
             path.unlink(missing_ok=True)
 
     def unfinished(self, videos: Sequence[sources.Video]) -> list[str]:
@@ -178,12 +177,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON so that a reader sees the old file or the whole new one; `VosError` if it cannot."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(_LISTS.sub(_on_one_line, json.dumps(content, indent=2)) + "\n")
-        os.replace(part, path)
+        with parts.whole(path) as part:
+            part.write_text(_LISTS.sub(_on_one_line, json.dumps(content, indent=2)) + "\n")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise VosError(f"{path}: cannot write: {error.strerror or error}") from error
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, untrusted, weights_io
+from vos_jax import errors, parts, untrusted, weights_io
 from vos_jax.data import masks
 from vos_jax.inference import tracker as tracker_lib
 from vos_jax.models import state as state_lib
@@ -50,14 +50,11 @@ def save(path: str | os.PathLike, snapshot: tracker_lib.Snapshot, model: str) ->
         ),
     }
     path = pathlib.Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
-        os.replace(part, path)
+        with parts.whole(path) as part:
+            part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
     except OSError as error:
         raise errors.VosError(f"{path}: cannot save the state: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> tracker_lib.Track:

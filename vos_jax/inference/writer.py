@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.data import masks, names
 from vos_jax.inference import probabilities
 from vos_jax.typing import UInt8
@@ -23,7 +23,7 @@ def check_writable(out_dir: str | os.PathLike) -> None:
       VosError: the folder cannot be made, is a file, is read-only, or its disk is full.
     """
     folder = pathlib.Path(out_dir)
-    probe = folder / f".writable-{os.getpid()}-{threading.get_ident()}.tmp"
+    probe = parts.beside(folder / "writable")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:

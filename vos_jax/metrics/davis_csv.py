@@ -2,12 +2,11 @@
 
 import csv
 import io
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vos_jax import errors
+from vos_jax import errors, parts
 
 MEASURES = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
@@ -42,11 +41,9 @@ def _write(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) 
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
     table.writerows([[f"{v:.3f}" if isinstance(v, float) else v for v in row] for row in rows])
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text.getvalue())
-        os.replace(part, path)
+        with parts.whole(path) as part:
+            part.write_text(text.getvalue())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise errors.VosError(f"{path}: cannot write: {error.strerror or error}") from error
     return path

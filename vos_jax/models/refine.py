@@ -1,13 +1,19 @@
 """RefineNet: from coarse mask and memory read to a sharp mask (DESIGN.md section 7, paper section 4)."""
 
+import math
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from vos_jax.models import backbones, masks
+from vos_jax.models import backbones, masks, windows
+from vos_jax.models import read as read_lib
 from vos_jax.typing import Array, Float
 
 # Odds are taken of probabilities clipped to this; a certain pixel stays within +-9.2 logits.
 CLIP = 1e-4
+ABSENT = math.log(CLIP) - math.log1p(-CLIP)  # a mask of 0
 
 
 def logit(prob: Float[Array, "*p"]) -> Float[Array, "*p"]:
@@ -28,10 +34,10 @@ class ResidualBlock(nn.Module):
 
 
 class RefineNet(nn.Module):
-    """Refines ONE object's mask; `vmap` over objects with the features shared.
+    """Refines ONE object's mask; `refine_all` maps it over objects.
 
-    Convolutions of what all objects share stand apart from those of what is the object's own, so that they
-    run once per frame: conv(concat(a, b)) = conv(a) + conv(b).
+    Convolutions of what all objects share (`frame`) stand apart from those of what is the object's own, so
+    that they run once per frame: conv(concat(a, b)) = conv(a) + conv(b).
 
     Attributes:
       channels: at strides 16, 8, 4.
@@ -41,10 +47,27 @@ class RefineNet(nn.Module):
     channels: tuple[int, int, int] = (128, 64, 32)
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        c16, c8, c4 = self.channels
+
+        def conv(channels: int, size: int, **settings: Any) -> nn.Conv:
+            return nn.Conv(channels, (size, size), dtype=self.dtype, **settings)
+
+        self.frame16, self.frame8, self.frame4 = conv(c16, 3), conv(c8, 3), conv(c4, 3)
+        self.object16, self.object4 = conv(c16, 3), conv(c4, 3)
+        self.narrow8, self.narrow4 = conv(c8, 1), conv(c4, 1)
+        self.block16, self.block8, self.block4 = (ResidualBlock(self.dtype) for _ in range(3))
+        # Zero at first: an untrained RefineNet hands on what the memory says.
+        self.logit = conv(1, 3, kernel_init=nn.initializers.zeros)
+        self.propagated_gain = self.param("propagated_gain", nn.initializers.ones, ())
+
+    def frame(self, features: backbones.Features) -> tuple[Array, Array, Array]:
+        """What all objects share, at strides 16, 8 and 4."""
+        return self.frame16(features.c4), self.frame8(features.c3), self.frame4(features.c2)
+
     def __call__(
         self,
-        features: backbones.Features,
+        frame: tuple[Array, Array, Array],
         value: Float[Array, "h w Cv"],
         prob: Float[Array, "h w"],
         coarse: Float[Array, "H/4 W/4"],
@@ -53,35 +76,66 @@ class RefineNet(nn.Module):
         """Returns the refined mask's logits at stride 4.
 
         Args:
-          features: the frame's, shared by all objects.
+          frame: `frame` of the frame's features.
           value: what the memory read for this object, R^v.
           prob: the memory's own propagated mask R^p in [0, 1].
           coarse: the matched proposals' mask in [0, 1].
           prev_prob: the previous frame's mask in [0, 1].
         """
-        c16, c8, c4 = self.channels
-
-        def conv(channels: int, size: int, name: str) -> nn.Conv:
-            return nn.Conv(channels, (size, size), dtype=self.dtype, name=name)
 
         def double(x: Float[Array, "h w C"]) -> Float[Array, "2*h 2*w C"]:
             return jnp.moveaxis(masks.upsample(jnp.moveaxis(x, -1, 0), 2), 0, -1)
 
+        frame16, frame8, frame4 = frame
         propagated = logit(prob)
         fine = jnp.stack([coarse, prev_prob], axis=-1)
         own = [value, prob[..., None], propagated[..., None], masks.downsample(fine.transpose(2, 0, 1), 4)]
         own[3] = own[3].transpose(1, 2, 0)
         own = jnp.concatenate([x.astype(self.dtype) for x in own], axis=-1)
 
-        x = conv(c16, 3, "object16")(own) + conv(c16, 3, "frame16")(features.c4)
-        x = ResidualBlock(self.dtype, name="block16")(x)
-        x = double(conv(c8, 1, "narrow8")(nn.relu(x))) + conv(c8, 3, "frame8")(features.c3)
-        x = ResidualBlock(self.dtype, name="block8")(x)
-        x = double(conv(c4, 1, "narrow4")(nn.relu(x))) + conv(c4, 3, "frame4")(features.c2)
-        x = x + conv(c4, 3, "object4")(fine)
-        x = ResidualBlock(self.dtype, name="block4")(x)
+        x = self.block16(self.object16(own) + frame16)
+        x = self.block8(double(self.narrow8(nn.relu(x))) + frame8)
+        x = self.block4(double(self.narrow4(nn.relu(x))) + frame4 + self.object4(fine))
+        residual = self.logit(nn.relu(x))[..., 0].astype(jnp.float32)
+        return residual + self.propagated_gain * masks.upsample(propagated, 4)
 
-        # Zero at first: an untrained RefineNet hands on what the memory says.
-        head = nn.Conv(1, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="logit")
-        gain = self.param("propagated_gain", nn.initializers.ones, ())
-        return head(nn.relu(x))[..., 0].astype(jnp.float32) + gain * masks.upsample(propagated, 4)
+
+def refine_all(
+    net: RefineNet,
+    features: backbones.Features,
+    read: read_lib.Read,
+    coarse: Float[Array, "N H/4 W/4"],
+    prev_prob: Float[Array, "N H/4 W/4"],
+    *,
+    windowed: bool,
+) -> Float[Array, "N H/4 W/4"]:
+    """Refines all objects' masks.
+
+    Args:
+      net: bound to its parameters.
+      features: the frame's.
+      read: what the memory says.
+      coarse, prev_prob: the matched proposals' masks and those of the frame before, in [0, 1].
+      windowed: whether each object is refined in a window around `read.near` alone, one object after the
+        other; elsewhere its logits are those of a mask of 0.
+
+    Returns:
+      Logits.
+    """
+    images = read.value, read.prob, coarse, prev_prob
+    if net.is_initializing():
+        return net(net.frame(features), *(image[0] for image in images))[None]
+    frame = net.frame(features)
+    net, variables = net.unbind()
+
+    def refine(images: tuple[Any, ...]) -> Float[Array, "wH/4 wW/4"]:
+        return net.apply(variables, *images)
+
+    if not windowed:
+        return jax.vmap(lambda *own: refine((frame, *own)))(*images)
+
+    def in_window(own: tuple[Array, ...]) -> Float[Array, "H/4 W/4"]:
+        near, *own = own
+        return windows.apply(refine, near, (frame, *own), factor=4, outside=ABSENT)
+
+    return jax.lax.map(in_window, (read.near, *images))

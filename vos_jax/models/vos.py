@@ -135,9 +135,7 @@ class VOSNet(nn.Module):
         self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(c.datasets),))
         self.null_cost = self.param("null_cost", nn.initializers.constant(-0.25), ())
         if c.use_refine:
-            self.refine = over_objects(refine.RefineNet, in_axes=(None, 0, 0, 0, 0))(
-                c.refine_channels, c.dtype
-            )
+            self.refine = refine.RefineNet(c.refine_channels, c.dtype)
 
     def encode(self, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
         """The frame's features, its key and its embedding, shared by all objects."""
@@ -163,8 +161,13 @@ class VOSNet(nn.Module):
         matched = self.match(read, encoded.embed, candidates, compared, state)
         refined_logits = None
         if c.use_refine:
-            refined_logits = self.refine(
-                encoded.features, read.value, read.prob, matched.coarse, state.prev_prob
+            refined_logits = refine.refine_all(
+                self.refine,
+                encoded.features,
+                read,
+                matched.coarse,
+                state.prev_prob,
+                windowed=c.read.reach > 0,
             )
         prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
         factor = STRIDE // state_lib.MASK_STRIDE

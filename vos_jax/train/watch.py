@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 import tensorboardX
 from rich import console
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.train import evaluation
 from vos_jax.typing import UInt8
 
@@ -108,9 +107,16 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._writes:
-            self._board.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if not self._writes:
+            return
+        try:
+            with _clear_errors(self.folder):
+                self._board.close()
+        except errors.VosError:
+            # An error that is already on its way says more than what followed from it.
+            if kind is None:
+                raise
 
     def _speed(self, step: int) -> dict[str, float | None]:
         """Clips per second and the share of time spent waiting for data since the last logged step."""
@@ -165,9 +171,8 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(f"{line}\n")
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(kept))
-    os.replace(part, path)
+    with parts.whole(path) as part:
+        part.write_text("".join(kept))
 
 
 def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.typing import UInt8
 
 # Sound that an mp4 may hold as it is; any other is encoded again, as AAC.
@@ -63,7 +63,7 @@ class Movie:
         size: tuple[int, int] | None = None,
     ):
         self.path = pathlib.Path(path)
-        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+        self._part = parts.beside(self.path)
         self.rate = fractions.Fraction(rate)
         self._time_base = time_base or 1 / self.rate
         self._aspect, self._source = fractions.Fraction(aspect), audio
@@ -143,4 +143,4 @@ class Movie:
                 self._container.close()
             except (OSError, av.error.FFmpegError):
                 pass  # a full disk: what is there goes anyway
-            self._part.unlink(missing_ok=True)
+            parts.remove(self._part)

@@ -1,7 +1,6 @@
 """Masks over frames: colour overlays, videos of them, contact sheets."""
 
 import fractions
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vos_jax import parts
 from vos_jax.data import masks, sources
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
@@ -117,9 +117,8 @@ def draw_video(
 
     try:
         write_video(folder / f"{video.name}.mp4", drawn())
-        part = folder / f".{video.name}.{os.getpid()}.part.png"
-        Image.fromarray(contact_sheet(sheet)).save(part)
-        os.replace(part, folder / f"{video.name}.png")
+        with parts.whole(folder / f"{video.name}.png") as part:
+            Image.fromarray(contact_sheet(sheet)).save(part, "PNG")
     except OSError as error:
         raise VosError(f"{folder}: cannot draw '{video.name}': {error.strerror or error}") from error
     return folder / f"{video.name}.png"

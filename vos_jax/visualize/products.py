@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.data import video_files
 from vos_jax.typing import UInt8
 from vos_jax.visualize import movie, overlay
@@ -100,12 +100,8 @@ class CutoutImages:
         path = self.path / f"{name}.png"
         if path.exists():
             return
-        part = self.path / f".{name}.{os.getpid()}.part"
-        try:
+        with parts.whole(path) as part:
             Image.fromarray(cut_out(frame.image, ids)).save(part, "PNG", compress_level=1)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def add_sound(self, packet: av.Packet) -> None:
         """Pictures are silent."""
@@ -121,8 +117,7 @@ class RunLengths:
     def __init__(self, path: pathlib.Path, media: video_files.Media):
         self.path = path
         self._size = media.size
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._images = self._part.with_suffix(".images")
+        self._part, self._images = parts.beside(path), parts.beside(path.with_suffix(".images"))
         self._out: TextIO = self._part.open("w")
         self._frames: TextIO = self._images.open("w+")
         info = {"description": f"object masks of {media.name} by vos_jax", "video": media.name}
@@ -142,7 +137,7 @@ class RunLengths:
                     file.close()
                 except OSError:
                     pass  # a full disk: the file goes anyway
-                path.unlink(missing_ok=True)
+                parts.remove(path)
 
     def add(self, name: str, frame: video_files.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Encodes one frame."""

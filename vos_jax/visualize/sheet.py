@@ -1,7 +1,6 @@
 """Figures: captioned panels in a grid on white, sized to be read at the width of a page."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vos_jax import errors
+from vos_jax import errors, parts
 from vos_jax.typing import UInt8
 
 WIDTH = 1600  # pixels: 16 cm at 250 per inch
@@ -75,13 +74,10 @@ def panel_width(columns: int) -> int:
 
 def save(path: pathlib.Path, image: UInt8[np.ndarray, "H W 3"]) -> pathlib.Path:
     """Writes a PNG, all of it or nothing, and returns its path; VosError if it cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(part, "PNG")
-        os.replace(part, path)
+        with parts.whole(path) as part:
+            Image.fromarray(image).save(part, "PNG")
     except OSError as error:
         raise errors.VosError(f"{path}: cannot write the picture: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -1,0 +1,68 @@
+"""Work on the part of a frame that holds an object, in windows of a few static sizes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Bool, Float
+
+# Shares of a frame's height and width; each window is a program of its own. An object with what lies within
+# its reach is nearly as tall as the frame, seldom as wide.
+SHARES = ((1 / 2, 2 / 5), (1, 2 / 5), (1, 3 / 5), (1, 4 / 5), (1, 1))
+
+
+def sizes(grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """The windows' (height, width) in cells of a frame of `grid` cells, smallest first."""
+    found = {tuple(math.ceil(share * n) for share, n in zip(shares, grid, strict=True)) for shares in SHARES}
+    return sorted(found, key=math.prod)
+
+
+def apply(
+    function: Callable[[Any], Float[Array, "wH wW"]],
+    near: Bool[Array, "h w"],
+    images: Any,
+    *,
+    factor: int,
+    outside: float,
+) -> Float[Array, "H W"]:
+    """Returns `function(images)` in the smallest window that holds all near cells, and `outside` elsewhere.
+
+    Under `vmap` every window is computed; map over objects with `jax.lax.map`.
+
+    Args:
+      function: of images cut to the window, to one `factor` times as fine as `near`. It sees the window's
+        border as it sees the frame's.
+      near: the cells that are needed; where there are none nothing is computed.
+      images: a tree of [f h, f w, ...], each as fine as `near` or a multiple f of it.
+      factor: of the result.
+      outside: the value where `function` was not computed.
+    """
+    h, w = near.shape
+    result = jax.ShapeDtypeStruct((factor * h, factor * w), jnp.float32)
+    rows, columns = jnp.any(near, axis=1), jnp.any(near, axis=0)
+    first = jnp.stack([jnp.argmax(rows), jnp.argmax(columns)])
+    extent = jnp.stack([h - jnp.argmax(rows[::-1]), w - jnp.argmax(columns[::-1])]) - first
+
+    def window(size: tuple[int, int]) -> Float[Array, "H W"]:
+        # In the middle of its window, as far as the frame allows.
+        slack = jnp.asarray(size) - extent
+        corner = jnp.clip(first - slack // 2, 0, jnp.asarray([h - size[0], w - size[1]]))
+
+        def cut(image: Float[Array, "fh fw *c"]) -> Float[Array, "fwh fww *c"]:
+            f = image.shape[0] // h
+            start = (*(f * corner), *(0 for _ in image.shape[2:]))
+            return jax.lax.dynamic_slice(image, start, (f * size[0], f * size[1], *image.shape[2:]))
+
+        found = function(jax.tree.map(cut, images)).astype(result.dtype)
+        blank = jnp.full(result.shape, outside, result.dtype)
+        return jax.lax.dynamic_update_slice(blank, found, tuple(factor * corner))
+
+    windows = sizes((h, w))
+    holds = jnp.all(jnp.asarray(windows) >= extent[None], axis=1)
+    index = jnp.where(jnp.any(near), 1 + jnp.argmax(holds), 0)
+    branches = [lambda: jnp.full(result.shape, outside, result.dtype)]
+    branches += [lambda size=size: window(size) for size in windows]
+    return jax.lax.switch(index, branches)
