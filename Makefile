@@ -2,6 +2,7 @@
 # make test      environment, all tests that fit in ten minutes on two cores
 # make test-all  environment, every test
 # make fuzz      environment, 100,000 damaged files through every reader (minutes); FUZZ_ARGS for more
+# make torture   environment, programs killed, starved and lied to (ten minutes); TORTURE_ARGS for more
 # make lint      ruff
 # make env       the environment alone: .venv, rebuilt only when a requirement file changes
 
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.requirements-installed
 # Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: env demo test test-all fuzz lint
+.PHONY: env demo test test-all fuzz torture lint
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -37,6 +38,9 @@ test-all: env
 
 fuzz: env
 	$(BIN)/python -m tests.fuzz.run --inputs 100000 --keep results/fuzz $(FUZZ_ARGS)
+
+torture: env
+	$(BIN)/python -m tests.torture.run $(TORTURE_ARGS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -3,7 +3,10 @@
 import contextlib
 import functools
 import os
+import signal
 import sys
+import threading
+import types
 from collections.abc import Callable
 
 
@@ -20,6 +23,16 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Raises KeyboardInterrupt; later, where JAX is called by the garbage collector: Python would drop it."""
+    while frame is not None:
+        if frame.f_code.co_name == "_xla_gc_callback":
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wraps a program's `main`: a `VosError` is printed as one line on stderr and becomes exit code 2.
 
@@ -29,6 +42,10 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
+        own = threading.current_thread() is threading.main_thread()
+        if own and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+            ending.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
         try:
             return main(*args, **kwargs) or 0
         except VosError as error:

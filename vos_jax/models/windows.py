@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from vos_jax.typing import Array, Bool, Float
 
+# Cells around what is needed: a window's border is not the frame's, and changes what lies close to it.
+MARGIN = 1
 # Shares of a frame's height and width; each window is a program of its own. An object with what lies within
 # its reach is nearly as tall as the frame, seldom as wide.
 SHARES = ((1 / 2, 2 / 5), (1, 2 / 5), (1, 3 / 5), (1, 4 / 5), (1, 1))
@@ -45,6 +47,7 @@ def apply(
     rows, columns = jnp.any(near, axis=1), jnp.any(near, axis=0)
     first = jnp.stack([jnp.argmax(rows), jnp.argmax(columns)])
     extent = jnp.stack([h - jnp.argmax(rows[::-1]), w - jnp.argmax(columns[::-1])]) - first
+    wanted = jnp.minimum(extent + 2 * MARGIN, jnp.asarray(near.shape))
 
     def window(size: tuple[int, int]) -> Float[Array, "H W"]:
         # In the middle of its window, as far as the frame allows.
@@ -61,7 +64,7 @@ def apply(
         return jax.lax.dynamic_update_slice(blank, found, tuple(factor * corner))
 
     windows = sizes((h, w))
-    holds = jnp.all(jnp.asarray(windows) >= extent[None], axis=1)
+    holds = jnp.all(jnp.asarray(windows) >= wanted[None], axis=1)
     index = jnp.where(jnp.any(near), 1 + jnp.argmax(holds), 0)
     branches = [lambda: jnp.full(result.shape, outside, result.dtype)]
     branches += [lambda size=size: window(size) for size in windows]
