@@ -72,11 +72,9 @@ class Tracker:
       model, params: the method and its parameters.
       buckets: capacities for objects; each is compiled once.
       with_prob: whether results carry soft masks.
-      keep_states: whether a track's earlier snapshots stay usable when it goes on, at the price of a copy of
-        the memory per frame.
+      keep_states: whether earlier snapshots stay usable as a track goes on; costs a copy of the memory a frame.
       dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
-      num_proposals: places for proposals from elsewhere, which take the place of the model's own in every
-        frame; 0: the model's own.
+      num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
 
     Attributes:
       seconds: wall time spent so far, split into "compile" and "inference".
@@ -299,8 +297,7 @@ class Track:
         """Turns the user's ids into the model's indices; changes this track only when all is well."""
         if ids is None and not remove:
             return self._nothing
-        unknown = [i for i in remove if i not in self.objects]
-        if unknown:
+        if unknown := [i for i in remove if i not in self.objects]:
             raise errors.VosError(
                 f"object {unknown[0]} cannot be removed; followed are {sorted(self.objects)}"
             )
