@@ -72,7 +72,7 @@ class Tracker:
       model, params: the method and its parameters.
       buckets: capacities for objects; each is compiled once.
       with_prob: whether results carry soft masks.
-      keep_states: whether earlier snapshots stay usable as a track goes on; costs a copy of the memory a frame.
+      keep_states: whether earlier snapshots stay usable as a track goes on: a copy of the memory per frame.
       dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
       num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
 
