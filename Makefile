@@ -4,6 +4,7 @@
 # make fuzz      environment, 100,000 damaged files through every reader (minutes); FUZZ_ARGS for more
 # make torture   environment, programs killed, starved and lied to (ten minutes); TORTURE_ARGS for more
 # make lint      ruff
+# make types     pyright
 # make env       the environment alone: .venv, rebuilt only when a requirement file changes
 
 # The first Python from 3.11 on; `make PYTHON=/path/to/python3.12` chooses another.
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.requirements-installed
 # Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: env demo test test-all fuzz torture lint
+.PHONY: env demo test test-all fuzz torture lint types
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -45,3 +46,6 @@ torture: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     media = video_files.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
     annotations = given_masks.read(given, media.size, resize=options.resize_masks)
     if max(annotations) >= media.max_frames:
+        assert media.num_frames is not None  # else `max_frames` is infinite
         check_frames(annotations, media.num_frames)
     out = pathlib.Path(options.out)
     makers = choose_products(options, media, out)

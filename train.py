@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 score = None
                 if due and (last or number % train.evaluation.every == 0):
                     settle()
+                    assert evaluate is not None
                     with view.pause():
                         found = evaluate(evaluation.to_host(run.ema), lambda: stop.signal is not None)
                     if found is not None:

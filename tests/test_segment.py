@@ -303,6 +303,14 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
     assert "there is no frame 9, the video has 8" in capsys.readouterr().err and len(written()) == LENGTH
 
 
+def test_a_mask_behind_the_end_of_a_very_short_video_is_refused(here, clip, capsys):
+    # Matroska counts no frames, and 10 ms at 12 frames per second are less than half of one.
+    video_maker.write("flash.mkv", clip[0][:1], codec="mpeg4", lasts=12)
+    assert video_files.open_media("flash.mkv").num_frames == 1
+    assert run("flash.mkv", "--masks", "first.png", "--masks", "99:second.png") == 2
+    assert "there is no frame 99, the video has 1: 0 to 0" in capsys.readouterr().err
+
+
 def test_masks_are_fitted_shared_and_renamed_when_asked(here, clip):
     frames, ids = clip
     small = np.kron(ids[0], np.ones((2, 2), np.uint8))

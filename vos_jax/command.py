@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
       example: an override, shown by --help, such as "memory.every=3".
     """
 
-    def __init__(self, program: str, description: str, *, example: str):
+    def __init__(self, program: str, description: str | None, *, example: str):
         super().__init__(
             prog=program,
             description=description,

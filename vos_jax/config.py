@@ -121,6 +121,7 @@ def _find(name_or_path: str) -> pathlib.Path:
 
 def _run(path: pathlib.Path) -> config_dict.ConfigDict:
     spec = importlib.util.spec_from_file_location(f"vos_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # the path ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -2,10 +2,12 @@
 
 import ctypes
 import platform
+from typing import Any
 
 import jax
 
 from vos_jax.errors import VosError
+from vos_jax.typing import Device
 
 NAMES = ("cpu", "gpu", "tpu")
 
@@ -41,14 +43,14 @@ def choose(name: str | None) -> str:
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
 
 
-def local() -> list[jax.Device]:
+def local() -> list[Device]:
     """The devices of this process that work is spread over."""
     return jax.local_devices()
 
 
 def peak_memory_mb() -> float:
     """Most memory in MB that one device has held so far; on CPU, which does not count it, this process."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
+    peaks: list[Any] = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
     if None in peaks:
         import resource  # not everywhere there
 

@@ -68,7 +68,8 @@ def _frames(run: pathlib.Path) -> set[tuple[str, str]]:
 def _merge_frame(
     runs: Sequence[pathlib.Path], weights: Sequence[float], sequence: str, name: str
 ) -> UInt8[np.ndarray, "H W"]:
-    total, objects = None, ()
+    total: np.ndarray | None = None
+    objects: tuple[int, ...] = ()
     for run, weight in zip(runs, weights, strict=True):
         path = probabilities.path_of(run, sequence, name)
         soft = probabilities.read(path)
@@ -76,15 +77,16 @@ def _merge_frame(
         own = tuple(sorted(soft.objects))
         if total is None:
             objects, total = own, np.zeros(soft.levels.shape, np.float64)
+        height, width = total.shape[1:]
         if own != objects or soft.levels.shape != total.shape:
-            height, width = total.shape[1:]
             raise errors.VosError(
                 f"{path}: objects {own} at {soft.levels.shape[2]}x{soft.levels.shape[1]}; {runs[0]} has "
                 f"{objects} at {width}x{height}"
             )
-        mask = masks.read_mask(writer.mask_path(run, sequence, name), total.shape[1:])
+        mask = masks.read_mask(writer.mask_path(run, sequence, name), (height, width))
         shown = mask[None] == np.array((0, *objects), np.uint8)[:, None, None]
         total += weight * (soft.levels[order] + 0.5 * shown)
+    assert total is not None  # there is at least one run
     return np.array((0, *objects), np.uint8)[np.argmax(total, axis=0)]
 
 

@@ -6,8 +6,22 @@ import av
 import numpy as np
 
 
-def write(path, frames, *, codec="libx264", pixels="yuv420p", times=None, base=1200, sound=None, aspect=1):
-    """Writes frames at `times` (in 1/`base` s), pixels `aspect` times as wide as high, maybe with a tone."""
+def write(
+    path,
+    frames,
+    *,
+    codec="libx264",
+    pixels="yuv420p",
+    times=None,
+    base=1200,
+    sound=None,
+    aspect=1,
+    lasts=None,
+):
+    """Writes frames at `times` (in 1/`base` s), pixels `aspect` times as wide as high, maybe with a tone.
+
+    `lasts`: how long each frame is shown (in 1/`base` s), as long as the encoder says by default.
+    """
     base = fractions.Fraction(1, base)
     times = times or [100 * i for i in range(len(frames))]
     with av.open(str(path), "w") as container:
@@ -23,15 +37,21 @@ def write(path, frames, *, codec="libx264", pixels="yuv420p", times=None, base=1
         for frame, time in zip(frames, times, strict=True):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.time_base, picture.pts = base, time
-            container.mux(stream.encode(picture))
+            container.mux(_lasting(stream.encode(picture), lasts))
         if audio:
             wave = (8000 * np.sin(0.05 * np.arange(hertz * len(frames) // 12))).astype(np.int16)
             tone = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
             tone.sample_rate, tone.pts, tone.time_base = hertz, 0, fractions.Fraction(1, hertz)
             container.mux(audio.encode(tone))
             container.mux(audio.encode())
-        container.mux(stream.encode())
+        container.mux(_lasting(stream.encode(), lasts))
     return path
+
+
+def _lasting(found, lasts):
+    for packet in found:
+        packet.duration = packet.duration if lasts is None else lasts
+    return found
 
 
 def turn(path):

@@ -96,6 +96,12 @@ def test_a_correction_goes_on_from_its_frame(project, monkeypatch):
     assert all(np.array_equal(project.ids(t), found[t]) for t in range(FRAMES))
 
 
+def test_a_frame_that_is_lost_is_said_to_be(project):
+    (project.folder / "frames" / "00002.jpg").unlink()
+    with pytest.raises(errors.VosError, match="frame 2 cannot be read any more"):
+        project.frame(2)
+
+
 def test_an_object_may_appear_late(project):
     _, ids = squares()
     project.paint(3, 1, ids[3] == 1)

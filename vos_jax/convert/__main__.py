@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import sys
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -72,7 +73,7 @@ def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Layer path -> kernel shape of backbone `name`; nothing is allocated."""
     frame = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
     variables = jax.eval_shape(backbones.BACKBONES[name]().init, jax.random.key(0), frame)
-    flat = flax.traverse_util.flatten_dict(variables["params"])
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(variables["params"])
     return {path[:-1]: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
 
 

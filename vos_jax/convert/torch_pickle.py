@@ -139,7 +139,8 @@ def _check_memo(file: BinaryIO, name: str) -> None:
     """Refuses a pickle whose memo is larger than what is put into it: it is allocated at once."""
     start = file.tell()
     for count, (opcode, place, _) in enumerate(pickletools.genops(file)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place > count:
+        # Only opcodes without an argument have none.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place is not None and place > count:
             raise errors.VosError(f"{name}: refused: asks for place {place} of a memo with {count} at most")
     file.seek(start)
 

@@ -38,8 +38,9 @@ def parse(text: str) -> GivenMask:
     """Reads [FRAME:]FILE[@ID]; a file that really has such a name is taken as it is."""
     if _is_file(pathlib.Path(text)):
         return GivenMask(0, pathlib.Path(text))
-    frame, path = re.fullmatch(r"(?:(\d+):)?(.+)", text, re.DOTALL).groups() if text else (None, "")
-    path, object_id = pathlib.Path(path), None
+    parts = re.fullmatch(r"(?:(\d+):)?(.+)", text, re.DOTALL)  # None: the text is empty
+    frame, name = parts.groups() if parts else (None, "")
+    path, object_id = pathlib.Path(name), None
     if not _is_file(path) and (found := re.fullmatch(r"(.+)@(\d+)", str(path), re.DOTALL)):
         path, object_id = pathlib.Path(found[1]), int(found[2])
         if not 1 <= object_id < masks.VOID:

@@ -46,8 +46,8 @@ PALETTE = _make_palette()
 def _make_colour_ids() -> dict[int, int]:
     """Maps packed RGB to object id; DAVIS's own files write 191 where the palette's bit rule gives 192."""
     known = [*range(MAX_OBJECTS + 1), VOID]
-    colours = {_pack(PALETTE[i]): i for i in known}
-    colours |= {_pack(np.where(PALETTE[i] == 192, 191, PALETTE[i])): i for i in known}
+    colours = {int(_pack(PALETTE[i])): i for i in known}
+    colours |= {int(_pack(np.where(PALETTE[i] == 192, 191, PALETTE[i]))): i for i in known}
     return colours
 
 

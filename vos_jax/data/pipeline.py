@@ -25,7 +25,7 @@ from vos_jax.data import clips, pseudo_clips, sequences, transforms
 log = logging.getLogger(__name__)
 
 SourceConfig = sequences.SourceConfig
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # of numpy arrays and scalars
 
 _NOTE_BYTES = 320
 _JUDGED_FROM = 3
@@ -77,7 +77,8 @@ class PipelineConfig:
     @property
     def crop_size(self) -> tuple[int, int]:
         """Height and width of a clip."""
-        return (self.crop, self.crop) if isinstance(self.crop, int) else tuple(self.crop)
+        height, width = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        return height, width
 
     def check(self) -> None:
         """Raises VosError for values that cannot work together."""
@@ -255,6 +256,7 @@ class BatchIterator(grain.DatasetIterator):
             raise ValueError("the iterator is closed")
         if self._running is None:
             self._running = iter(_prefetched(self._batches[self.step :], self._config))
+        assert self._running is not None
         batch = dict(next(self._running))
         self.step += 1
         self.drawn += len(batch["dataset"])

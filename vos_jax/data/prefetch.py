@@ -2,13 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Generator, Iterable
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 
-def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], size: int = 2) -> Generator[Item, None, None]:
     """Yields the items in order while a thread computes up to `size` of them ahead.
 
     The thread starts with the first `next`. An exception raised by `items` reaches the consumer after the
@@ -27,14 +27,14 @@ def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:
     return _consume(items, size)
 
 
-def _consume(items: Iterable[Item], size: int) -> Iterator[Item]:
+def _consume(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
     # The semaphore, not the queue, bounds the work: `stop` wakes a waiting producer at once, no polling.
     ready: queue.SimpleQueue = queue.SimpleQueue()
     free = threading.Semaphore(size)
     stop = threading.Event()
 
     def produce() -> None:
-        iterator = None
+        iterator: Any = None  # a generator or not
         try:
             iterator = iter(items)
             while True:

@@ -23,6 +23,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,8 @@ class VideoProposals:
 
 def record_of(mask: Bool[np.ndarray, "H W"], score: float) -> Record:
     """Encodes a mask; `score` in [0, 1]."""
-    return Record(float(score), coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii"))
+    code: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))  # its stubs promise text
+    return Record(float(score), code["counts"].decode("ascii"))
 
 
 def read(path: str | os.PathLike) -> VideoProposals:
@@ -77,18 +79,20 @@ def read(path: str | os.PathLike) -> VideoProposals:
             f"{path}: expected proposals of format {FORMAT!r}, found {found!r}; convert COCO results with "
             "`python -m vos_jax.data.proposal_files convert`"
         )
-    size, video, frames = data.get("size"), data.get("video"), data.get("frames")
+    size: Any = data.get("size")
+    video, frames = data.get("video"), data.get("frames")
     if not _is_size(size):
         raise errors.VosError(f"{path}: 'size' must be [height, width], not {size!r}")
     if not isinstance(video, str) or not isinstance(frames, dict):
         raise errors.VosError(f"{path}: needs 'video' (a name) and 'frames' (lists by frame name)")
+    height, width = size
     read_frames = {}
     for frame, entries in frames.items():
         if not isinstance(entries, list):
             raise errors.VosError(f"{path}: frame '{frame}' holds no list of proposals")
         where = f"{path}: frame '{frame}', proposal"
-        read_frames[frame] = tuple(_record(x, tuple(size), f"{where} {i}") for i, x in enumerate(entries))
-    return VideoProposals(video, tuple(size), read_frames, str(path))
+        read_frames[frame] = tuple(_record(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
+    return VideoProposals(video, (height, width), read_frames, str(path))
 
 
 def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
@@ -167,15 +171,16 @@ def arrays(
       score_threshold: proposals that score less are dropped.
     """
     (height, width), (full_height, full_width) = frame_size, padded_size
-    out = Proposals(
+    leaves: dict[str, Any] = dict(
         boxes=np.zeros((capacity, 4), np.float32),
         scores=np.zeros(capacity, np.float32),
         masks=np.zeros((capacity, full_height // MASK_STRIDE, full_width // MASK_STRIDE), np.float32),
         valid=np.zeros(capacity, bool),
     )
+    out = Proposals(**leaves)
     records = proposals.frames.get(frame, ())
     records = sorted(records, key=lambda record: -record.score)[:MAX_PER_FRAME]
-    codes = [{"size": list(proposals.size), "counts": record.counts} for record in records]
+    codes: list[Any] = [{"size": list(proposals.size), "counts": record.counts} for record in records]
     order = [i for i, r in enumerate(records) if r.score >= score_threshold and coco_mask.area(codes[i]) > 0]
     xywh = np.array([coco_mask.toBbox(codes[i]) for i in order]).reshape(-1, 4)
     scale = np.array([height, width]) / np.array(proposals.size)
@@ -234,13 +239,14 @@ def convert(
             )
         video, frame = _split(image if known is None else known[image], where)
         segmentation = entry.get("segmentation")
-        size = segmentation.get("size") if isinstance(segmentation, dict) else None
+        size: Any = segmentation.get("size") if isinstance(segmentation, dict) else None
         if not _is_size(size):
             raise errors.VosError(
                 f"{where}: no run-length coded mask with a size (boxes and polygons do not do)"
             )
-        known_size, frames = videos.setdefault(video, (tuple(size), {}))
-        if known_size != tuple(size):
+        height, width = size
+        known_size, frames = videos.setdefault(video, ((height, width), {}))
+        if known_size != (height, width):
             raise errors.VosError(
                 f"{where}: mask size {size}, others of video '{video}' have {list(known_size)}"
             )
@@ -254,7 +260,7 @@ def convert(
     return paths
 
 
-def _decode(code: dict) -> Float[np.ndarray, "H W"]:
+def _decode(code: Any) -> Float[np.ndarray, "H W"]:
     with warnings.catch_warnings():
         # pycocotools 2.0 hands numpy 2 an array object of the old kind.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -288,14 +294,16 @@ def _runs(counts: str) -> list[int]:
 def _suppress(xywh: np.ndarray, threshold: float) -> list[int]:
     """Greedy non-maximum suppression of boxes in descending order of score."""
     kept: list[int] = []
-    overlap = coco_mask.iou(xywh, xywh, [0] * len(xywh)) if len(xywh) else None
+    if not len(xywh):
+        return kept
+    overlap: Any = coco_mask.iou(xywh, xywh, [0] * len(xywh))
     for i in range(len(xywh)):
         if not kept or overlap[i, kept].max() <= threshold:
             kept.append(i)
     return kept
 
 
-def _record(entry: object, size: tuple[int, int], where: str) -> Record:
+def _record(entry: Any, size: tuple[int, int], where: str) -> Record:
     entry = entry if isinstance(entry, dict) else {}
     score, segmentation = entry.get("score"), entry.get("segmentation")
     number = isinstance(score, int | float) and not isinstance(score, bool)
@@ -312,9 +320,9 @@ def _record(entry: object, size: tuple[int, int], where: str) -> Record:
     if not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
         raise errors.VosError(f"{where}: damaged code: its runs do not sum to {size[0]}·{size[1]} pixels")
     if isinstance(counts, list):
-        counts = coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"].decode(
-            "ascii"
-        )
+        code: Any = {"size": list(size), "counts": counts}
+        code = coco_mask.frPyObjects(code, *size)
+        counts = code["counts"].decode("ascii")
     return Record(float(score), counts)
 
 
@@ -330,7 +338,7 @@ def _is_size(size: object) -> bool:
 
 def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
     data = _read_json(path)
-    listed = data.get("images") if isinstance(data, dict) else None
+    listed: Any = data.get("images") if isinstance(data, dict) else None
     try:
         return {image["id"]: str(image["file_name"]) for image in listed}
     except (TypeError, KeyError, AttributeError) as error:
@@ -346,7 +354,7 @@ def _split(name: str, where: str) -> tuple[str, str]:
     return names.safe_name(parts[-2], "video"), names.safe_name(stem, "frame")
 
 
-def _read_json(path: str | os.PathLike) -> object:
+def _read_json(path: str | os.PathLike) -> Any:
     try:
         return untrusted.read_json(path)
     except OSError as error:

@@ -8,6 +8,7 @@ sampled once, at crop size.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -172,6 +173,7 @@ class Sprite:
 def cut_sprite(view: transforms.View, rng: np.random.Generator, *, min_pixels: int) -> Sprite | None:
     """Cuts a random object of at least `min_pixels` pixels out of a photo; None where there is none."""
     ids, frame = view.ids[0], view.frames[0]
+    assert ids is not None  # of a photo; only frames of videos may lack theirs
     areas = np.bincount(ids.ravel(), minlength=256)
     areas[0] = 0
     found = np.flatnonzero(areas >= min_pixels)
@@ -218,7 +220,9 @@ class PseudoClip:
     def wanted(self, view: transforms.View, key: transforms.Key) -> int:
         """Returns how many objects are to be pasted over a photo."""
         number = int(key.fold("wanted").generator().integers(1, self.max_objects + 1))
-        return max(0, number - len(np.flatnonzero(np.bincount(view.ids[0].ravel())[1:])))
+        ids = view.ids[0]
+        assert ids is not None
+        return max(0, number - len(np.flatnonzero(np.bincount(ids.ravel())[1:])))
 
     def __call__(
         self,
@@ -238,6 +242,7 @@ class PseudoClip:
         """
         points, shape = lattice(view.size)
         origins = self.camera.path(length, view.size, points, key.fold("camera").generator())
+        assert view.ids[0] is not None
         photo, ids = view.frames[0], _compact(view.ids[0])
         frames, truths = [], []
         for time in range(length):
@@ -309,7 +314,8 @@ def _sample(
     height, width = array.shape[:2]
     matrix = to_unit * np.array([[width], [height]])
     matrix[:, 2] -= 0.5
-    return cv2.remap(array, cv2.transform(maps, matrix), None, interpolation, borderMode=border)
+    none: Any = None  # OpenCV takes it where `maps` holds x and y; its stubs do not
+    return cv2.remap(array, cv2.transform(maps, matrix), none, interpolation, borderMode=border)
 
 
 def _touched(unit: Float[np.ndarray, "g G 2"], size: tuple[int, int]) -> tuple[slice, slice] | None:

@@ -1,7 +1,6 @@
 """Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis."""
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from vos_jax import errors, untrusted
 from vos_jax.data import sequences
-from vos_jax.typing import Int, UInt8
+from vos_jax.typing import Int, UInt8, cached_property
 
 
 class Records:
@@ -93,7 +92,7 @@ class RecordSequences:
     config: sequences.SourceConfig
     static: bool
 
-    @functools.cached_property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(entry["name"] for entry in self.index)
 

@@ -135,7 +135,7 @@ class RenderedVideo:
         """Frame `index` in RGB."""
         height, width = self.size
         image = self._background_at(index)
-        offset = np.float32([[1, 0, 0.02 * height], [0, 1, 0.03 * height]])
+        offset = np.array([[1, 0, 0.02 * height], [0, 1, 0.03 * height]], np.float32)
         for sprite in self._sprites:
             layer = sprites.down(sprite.placed(index, sprite.image), self.size)
             colour, alpha = layer[..., :3], layer[..., 3:]
@@ -179,7 +179,8 @@ class RenderedVideo:
         height, width = (round(1.5 * side) for side in self.size)
         rng = np.random.default_rng([*self._seed, 0])
         coarse, fine = sprites.noise(rng, (height, width), 3, 3), sprites.noise(rng, (height, width), 14, 4)
-        palette = np.float32([[0.17, 0.24, 0.17], [0.36, 0.42, 0.25], [0.66, 0.60, 0.42], [0.80, 0.75, 0.62]])
+        colours = [[0.17, 0.24, 0.17], [0.36, 0.42, 0.25], [0.66, 0.60, 0.42], [0.80, 0.75, 0.62]]
+        palette = np.array(colours, np.float32)
         position = np.clip(3 * (0.72 * coarse + 0.4 * fine - 0.06), 0, 2.999)
         below = position.astype(np.int32)
         share = (position - below)[..., None].astype(np.float32)
@@ -192,11 +193,12 @@ class RenderedVideo:
         height, width = self.size
         phase = 2 * np.pi * index / sprites.FRAMES_PER_CYCLE
         zoom = 1 + 0.06 * np.sin(phase)
-        matrix = np.float64(
+        matrix = np.array(
             [
                 [zoom, 0, (0.25 + 0.12 * np.sin(phase)) * width - 0.5 * (zoom - 1) * width],
                 [0, zoom, (0.25 + 0.08 * np.sin(2 * phase)) * height - 0.5 * (zoom - 1) * height],
-            ]
+            ],
+            np.float64,
         )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(

@@ -5,7 +5,6 @@ Everything here is opened lazily and pickles small, so that it travels to worker
 
 import dataclasses
 import fnmatch
-import functools
 import logging
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import frames, masks, names, sources, videos, youtube_vos
-from vos_jax.typing import Int, UInt8
+from vos_jax.typing import Int, UInt8, cached_property
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,11 @@ class SourceConfig:
 class Sequences(Protocol):
     """Numbered training sequences with random access to their frames."""
 
-    names: tuple[str, ...]
-    static: bool  # single images
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def static(self) -> bool: ...  # single images
 
     def length(self, index: int) -> int: ...  # number of frames
 
@@ -168,7 +170,7 @@ class FileSequences:
     static: bool = False
     held: tuple[tuple[int, ...] | None, ...] | None = None
 
-    @functools.cached_property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(video.name for video in self.files)
 

@@ -20,8 +20,11 @@ class Video(Protocol):
     `scoring.score_sequence`.
     """
 
-    name: str
-    frame_names: tuple[str, ...]  # file stems, in order
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def frame_names(self) -> tuple[str, ...]: ...  # file stems, in order
 
     @property
     def size(self) -> tuple[int, int]: ...  # (height, width) of every frame
@@ -58,8 +61,11 @@ class VideoSource(Protocol):
     `seen`, which says of (sequence, object id) whether its category was trained on (YouTube-VOS).
     """
 
-    name: str
-    split: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
 
     def sequences(self) -> list[str]: ...
 

@@ -83,11 +83,12 @@ class Sprite:
         middle = (side - 1) / 2
         # Pixel centres: u_fine = s (u + 1/2) - 1/2.
         target_x, target_y = SUPERSAMPLING * (x + 0.5) - 0.5, SUPERSAMPLING * (y + 0.5) - 0.5
-        matrix = np.float64(
+        matrix = np.array(
             [
                 [cosine, -sine, target_x - cosine * middle + sine * middle],
                 [sine, cosine, target_y - sine * middle - cosine * middle],
-            ]
+            ],
+            np.float64,
         )
         return cv2.warpAffine(
             picture, matrix, (SUPERSAMPLING * width, SUPERSAMPLING * height), flags=cv2.INTER_LINEAR
@@ -134,7 +135,7 @@ def _draw(
 
 
 def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
-    pixel = np.float32([[[360 * (hue % 1.0), saturation, value]]])
+    pixel = np.array([[[360 * (hue % 1.0), saturation, value]]], np.float32)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
 
 

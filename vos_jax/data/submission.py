@@ -142,7 +142,7 @@ def _check_names(found: list[str], wanted: list[str], shown: str) -> None:
 
 
 def _check_mask(data: bytes, where: str, video: sources.Video) -> None:
-    ids = masks.decode_mask(data, where, tuple(video.size))
+    ids = masks.decode_mask(data, where, video.size)
     masks.check_indexed(data, where)
     surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})
     if surplus:

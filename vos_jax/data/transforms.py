@@ -103,15 +103,14 @@ def render(view: View) -> Clip:
     """Samples every frame (bilinear) and mask (nearest) of a view at the view's own size."""
     height, width = view.size
 
-    def warp(array: np.ndarray | None, interpolation: int) -> np.ndarray | None:
-        if array is None:
-            return None
+    def warp(array: np.ndarray, interpolation: int) -> np.ndarray:
         matrix = to_pixels(view.to_unit, array.shape[:2])
         flags = interpolation | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(array, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     frames = tuple(warp(frame, cv2.INTER_LINEAR) for frame in view.frames)
-    return Clip(frames, tuple(warp(ids, cv2.INTER_NEAREST) for ids in view.ids), view.size)
+    ids = tuple(None if ids is None else warp(ids, cv2.INTER_NEAREST) for ids in view.ids)
+    return Clip(frames, ids, view.size)
 
 
 def pad(clip: Clip, size: tuple[int, int]) -> Clip:
@@ -200,7 +199,7 @@ class Crop:
           UnusableClip: frame 0 shows no object.
         """
         ids = view.ids[0]
-        if not holds_object(ids):
+        if ids is None or not holds_object(ids):
             raise UnusableClip("the first frame of the clip shows no object")
         rng = key.generator()
         size = (min(self.size[0], view.size[0]), min(self.size[1], view.size[1]))
@@ -343,7 +342,9 @@ class JpegQuality:
         def again(time: int, frame: np.ndarray) -> np.ndarray:
             # The channel order does not matter here: three channels go in and come out the same way.
             _, encoded = cv2.imencode(".jpg", frame, quality)
-            return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            assert decoded is not None  # it was encoded above
+            return decoded
 
         return _recolour(clip, again)
 

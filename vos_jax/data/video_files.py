@@ -11,10 +11,13 @@ import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Iterator
-from typing import Any, Protocol
+from collections.abc import Collection, Generator, Iterator
+from typing import Any, Protocol, cast
 
 import av
+import av.container
+import av.error
+import av.stream
 import numpy as np
 
 from vos_jax import errors, untrusted
@@ -44,13 +47,26 @@ class Frame:
 class Media(Protocol):
     """A video to be read in order, from any frame on, any number of times."""
 
-    name: str
-    size: tuple[int, int]  # (height, width) as shown, pixels
-    num_frames: int | None  # None: not known before it is read
-    max_frames: float  # surely no more than these; infinite where nothing is known
-    rate: fractions.Fraction  # frames per second, on average
-    aspect: fractions.Fraction  # a pixel's width over its height, as shown
-    time_base: fractions.Fraction  # seconds; times are multiples of it
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...  # (height, width) as shown, pixels
+
+    @property
+    def num_frames(self) -> int | None: ...  # None: not known before it is read
+
+    @property
+    def max_frames(self) -> float: ...  # surely no more than these; infinite where nothing is known
+
+    @property
+    def rate(self) -> fractions.Fraction: ...  # frames per second, on average
+
+    @property
+    def aspect(self) -> fractions.Fraction: ...  # a pixel's width over its height, as shown
+
+    @property
+    def time_base(self) -> fractions.Fraction: ...  # seconds; times are multiples of it
 
     def frame_name(self, index: int) -> str: ...  # a file's stem
 
@@ -89,7 +105,7 @@ class Reader:
       audio: the stream that the packets are of; None: silent.
     """
 
-    def __init__(self, items: Iterator, audio: av.AudioStream | None = None, stack=None):
+    def __init__(self, items: Generator, audio: av.AudioStream | None = None, stack=None):
         self.audio = audio
         self._items = items
         self._stack = stack or contextlib.ExitStack()
@@ -130,7 +146,7 @@ class ImageFolder:
         """The image's own name."""
         return self._video.frame_names[index]
 
-    def frames(self, start: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0) -> Generator[Frame, None, None]:
         """Yields the frames from `start` on; VosError names an image that cannot be decoded."""
         for index in range(start, len(self._video)):
             yield Frame(self._video.frame(index), index * self.time_base)
@@ -157,9 +173,10 @@ class VideoFile:
             self.aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
             self.rate = stream.average_rate or stream.base_rate or fractions.Fraction(FPS)
             seconds = fractions.Fraction(container.duration or 0, av.time_base)
-            self.num_frames = stream.frames or round(seconds * self.rate) or None
-            # Headers may be wrong, but not by far: a mask of frame 5,000 of 300 is refused at once.
             known = max(stream.frames, seconds * self.rate)
+            # A frame that is shown for less than half of its time is one, too.
+            self.num_frames = stream.frames or (max(1, round(known)) if known else None)
+            # Headers may be wrong, but not by far: a mask of frame 5,000 of 300 is refused at once.
             self.max_frames = 1.1 * float(known) + 10 if known else float("inf")
         self.size, self._is_turned = (0, 0), False
         first = next(self.frames(), None)
@@ -181,7 +198,8 @@ class VideoFile:
         """
         with _opened(self.path) as container:
             stream = _stream(self.path, container)
-            yield from self._read(container, stream, None, start)
+            # Without sound there is nothing but frames.
+            yield from cast(Iterator[Frame], self._read(container, stream, None, start))
 
     def open(self) -> Reader:
         """Opens the frames and the first audio stream."""
@@ -196,7 +214,7 @@ class VideoFile:
             digest = hashlib.sha256(file.read(2**20)).hexdigest()[:16]
         return {"name": self.path.name, "bytes": self.path.stat().st_size, "beginning": digest}
 
-    def _read(self, container, stream, audio, start: int) -> Iterator[Frame | av.Packet]:
+    def _read(self, container, stream, audio, start: int) -> Generator[Frame | av.Packet, None, None]:
         stream.thread_type = "AUTO"
         index, last = 0, None
         packets = container.demux([stream] if audio is None else [stream, audio])

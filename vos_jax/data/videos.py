@@ -1,7 +1,6 @@
 """One video made of files: frames and masks paired by name, opened lazily, checked up front."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import frames, masks, names
-from vos_jax.typing import UInt8
+from vos_jax.typing import UInt8, cached_property
 
 GIVEN = ("first_frame", "first", "all")
 """Which masks a tracker is given: the first frame's; each object's first; every one there is."""
@@ -39,16 +38,16 @@ class FolderVideo:
     required: tuple[int, ...] | None = None
     required_of: Mapping[int, frozenset[int]] | None = None
 
-    @functools.cached_property
+    @cached_property
     def frame_names(self) -> tuple[str, ...]:
         return tuple(path.stem for path in self.frame_paths)
 
-    @functools.cached_property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """(height, width), from the first frame's header."""
         return frames.frame_size(self.frame_paths[0])
 
-    @functools.cached_property
+    @cached_property
     def first_frames(self) -> dict[int, int]:
         """Object id -> index of the first annotated frame that holds it.
 

@@ -1,27 +1,30 @@
 """In which direction a video is followed from the frames that are annotated."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from vos_jax import errors
 from vos_jax.inference import tracker
+from vos_jax.models import proposals as proposals_lib
 
-Frames = Callable[[Iterable[int]], Iterator[np.ndarray]]
+Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
+"""A frame, or one with its proposals."""
+
+Frames = Callable[[Iterable[int]], Iterator[Item]]
 Annotations = Mapping[int, np.ndarray]
 Indexed = Iterator[tuple[int, tracker.TrackedFrame]]
 
 
-class Follower(Protocol):
+class Follower(tracker.Bounded, Protocol):
     """What `tracker.Tracker` and `views.ViewsTracker` have in common."""
 
-    seconds: Mapping[str, float]
+    @property
+    def seconds(self) -> Mapping[str, float]: ...  # wall time so far, by kind
 
-    def track(
-        self, frames: Iterable[np.ndarray], annotations: Annotations
-    ) -> Iterator[tracker.TrackedFrame]: ...
+    def track(self, frames: Iterable[Any], annotations: Annotations) -> Iterator[tracker.TrackedFrame]: ...
 
 
 def forward(
@@ -79,6 +82,7 @@ def both(
             encoded, presence = waiting.pop(index)
             ids = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
             later = {o: sure for o, sure in result.presence.items() if starts[o] > index}
+            assert ids is not None  # it was encoded above
             fills = (ids == 0) & np.isin(result.ids, list(later))
             ids = np.where(fills, result.ids, ids).astype(np.uint8)
             yield index, tracker.TrackedFrame(ids=ids, presence=presence | later)
@@ -97,9 +101,7 @@ def reverse(annotations: Annotations) -> dict[int, np.ndarray]:
     return {last - index: annotations[index] for index in sorted(annotations, reverse=True)}
 
 
-def check(
-    annotations: Annotations, follower: tracker.Tracker, direction: str, save_probabilities: bool
-) -> None:
+def check(annotations: Annotations, follower: Follower, direction: str, save_probabilities: bool) -> None:
     """Refuses before work starts what would fail in mid-video.
 
     Raises:

@@ -88,6 +88,7 @@ def memory_config(config: config_dict.ConfigDict) -> memory_lib.MemoryConfig:
 def make_training_free(config: config_dict.ConfigDict) -> tuple[state_lib.Model, Any]:
     """Returns the model that needs no training and its parameters, the ImageNet backbone's."""
     name = vos.VARIANTS[config.model.variant].backbone
+    assert isinstance(name, str)  # the published variants name theirs
     settings = training_free.TrainingFreeConfig(
         features=tuple(config.training_free.features),
         temperature=config.training_free.temperature,
@@ -96,7 +97,7 @@ def make_training_free(config: config_dict.ConfigDict) -> tuple[state_lib.Model,
         centred=config.training_free.centred,
         window=config.training_free.window,
     )
-    channels = dict(zip(("c2", "c3", "c4", "c5"), backbones.CHANNELS[name], strict=True))
+    channels: dict[str, int] = dict(zip(("c2", "c3", "c4", "c5"), backbones.CHANNELS[name], strict=True))
     model = training_free.TrainingFree(
         backbone=backbones.BACKBONES[name](dtype=jnp.dtype(config.dtype)),
         key_size=sum(channels[level] for level in settings.features),

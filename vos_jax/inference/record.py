@@ -160,7 +160,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, dict], dict[str, Any]]:
             if not isinstance(known[entry["settings"]], dict):
                 raise TypeError("settings are no mapping")
             if entry["seconds"] is not None:
-                entry["seconds"]["inference"] + entry["seconds"]["io"] + entry["seconds"]["compile"] + 0.0
+                _ = entry["seconds"]["inference"] + entry["seconds"]["io"] + entry["seconds"]["compile"] + 0.0
             dict(entry.get("presence", {}))
         return entries, known
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -4,18 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import numpy as np
-
 from vos_jax.data import prefetch, proposal_files, sources
 from vos_jax.inference import direction as direction_lib
 from vos_jax.inference import probabilities, writer
-from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 
 FRAMES_AHEAD = 4
 
-Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
-"""A frame, or one with its proposals."""
+Item = direction_lib.Item
 
 
 @dataclasses.dataclass(frozen=True)

@@ -273,6 +273,7 @@ class Segmenter:
         """Segments the last frame again with what was said of it before and now."""
         if self._before is None:
             raise errors.VosError("there is no frame to edit: segment one first, with step() or track()")
+        assert self._frame is not None  # kept together with the state before it
         given, removed = self._given, set(self._removed)
         if ids is not None:
             if ids.shape != self._frame.shape[:2]:

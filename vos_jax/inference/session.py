@@ -56,7 +56,7 @@ class Session:
                 "replace it"
             )
         self._resumable = same and not overwrite
-        self._done = noted["frames"] if self._resumable else None
+        self._done = noted["frames"] if noted is not None and self._resumable else None
 
     def num_finished(self, frame_name: Callable[[int], str], size: tuple[int, int]) -> int | None:
         """How many masks the video has if all of them are there, else None."""

@@ -3,10 +3,12 @@ end."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 import jax
+
+from vos_jax.typing import Device
 
 Item = TypeVar("Item")
 Worker = TypeVar("Worker")
@@ -17,7 +19,7 @@ class Stopped(Exception):
     """Another device's video failed or the user gave up; this one's work is for nothing."""
 
 
-def make_workers(make: Callable[[], Worker], devices: Sequence[jax.Device]) -> list[Worker]:
+def make_workers(make: Callable[[], Worker], devices: Sequence[Device]) -> list[Worker]:
     """Makes one worker per device, with that device as JAX's default."""
     workers = []
     for device in devices:
@@ -45,9 +47,9 @@ def spread(
     work: Callable[[Item, Worker, Callable[[], None]], Result],
     items: Sequence[Item],
     workers: Sequence[Worker],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     cost: Callable[[Item], float],
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Yields (item, result) as they become ready.
 
     One device works in the caller's thread and in the order given. Several work in a thread each, and each
@@ -77,7 +79,7 @@ def spread(
         if ended.is_set():
             raise Stopped
 
-    def serve(worker: Worker, device: jax.Device) -> None:
+    def serve(worker: Worker, device: Device) -> None:
         try:
             with jax.default_device(device):
                 while not ended.is_set():

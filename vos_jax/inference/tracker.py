@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,15 @@ class Snapshot:
     size: tuple[int, int]
 
 
+class Bounded(Protocol):
+    """What can follow so many objects and remember so many frames; trackers are."""
+
+    @property
+    def model(self) -> state_lib.Model: ...
+
+    def bucket(self, num_objects: int) -> int: ...  # VosError: too many
+
+
 class Tracker:
     """Runs a model over videos; holds what is compiled, so that videos of one size share it.
 
@@ -63,21 +72,14 @@ class Tracker:
       model, params: the method and its parameters.
       buckets: capacities for objects; each is compiled once.
       with_prob: whether results carry soft masks.
-      keep_states: whether a track's earlier snapshots stay usable when it goes on, at the price of a copy of
-        the memory per frame.
+      keep_states: whether earlier snapshots stay usable as a track goes on: a copy of the memory per frame.
+      dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
+      num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
 
     Attributes:
       seconds: wall time spent so far, split into "compile" and "inference".
       frames: how many frames were segmented.
       compilations: how often the step was compiled: once per (padded size, object bucket).
-
-    Args:
-      model, params: what runs.
-      buckets: numbers of objects that programs are compiled for.
-      with_prob: whether results hold probabilities.
-      dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
-      num_proposals: places for proposals from elsewhere, which take the place of the model's own in every
-        frame; 0: the model's own.
     """
 
     def __init__(
@@ -295,8 +297,7 @@ class Track:
         """Turns the user's ids into the model's indices; changes this track only when all is well."""
         if ids is None and not remove:
             return self._nothing
-        unknown = [i for i in remove if i not in self.objects]
-        if unknown:
+        if unknown := [i for i in remove if i not in self.objects]:
             raise errors.VosError(
                 f"object {unknown[0]} cannot be removed; followed are {sorted(self.objects)}"
             )
@@ -360,7 +361,7 @@ def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
         )
 
 
-def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Tracker) -> None:
+def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Bounded) -> None:
     """Refuses, before any frame is segmented, what would fail in mid-video.
 
     Raises:

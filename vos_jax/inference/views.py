@@ -8,6 +8,7 @@ from ml_collections import config_dict
 
 from vos_jax import errors
 from vos_jax.inference import tracker
+from vos_jax.models import state as state_lib
 from vos_jax.typing import Float, UInt8
 
 MIN_SIDE = 16
@@ -49,7 +50,7 @@ class ViewsTracker:
         return self._inner.seconds
 
     @property
-    def model(self):
+    def model(self) -> state_lib.Model:
         """The inner tracker's model."""
         return self._inner.model
 
@@ -86,6 +87,7 @@ class ViewsTracker:
         objects = list(results[0].presence)
         prob = np.zeros((len(objects) + 1, *size), np.float32)
         for result, (_, mirrored) in zip(results, self._views, strict=True):
+            assert result.prob is not None  # the inner tracker returns probabilities
             planes = result.prob[:, :, ::-1] if mirrored else result.prob
             for plane, total in zip(planes, prob, strict=True):
                 total += resize_plane(plane, size)

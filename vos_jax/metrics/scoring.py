@@ -228,7 +228,7 @@ def _result(video: sources.Video, index: int, results: Results) -> UInt8[np.ndar
             raise errors.VosError(f"{where}: the result is {ids.shape}, its frame {tuple(video.size)}")
     else:
         where = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
-        ids = masks.read_mask(where, tuple(video.size))
+        ids = masks.read_mask(where, video.size)
     if getattr(video, "merge_objects", False):
         return (ids > 0).astype(np.uint8)
     surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})

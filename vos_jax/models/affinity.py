@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -15,8 +15,7 @@ from vos_jax.typing import Array, Bool, Float, Int
 MASKED = -1e30
 
 
-@flax.struct.dataclass
-class Slot:
+class Slot(flax.struct.PyTreeNode):
     """One memory frame, flattened to K pixels."""
 
     key: Float[Array, "K Ck"]

@@ -230,8 +230,7 @@ def hard(assignment: Float[Array, "*b K"]) -> Float[Array, "*b K"]:
     return assignment * jax.nn.one_hot(best, assignment.shape[-1], dtype=assignment.dtype)
 
 
-@flax.struct.dataclass
-class Problem:
+class Problem(flax.struct.PyTreeNode):
     """The extended problem, see the top of the file."""
 
     cost: Float[Array, "N K"]  # 0 where not allowed

@@ -10,7 +10,7 @@ pinned, so that windows do not hide it, and shows no frame (`slot_frame` -1).
 
 import dataclasses
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -48,8 +48,7 @@ class MemoryConfig:
         return self.eviction == "consolidate"
 
 
-@flax.struct.dataclass
-class Memory:
+class Memory(flax.struct.PyTreeNode):
     """What is remembered of M frames and N objects on the h x w grid of the features."""
 
     key: Float[Array, "M h w Ck"]
@@ -66,8 +65,7 @@ class Memory:
     prototype_usage: Float[Array, "h w"] | None = None  # of the long-term slot's pixels, where there is one
 
 
-@flax.struct.dataclass
-class Entry:
+class Entry(flax.struct.PyTreeNode):
     """One frame to write: its key and embedding, and every object's value and soft mask."""
 
     key: Float[Array, "h w Ck"]
@@ -185,6 +183,7 @@ def consolidate(
     prob = jnp.where(known_there, pixels(memory.prob, 1), 0.0)
     new = prototypes.share(prob[:, h * w :], known[:, 1], valid[h * w :])
     new *= usage_rate(memory, frame_index)[slot]
+    assert memory.prototype_usage is not None  # there is a slot for the long term
     used = jnp.concatenate([memory.prototype_usage.reshape(-1), new])
     chosen = prototypes.choose(key, used, valid, h * w)
 
@@ -218,6 +217,7 @@ def _remember(
             prob=memory.prob[:, long],
             pixel_valid=memory.pixel_valid[long],
         )
+        assert memory.prototype_usage is not None  # there is a slot for the long term
         return entry, memory.object_in_slot[:, long], memory.prototype_usage
 
     # The branches give one slot and not the memory, which would be copied in every frame.

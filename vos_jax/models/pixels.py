@@ -64,9 +64,11 @@ def in_blocks(
     num_pixels = h * w
 
     def read(count: int) -> tuple[Array, ...]:
-        pixels = (
-            jnp.arange(num_pixels) if count == num_pixels else first(jnp.any(near, axis=0).ravel(), count)
-        )
+        if count == num_pixels:
+            pixels = jnp.arange(num_pixels)
+        else:
+            assert near is not None  # else all pixels are read
+            pixels = first(jnp.any(near, axis=0).ravel(), count)
         number = math.ceil(count * num_pixels / AFFINITY_BLOCK)
         number = next(n for n in range(number, count + 1) if count % n == 0)
         blocks = image.reshape(num_pixels, channels)[pixels], pixels

@@ -19,8 +19,7 @@ from vos_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 JITTER = 0.1
 
 
-@flax.struct.dataclass
-class SourceInputs:
+class SourceInputs(flax.struct.PyTreeNode):
     """All that a source may draw on; a source names what it misses."""
 
     frame_size: Int[Array, "2"]  # real (height, width), pixels

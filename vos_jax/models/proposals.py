@@ -43,8 +43,7 @@ class ProposalConfig:
     dtype: jnp.dtype = jnp.float32  # of the computation; parameters and outputs are float32
 
 
-@flax.struct.dataclass
-class Proposals:
+class Proposals(flax.struct.PyTreeNode):
     """A frame's candidates in P fixed places, best first; places that are not `valid` hold nothing."""
 
     boxes: Float[Array, "*b P 4"]  # pixels of the padded frame, inside the real frame
@@ -63,8 +62,7 @@ def empty(capacity: int, size: tuple[int, int]) -> Proposals:
     )
 
 
-@flax.struct.dataclass
-class Detections:
+class Detections(flax.struct.PyTreeNode):
     """The network's dense outputs over all L locations of all levels, for the losses; and its proposals."""
 
     locations: Float[Array, "*b L 2"]  # centre (y, x) of each location, pixels

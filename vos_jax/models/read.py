@@ -16,7 +16,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -57,8 +57,7 @@ class ReadConfig:
     reach: float = 0.0
 
 
-@flax.struct.dataclass
-class Read:
+class Read(flax.struct.PyTreeNode):
     """What the memory says about the query frame."""
 
     value: Float[Array, "N h w Cv"]  # R^v
@@ -68,8 +67,7 @@ class Read:
     near: Bool[Array, "N h w"] | None = None  # where the object was looked for, said by `read`; 0 elsewhere
 
 
-@flax.struct.dataclass
-class _Sums:
+class _Sums(flax.struct.PyTreeNode):
     """Running sums of one object over the slots seen so far, relative to exp(`maximum`)."""
 
     maximum: Float[Array, "Q"]
@@ -169,8 +167,9 @@ def _contents(
 
     if slot.near is None:
         return read(num_pixels)
-    slot = slot.replace(near=slot.near & slot.pixel_valid[None, :])
-    most = jnp.max(jnp.sum(slot.near & slot.object_in_slot[:, None], axis=-1))
+    near = slot.near & slot.pixel_valid[None, :]
+    slot = slot.replace(near=near)
+    most = jnp.max(jnp.sum(near & slot.object_in_slot[:, None], axis=-1))
     return pixels_lib.switch(most, num_pixels, read)
 
 
@@ -187,7 +186,7 @@ def _distinct(
     """One object's `_contents`: its near pixels, at most `count`, one by one, all others as their mean."""
     weights = weight(prob).astype(plain.dtype)
     if near is None:
-        return tuple(_product(plain, weights[:, None] * content) for content in (value, slot.embed))
+        return _product(plain, weights[:, None] * value), _product(plain, weights[:, None] * slot.embed)
     # Whatever `count` is padded to, and by whom: a pixel is read for itself if it is near, else it is not.
     own_weights = jnp.where(near, weights, 0.0)
     far_weights = jnp.where(slot.pixel_valid & ~near, weights, 0.0)

@@ -129,13 +129,14 @@ def refine_all(
     net, variables = net.unbind()
 
     def refine(images: tuple[Any, ...]) -> Float[Array, "wH/4 wW/4"]:
-        return net.apply(variables, *images)
+        logits: Any = net.apply(variables, *images)  # with nothing mutable, not a pair
+        return logits
 
     if not windowed:
         return jax.vmap(lambda *own: refine((frame, *own)))(*images)
 
-    def in_window(own: tuple[Array, ...]) -> Float[Array, "H/4 W/4"]:
-        near, *own = own
+    def in_window(inputs: tuple[Array, ...]) -> Float[Array, "H/4 W/4"]:
+        near, *own = inputs
         return windows.apply(refine, near, (frame, *own), factor=4, outside=ABSENT)
 
     return jax.lax.map(in_window, (read.near, *images))

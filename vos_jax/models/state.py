@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-import flax
+import flax.struct
 import jax.numpy as jnp
 
 from vos_jax.models import memory as memory_lib
@@ -15,8 +15,7 @@ SIZE_MULTIPLE = 32
 MASK_STRIDE = 4
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """Everything a video's next frame depends on (DESIGN.md section 3)."""
 
     memory: memory_lib.Memory
@@ -28,8 +27,7 @@ class State:
     dataset: Int[Array, ""]  # whose lambda the matching uses
 
 
-@flax.struct.dataclass
-class Given:
+class Given(flax.struct.PyTreeNode):
     """What the user says of a frame: masks of new or corrected objects, and objects to stop following."""
 
     prob: Float[Array, "N H W"]
@@ -38,8 +36,7 @@ class Given:
     proposals: Any = None  # `proposals.Proposals` from elsewhere; None: the model's own
 
 
-@flax.struct.dataclass
-class Encoded:
+class Encoded(flax.struct.PyTreeNode):
     """A frame as the memory sees it, and the features that later stages use."""
 
     key: Float[Array, "h w Ck"]
@@ -47,8 +44,7 @@ class Encoded:
     features: Any
 
 
-@flax.struct.dataclass
-class Prediction:
+class Prediction(flax.struct.PyTreeNode):
     """A model's masks of one frame, each object on its own, and everything on the way there."""
 
     prob: Float[Array, "N H/4 W/4"]
@@ -60,21 +56,26 @@ class Prediction:
 class Model(Protocol):
     """What `rollout.frame_step` asks of a model; all methods are pure and written for one frame."""
 
-    memory_config: memory_lib.MemoryConfig
+    @property
+    def memory_config(self) -> memory_lib.MemoryConfig: ...  # how frames are kept
 
     def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
         """Returns an empty memory for padded frames of (H, W) pixels."""
+        ...
 
     def encode(self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]) -> Encoded:
         """Encodes a padded frame, uint8 or float in [0, 1], of which (height, width) pixels are real."""
+        ...
 
     def predict(self, params: Any, encoded: Encoded, state: State, supplied: Any = None) -> Prediction:
         """Segments an encoded frame; `supplied` are `Given.proposals`."""
+        ...
 
     def value(
         self, params: Any, encoded: Encoded, prob: Float[Array, "N H/4 W/4"], state: State
     ) -> Float[Array, "N h w Cv"]:
         """Returns what each object's memory of this frame shall hold, given its final masks."""
+        ...
 
 
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ A new variant is one function in `TEMPLATES`; all of them see the same `Template
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -22,8 +23,7 @@ MASK_STRIDE = 4  # of the previous mask
 ENLARGED = 1.25  # reference box over the box of the propagated mask
 
 
-@flax.struct.dataclass
-class Template:
+class Template(flax.struct.PyTreeNode):
     """An object's features on a grid of S = size * size locations, row-major."""
 
     vectors: Float[Array, "S Ce"]
@@ -31,8 +31,7 @@ class Template:
     box: Float[Array, "4"]  # where the grid lay, in the frame that it was sampled from
 
 
-@flax.struct.dataclass
-class TemplateContext:
+class TemplateContext(flax.struct.PyTreeNode):
     """All that a template may be made of: the read for the current frame and the memory itself."""
 
     read_embed: Float[Array, "h w Ce"]  # R^e_o: the memory's embedding as read for this frame
@@ -47,7 +46,7 @@ class TemplateContext:
     first_slot: Int[Array, ""]  # the slot of this object's first annotation; -1: none
 
 
-OBJECT_AXES = TemplateContext(
+_AXES: dict[str, Any] = dict(
     read_embed=0,
     read_prob=0,
     prev_prob=0,
@@ -59,6 +58,7 @@ OBJECT_AXES = TemplateContext(
     slot_frame=None,
     first_slot=0,
 )
+OBJECT_AXES = TemplateContext(**_AXES)
 """`jax.vmap(make_template, in_axes=(OBJECT_AXES,))` maps over objects: frame and memory frames are shared."""
 
 

@@ -75,7 +75,8 @@ class TrainingFree:
             if self.config.centred:
                 # After the averaging onto the grid a level is as coarse as that.
                 cell = max(stride, STRIDES[name])
-                real = masks.pixel_valid(frame_size, level.shape[:2], cell)[..., None]
+                height, width = level.shape[:2]
+                real = masks.pixel_valid(frame_size, (height, width), cell)[..., None]
                 level = level - jnp.mean(level, axis=(0, 1), keepdims=True, where=real)
             level = level / (jnp.linalg.norm(level, axis=-1, keepdims=True) + 1e-6)
             if STRIDES[name] > stride:

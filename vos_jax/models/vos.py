@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -86,8 +86,7 @@ RESNET50 = VOSConfig(
 VARIANTS = {"lite0": LITE0, "resnet50": RESNET50}
 
 
-@flax.struct.dataclass
-class Out:
+class Out(flax.struct.PyTreeNode):
     """Every intermediate of one frame; what a caller does not use, `jit` does not compute."""
 
     detections: proposals_lib.Detections | None
@@ -118,9 +117,9 @@ class VOSNet(nn.Module):
 
     def setup(self):
         c = self.config
-        over_objects = functools.partial(
-            nn.vmap, variable_axes={"params": None}, split_rngs={"params": False}
-        )
+        # Flax annotates no axes, and their default is a number.
+        vmap: Callable[..., Any] = nn.vmap
+        over_objects = functools.partial(vmap, variable_axes={"params": None}, split_rngs={"params": False})
         make_backbone = backbones.BACKBONES[c.backbone] if isinstance(c.backbone, str) else c.backbone
         self.backbone = make_backbone(dtype=c.dtype)
         self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.dtype)
@@ -171,6 +170,7 @@ class VOSNet(nn.Module):
             )
         prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
         factor = STRIDE // state_lib.MASK_STRIDE
+        assert read.near is not None  # `read_lib.read` says it always
         prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
         return state_lib.Prediction(
             prob=prob,

@@ -18,7 +18,7 @@ SHARES = ((1 / 2, 2 / 5), (1, 2 / 5), (1, 3 / 5), (1, 4 / 5), (1, 1))
 
 def sizes(grid: tuple[int, int]) -> list[tuple[int, int]]:
     """The windows' (height, width) in cells of a frame of `grid` cells, smallest first."""
-    found = {tuple(math.ceil(share * n) for share, n in zip(shares, grid, strict=True)) for shares in SHARES}
+    found = {(math.ceil(tall * grid[0]), math.ceil(wide * grid[1])) for tall, wide in SHARES}
     return sorted(found, key=math.prod)
 
 

@@ -15,6 +15,7 @@ from ml_collections import config_dict
 
 from vos_jax import errors
 from vos_jax.train import optim, parallel, setup, state, step
+from vos_jax.typing import Device
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CALL = re.compile(rf" = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(")
@@ -99,6 +100,8 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
             "set train.step.remat, train.parallel.accumulate or train.parallel.fsdp"
         ) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    program = compiled.as_text()
+    assert memory is not None and program is not None  # the TPU's compiler tells both
     return Report(
         topology=topology,
         chip=devices[0].device_kind,
@@ -108,7 +111,7 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
         state_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         gigaflops=cost.get("flops", 0.0) / 1e9,
-        collectives=count_collectives(compiled.as_text()),
+        collectives=count_collectives(program),
         seconds=time.perf_counter() - before,
     )
 
@@ -156,7 +159,7 @@ def describe(report: Report) -> str:
     )
 
 
-def _devices(topology: str) -> list[jax.Device]:
+def _devices(topology: str) -> list[Device]:
     options = {}
     if re.fullmatch(r"[^:]+:1x1(x1)?", topology):
         # Hosts of these have four chips unless told otherwise.

@@ -45,7 +45,7 @@ def initialise(
     missing = [name for name, value in explicit.items() if value is None]
     if len(missing) not in (0, len(explicit)):
         raise VosError(f"several processes need all of {', '.join(explicit)}; missing: {', '.join(missing)}")
-    if not missing:
+    if coordinator_address is not None and num_processes is not None and process_id is not None:
         if num_processes < 1 or not 0 <= process_id < num_processes:
             raise VosError(f"process_id is {process_id} of {num_processes} processes; they count from 0")
         if ":" not in coordinator_address:

@@ -8,6 +8,7 @@ loss is the mean over clips however they are spread over devices.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,8 @@ class LossConfig:
 
 def total(terms: dict[str, Float[Array, ""]], config: LossConfig) -> Float[Array, ""]:
     """The weighted sum of those `TERMS` that there are."""
-    return sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)
+    weighted: Any = sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)  # never none
+    return weighted
 
 
 def mask_losses(

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from vos_jax.errors import VosError
 from vos_jax.train import optim
 from vos_jax.train import state as state_lib
-from vos_jax.typing import Array
+from vos_jax.typing import Array, Device
 
 DATA, FSDP = "data", "fsdp"
 AXES = (DATA, FSDP)
@@ -81,7 +81,7 @@ class Trainer:
         loss_fn: LossFn,
         tx: optax.GradientTransformation,
         config: ParallelConfig,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Device] | None = None,
         *,
         ema_decay: float = 0.999,
     ):

@@ -22,8 +22,9 @@ def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UI
     A row is a frame; the columns are input, truth, coarse masks (what matching found) and refined masks.
     """
 
-    def predict(params: Any, clip: Mapping[str, Array]) -> tuple[Array, Array]:
-        size, count = clip["frames"].shape[1:3], clip["object_valid"].shape[0]
+    def predict(params: Any, clip: Mapping[str, Any]) -> tuple[Array, Array]:
+        height, width = clip["frames"].shape[1:3]
+        size, count = (height, width), clip["object_valid"].shape[0]
         state = state_lib.init_state(model, count, size, clip["frame_size"], clip["dataset"])
         first = clip["ids"][0][None] == jnp.arange(1, count + 1, dtype=jnp.uint8)[:, None, None]
         nothing = state_lib.no_given(count, size)
@@ -35,7 +36,8 @@ def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UI
             state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
             coarse = jnp.where(time == 0, prob[1:], prediction.out.coarse)
             coarse = masks.aggregate(coarse, state.object_valid)
-            return state, tuple(masks.to_ids(p, state_lib.MASK_STRIDE) for p in (coarse, prob))
+            coarse_ids, ids = (masks.to_ids(p, state_lib.MASK_STRIDE) for p in (coarse, prob))
+            return state, (coarse_ids, ids)
 
         times = jnp.arange(clip["frames"].shape[0])
         return jax.lax.scan(step, state, (clip["frames"], times))[1]

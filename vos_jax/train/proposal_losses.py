@@ -18,8 +18,7 @@ CENTRE_RADIUS = 1.5  # strides: a location counts as positive if it is this near
 MASK_IOU = 0.5  # a proposal teaches the mask head if its box overlaps a true one by more
 
 
-@struct.dataclass
-class Targets:
+class Targets(struct.PyTreeNode):
     """What each location should say."""
 
     positive: Bool[Array, "L"]

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pip
 
 
 def _source(section: config_dict.ConfigDict) -> sequences.SourceConfig:
-    values = dict(section.items()) | {"short_side": section.short_side or None}
+    values: dict[str, Any] = dict(section.items()) | {"short_side": section.short_side or None}
     return sequences.SourceConfig(**values)
 
 
@@ -220,7 +220,10 @@ def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineCo
     videos = [source.video(name) for name in source.sequences()]
     for video in videos:
         video.check()
-    return [evaluation.Head(video, settings.frames) if settings.frames else video for video in videos]
+    if not settings.frames:
+        return videos
+    # What a head does not define itself it has from its video, which a type checker does not see.
+    return [cast(sources.Video, evaluation.Head(video, settings.frames)) for video in videos]
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Stopping in good order: SIGTERM and Ctrl-C ask, the loop answers between two steps."""
 
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,7 +19,7 @@ class Stop:
 
     def __init__(self):
         self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}  # handlers, as `signal.signal` returns them
 
     def __enter__(self) -> "Stop":
         kinds = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,8 +10,7 @@ import optax
 from vos_jax.typing import Array, Int, PRNGKeyArray
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Parameters, their average, the optimiser's state, the step, and the run's random key."""
 
     params: Any

@@ -118,7 +118,7 @@ def clip_terms(
     object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
     truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
     annotated = clip["truth_valid"] & clip["frame_valid"]
-    grid = truth.shape[2:]
+    grid = truth.shape[2], truth.shape[3]
     cell_valid = masks.pixel_valid(frame_size, grid, state_lib.MASK_STRIDE)
 
     look = functools.partial(_look, model, params, frame_size=frame_size)
@@ -190,7 +190,8 @@ def _look(
     if not model.config.use_proposals:
         return encoded, None
     network = vos.VOSNet(model.config)
-    return encoded, network.apply({"params": params}, encoded.features, frame_size, method=_detect)
+    detections: Any = network.apply({"params": params}, encoded.features, frame_size, method=_detect)
+    return encoded, detections
 
 
 def _detect(network: vos.VOSNet, features: Any, frame_size: Array) -> proposals_lib.Detections:
@@ -280,7 +281,9 @@ class _Ahead:
             state = state.replace(memory=state.memory.replace(object_in_slot=in_slot))
             return self.model.predict(params, encoded, state, supplied)
         num_objects, slots = state.memory.object_in_slot.shape
-        read = read_lib.Read(value=None, embed=None, prob=None, mass=jnp.zeros((num_objects, slots)))
+        nothing: Any = None  # of what is read only the mass is looked at here
+        mass = jnp.zeros((num_objects, slots))
+        read = read_lib.Read(value=nothing, embed=nothing, prob=nothing, mass=mass)
         return state_lib.Prediction(
             prob=jnp.zeros_like(state.prev_prob), presence=jnp.zeros(num_objects), read=read, out=None
         )

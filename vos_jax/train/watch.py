@@ -155,7 +155,8 @@ def check_finite(
     process = f"-{jax.process_index()}" if jax.process_count() > 1 else ""
     path = workdir / f"nonfinite-{step}{process}.npz"
     try:
-        np.savez(path, **batch)
+        arrays: dict[str, Any] = dict(batch)
+        np.savez(path, **arrays)
         kept = f"its batch is in {path}"
     except OSError as error:
         kept = f"its batch could not be written to {path} ({error.strerror})"

@@ -27,6 +27,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     Arrows lead from each checkpoint to the location that weighs most in it: with alignment the one that
     looks alike, without the spatially corresponding one.
     """
+    assert isinstance(probe.model, vos.VOS)  # `figures.check` refuses others
     config = dataclasses.replace(probe.model.config, template="first")
     adaptive = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="adaptive"))).out
     none = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="none"))).out
@@ -89,7 +90,7 @@ def crop(
 ) -> UInt8[np.ndarray, "side side 3"]:
     """What RoIAlign sees of a box (y0, x0, y1, x1): stretched to a square."""
     y0, x0, y1, x1 = box
-    matrix = np.float64([[max(x1 - x0, 1) / side, 0, x0], [0, max(y1 - y0, 1) / side, y0]])
+    matrix = np.array([[max(x1 - x0, 1) / side, 0, x0], [0, max(y1 - y0, 1) / side, y0]], np.float64)
     # Pixel centres are at + 1/2.
     matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -33,6 +33,7 @@ def draw(
         video = videos[score.sequence]
         index, measured = worst_frame(score, video)
         frame, truth = video.frame(index), video.annotation(index)
+        assert truth is not None  # what is scored is annotated
         found = masks.read_mask(mask_path(video.name, video.frame_names[index]), video.size)
         if getattr(video, "merge_objects", False):
             found = np.minimum(found, 1)

@@ -11,7 +11,7 @@ from vos_jax.models import masks as mask_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
-from vos_jax.models import training_free
+from vos_jax.models import training_free, vos
 from vos_jax.typing import Array, Float, UInt8
 from vos_jax.visualize import overlay, sheet
 from vos_jax.visualize import probe as probe_lib
@@ -52,6 +52,7 @@ def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
     if isinstance(model, training_free.TrainingFree):
         c = model.config
         return read_lib.ReadConfig(variant="topk", scale=1.0 / c.temperature, topk=c.topk, window=c.window)
+    assert isinstance(model, vos.VOS)  # there is no third one
     return model.config.read
 
 

@@ -6,6 +6,8 @@ import pathlib
 from typing import Any
 
 import av
+import av.codec.codec
+import av.error
 import numpy as np
 
 from vos_jax import errors, parts
@@ -80,7 +82,7 @@ class Movie:
             self._begin(image.shape[:2])
         if image.shape[:2] != self._size:
             raise errors.VosError(f"{self.path}: a frame of {image.shape[:2]} follows frames of {self._size}")
-        height, width = self._size
+        height, width = image.shape[:2]
         image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24")
         frame.time_base, frame.pts = self._time_base, round(time / self._time_base)
@@ -98,6 +100,7 @@ class Movie:
         except av.error.FFmpegError:
             return  # a damaged packet is a gap in the sound, no reason to lose the film
         for piece in pieces:
+            assert isinstance(self._audio, av.AudioStream) and isinstance(piece, av.AudioFrame)
             self._container.mux(self._audio.encode(piece))
 
     def close(self) -> None:
@@ -123,7 +126,9 @@ class Movie:
     def _begin(self, size: tuple[int, int]) -> None:
         codec, pixels, options = _CODECS[self.path.suffix]
         self._size = size
-        self._stream = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001))
+        stream = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001))
+        assert isinstance(stream, av.VideoStream)  # `_CODECS` are of pictures
+        self._stream = stream
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = pixels
         self._stream.options = dict(options)

@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import av
+import av.error
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -148,7 +149,7 @@ class RunLengths:
         for object_id in np.unique(ids).tolist():
             if object_id == 0:
                 continue
-            code = coco_mask.encode(np.asfortranarray(ids == object_id, np.uint8))
+            code: Any = coco_mask.encode(np.asfortranarray(ids == object_id, np.uint8))
             annotation = {
                 "id": self._count + 1,
                 "image_id": self._index,

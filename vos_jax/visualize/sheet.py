@@ -17,7 +17,7 @@ GAP = 12
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
@@ -39,8 +39,8 @@ def caption(image: UInt8[np.ndarray, "H W 3"], text: str, *, size: int = TEXT) -
 
 def write(canvas: UInt8[np.ndarray, "H W 3"], position: tuple[int, int], text: str, colour) -> np.ndarray:
     """The canvas with text whose upper left corner is at `position` (y, x)."""
-    picture = Image.fromarray(canvas)
-    ImageDraw.Draw(picture).text(position[::-1], text, fill=tuple(colour), font=_font(TEXT))
+    picture, (y, x) = Image.fromarray(canvas), position
+    ImageDraw.Draw(picture).text((x, y), text, fill=tuple(colour), font=_font(TEXT))
     return np.array(picture)
 
 

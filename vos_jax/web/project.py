@@ -8,6 +8,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,7 +89,10 @@ class Project:
         """Reads a frame, RGB; raises VosError where there is none."""
         if not 0 <= index < self.num_frames:
             raise errors.VosError(f"there is no frame {index}: the video has 0 to {self.num_frames - 1}")
-        return cv2.imread(str(self._frame_path(index)))[:, :, ::-1].copy()
+        image = cv2.imread(str(self._frame_path(index)))
+        if image is None:
+            raise errors.VosError(f"frame {index} cannot be read any more; drop the video again")
+        return image[:, :, ::-1].copy()
 
     def ids(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """Returns the masks of a frame as they stand: segmented, with what was painted since on top."""
@@ -232,7 +236,8 @@ def grab_cut(
     labels[y0:y1, x0:x1] = cv2.GC_PR_FGD
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(np.ascontiguousarray(frame[:, :, ::-1]), labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)
+    none: Any = None  # no box, for the labels say it; OpenCV's stubs want one
+    cv2.grabCut(np.ascontiguousarray(frame[:, :, ::-1]), labels, none, *models, 5, cv2.GC_INIT_WITH_MASK)
     found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if not found.any():
         raise errors.VosError("nothing in the box stands out; paint the object instead")

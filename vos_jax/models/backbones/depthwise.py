@@ -44,4 +44,5 @@ def shifted_valid(
             columns = slice(j, j + (w - 1) * stride + 1, stride)
             tap = x[rows, columns] * kernel[i, j][None, None, :]
             out = tap if out is None else out + tap
+    assert out is not None  # a kernel has at least one tap
     return out

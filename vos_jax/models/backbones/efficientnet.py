@@ -11,8 +11,8 @@ from vos_jax.typing import Array, Float, Shaped
 
 # Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
 # statistics confirm it: photographs meet the stem's means to 0.06 deviations, ImageNet's scaling to 0.34.
-MEAN = (127 / 255,) * 3
-STD = (128 / 255,) * 3
+MEAN = (127 / 255, 127 / 255, 127 / 255)
+STD = (128 / 255, 128 / 255, 128 / 255)
 
 STEM_CHANNELS = 32
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from vos_jax.typing import Array, Float, Shaped
 
 
-@flax.struct.dataclass
-class Features:
+class Features(flax.struct.PyTreeNode):
     """A frame's features at strides 4, 8, 16, 32 (DESIGN §2); ck is `[ceil(H/2^k), ceil(W/2^k), Ck]`."""
 
     c2: Float[Array, "*b h4 w4 C2"]

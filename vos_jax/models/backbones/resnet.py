@@ -1,5 +1,7 @@
 """ResNet-18 and ResNet-50 (He et al. 2016) in torchvision's layout: the stride is the 3×3 convolution's."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,7 +90,9 @@ class ResNet(nn.Module):
         """Features of an RGB frame, uint8 or float in [0, 1]."""
         x = features.normalise(frame, mean=MEAN, std=STD, dtype=self.dtype)
         x = jax.nn.relu(_conv(STEM_CHANNELS, 7, 2, self.dtype, "stem")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        # Flax takes pairs, too, but annotates nothing, and its default is a word.
+        padding: Any = ((1, 1), (1, 1))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         levels = []
         for index, blocks in enumerate(self.stage_blocks):
             width, stride = STEM_CHANNELS * 2**index, 1 if index == 0 else 2
