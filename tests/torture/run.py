@@ -294,14 +294,14 @@ FAULTS: tuple[Callable[[Rack], Iterator[str]], ...] = (
 )
 
 
-def torture(name: str, part: float, seed: int, limit: float, only: str | None) -> int:
+def torture(name: str, part: float, seed: int, limit: float, faults: list[str]) -> int:
     """Gives one program all faults; returns how many it did not survive."""
     start = time.monotonic()
     rack = Rack(name, part, random.Random(f"{seed} {name}"))
     print(f"{name}: alone {rack.seconds:.1f} s, {rack.operations} file operations", flush=True)
     lost = 0
     for fault in FAULTS:
-        if only and fault.__name__ != only:
+        if fault.__name__ not in faults:
             continue
         problems: dict[str, int] = collections.Counter()
         for problem in fault(rack):
@@ -324,8 +324,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=560.0, help="seconds, after which trials are left out")
     parser.add_argument("--program", choices=tuple(programs.PROGRAMS), help="only this one")
-    parser.add_argument("--fault", choices=[fault.__name__ for fault in FAULTS], help="only this one")
+    names = [fault.__name__ for fault in FAULTS]
+    parser.add_argument("--faults", default=",".join(names), help="only these of the default ones")
     options = parser.parse_args()
+    faults = options.faults.split(",")
+    if unknown := set(faults) - set(names):
+        parser.error(f"--faults: there is no {', '.join(sorted(unknown))}")
     warnings.filterwarnings("ignore", message=".*fork.*")
     PLACE.mkdir(parents=True, exist_ok=True)
     children.ask(functools.partial(programs.prepare, PLACE), PLACE)
@@ -334,7 +338,7 @@ def main() -> int:
     # Side by side: they wait more than they compute.
     tortured = [
         children.Child(
-            functools.partial(torture, name, options.part, options.seed, options.limit, options.fault),
+            functools.partial(torture, name, options.part, options.seed, options.limit, faults),
             PLACE / f"{name}.txt",
         )
         for name in names
