@@ -5,7 +5,12 @@
 # make torture   environment, programs killed, starved and lied to (ten minutes); TORTURE_ARGS for more
 # make lint      ruff
 # make types     pyright
-# make env       the environment alone: .venv, rebuilt only when a requirement file changes
+# make coverage  environment, the tests with the share of lines that they run
+# make lock      requirements.lock anew: every package to be had today, with its hashes
+# make audit     known vulnerabilities of what the lock names (needs the internet)
+# make compat    the tests with the oldest versions that requirements.txt allows, in .venv-oldest
+# make env       the environment alone: .venv, rebuilt only when a requirement file changes;
+#                LOCKED=1 installs exactly what requirements.lock names, as CI does
 
 # The first Python from 3.11 on; `make PYTHON=/path/to/python3.12` chooses another.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
@@ -15,8 +20,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements-installed
 # Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
+LOCKED ?=
+REQUIREMENTS := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt -r requirements-dev.txt)
 
-.PHONY: env demo test test-all fuzz torture lint types
+.PHONY: env demo test test-all fuzz torture lint types coverage lock audit compat
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -25,7 +32,7 @@ env: $(STAMP)
 $(STAMP): requirements.txt requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; make PYTHON=/path/to/python3" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS)
 	@touch $@
 
 demo: env
@@ -46,6 +53,25 @@ torture: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+coverage: env
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) --cov=vos_jax --cov-report=term
+
+lock: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url requirements.txt requirements-dev.txt --output-file requirements.lock
+
+audit: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+compat: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+		-r requirements.txt -r requirements-dev.txt
+	.venv-oldest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 types: env
 	$(BIN)/pyright --pythonpath $(BIN)/python
