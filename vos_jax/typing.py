@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 if TYPE_CHECKING:
@@ -16,4 +17,15 @@ else:
 
     from jax import Device
 
-__all__ = ["Array", "Bool", "Device", "Float", "Int", "PRNGKeyArray", "Shaped", "UInt8", "cached_property"]
+__all__ = [
+    "Array",
+    "Bool",
+    "DTypeLike",
+    "Device",
+    "Float",
+    "Int",
+    "PRNGKeyArray",
+    "Shaped",
+    "UInt8",
+    "cached_property",
+]

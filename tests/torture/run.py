@@ -146,7 +146,7 @@ class Rack:
 
     def crashes(self) -> Iterator[str]:
         """crash before a file operation"""
-        for point in self.points(60):
+        for point in self.points(24):
             out = self.new()
             self.start(out, lambda number, point=point: number == point and children.crash()).wait()
             yield (problem := self.recovers(out)) and f"operation {point}: {problem}"
@@ -156,7 +156,7 @@ class Rack:
             if number >= point:
                 raise OSError(ERRORS[name], os.strerror(ERRORS[name]))
 
-        for point in self.points(12):
+        for point in self.points(4):
             out = self.new()
             code = self.start(out, functools.partial(fail, point=point)).wait()
             yield (problem := self.told(out, code) or self.recovers(out)) and f"operation {point}: {problem}"
@@ -281,7 +281,6 @@ class Rack:
 
 FAULTS: tuple[Callable[[Rack], Iterator[str]], ...] = (
     Rack.kills,
-    Rack.crashes,
     Rack.full,
     Rack.read_only,
     Rack.broken,
@@ -291,6 +290,7 @@ FAULTS: tuple[Callable[[Rack], Iterator[str]], ...] = (
     Rack.vanished,
     Rack.checkpoints,
     Rack.weights,
+    Rack.crashes,
 )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, parts, untrusted
 from vos_jax.data import masks
 from vos_jax.inference import record, snapshots, tracker, writer
 
@@ -62,6 +62,7 @@ class Session:
         """How many masks the video has if all of them are there, else None."""
         if self._done is None or not self._are_whole(self._done, frame_name, size):
             return None
+        parts.remove(self.folder / STATE)  # a run that was killed at its very end leaves it
         return self._done
 
     def resume(

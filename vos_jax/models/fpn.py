@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models.backbones import Features, conv, depthwise
-from vos_jax.typing import Array, Bool, Float
+from vos_jax.typing import Array, Bool, DTypeLike, Float
 
 STRIDES = (8, 16, 32, 64)  # of P3..P6
 
@@ -31,7 +31,7 @@ def keep_real(x: Float[Array, "h w C"], frame_size: Array, stride: int) -> Float
 class Depthwise(nn.Module):
     """3×3 convolution of every channel by itself, with bias, in the platform's fast form (DESIGN §2)."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "h w C"]) -> Float[Array, "h w C"]:
@@ -56,7 +56,7 @@ class ConvBlock(nn.Module):
 
     features: int
     depthwise: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "h w Ci"]) -> Float[Array, "h w Co"]:
@@ -76,7 +76,7 @@ class FeaturePyramid(nn.Module):
 
     channels: int
     depthwise: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, features: Features, frame_size: Array) -> tuple[Float[Array, "h w C"], ...]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models import prototypes
-from vos_jax.typing import Array, Bool, Float, Int
+from vos_jax.typing import Array, Bool, DTypeLike, Float, Int
 
 # Two slots stay unpinned, so that the previous frame and at least one older one always find room.
 UNPINNED_SLOTS = 2
@@ -83,7 +83,7 @@ def init_memory(
     key_size: int,
     embed_size: int,
     value_size: int,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Memory:
     """Returns an empty memory of `config.capacity` slots for `num_objects` objects on a (h, w) grid.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import fpn, mask_paste, roi_align
 from vos_jax.models.backbones import Features
-from vos_jax.typing import Array, Bool, Float
+from vos_jax.typing import Array, Bool, DTypeLike, Float
 
 MASK_STRIDE = 4  # pixels per cell of the frame-sized masks
 ROI_STRIDE = 8  # of P3
@@ -40,7 +40,7 @@ class ProposalConfig:
     score_threshold: float = 0.05  # a proposal that scores less is not valid
     min_size: float = 4.0  # pixels per side; a smaller box is not valid
     roi_size: int = 14  # bins per side; the mask has twice as many
-    dtype: jnp.dtype = jnp.float32  # of the computation; parameters and outputs are float32
+    dtype: DTypeLike = jnp.float32  # of the computation; parameters and outputs are float32
 
 
 class Proposals(flax.struct.PyTreeNode):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vos_jax.models import backbones, masks, windows
 from vos_jax.models import read as read_lib
-from vos_jax.typing import Array, Float
+from vos_jax.typing import Array, DTypeLike, Float
 
 # Odds are taken of probabilities clipped to this; a certain pixel stays within +-9.2 logits.
 CLIP = 1e-4
@@ -25,7 +25,7 @@ def logit(prob: Float[Array, "*p"]) -> Float[Array, "*p"]:
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), 3x3."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "h w C"]) -> Float[Array, "h w C"]:
@@ -45,7 +45,7 @@ class RefineNet(nn.Module):
     """
 
     channels: tuple[int, int, int] = (128, 64, 32)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         c16, c8, c4 = self.channels

@@ -1,6 +1,6 @@
 """What a video's segmentation carries from frame to frame, and what a user may hand in with a frame."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Prediction(flax.struct.PyTreeNode):
     out: Any  # a model's intermediates, for losses and pictures
 
 
+@runtime_checkable
 class Model(Protocol):
     """What `rollout.frame_step` asks of a model; all methods are pure and written for one frame."""
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vos_jax.models import refine
-from vos_jax.typing import Array, Float
+from vos_jax.typing import Array, DTypeLike, Float
 
 
 class ValueEncoder(nn.Module):
@@ -16,7 +16,7 @@ class ValueEncoder(nn.Module):
     """
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.typing import Array, Float
+from vos_jax.typing import Array, DTypeLike, Float
 
 INIT_KERNEL = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 # A depthwise kernel is [k, k, C]: its fan is k², which "fan_in" cannot see in that shape.
@@ -29,7 +29,7 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     symmetric: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
@@ -56,7 +56,7 @@ class Weights(nn.Module):
 
     shape: tuple[int, ...]
     init: nn.initializers.Initializer
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " Co"]]:

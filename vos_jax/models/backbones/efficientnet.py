@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models.backbones import bottleneck, conv, features
-from vos_jax.typing import Array, Float, Shaped
+from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
 # Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
 # statistics confirm it: photographs meet the stem's means to 0.06 deviations, ImageNet's scaling to 0.34.
@@ -46,7 +46,7 @@ class InvertedBottleneck(nn.Module):
     stride: int
     expansion: int
     channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
@@ -69,7 +69,7 @@ class BottleneckStage(nn.Module):
     """The blocks of one `Stage`, named block0, block1, …"""
 
     stage: Stage
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
@@ -92,7 +92,7 @@ class EfficientNetLite0(nn.Module):
         dtype: of the computation and of the features; parameters stay float32.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:

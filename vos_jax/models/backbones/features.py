@@ -3,7 +3,7 @@
 import flax.struct
 import jax.numpy as jnp
 
-from vos_jax.typing import Array, Float, Shaped
+from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
 
 class Features(flax.struct.PyTreeNode):
@@ -20,7 +20,7 @@ def normalise(
     *,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> Float[Array, "H W 3"]:
     """RGB pixels, uint8 or float in [0, 1], to zero mean and unit deviation, in `dtype`.
 

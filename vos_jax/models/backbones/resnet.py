@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models.backbones import conv, features
-from vos_jax.typing import Array, Float, Shaped
+from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
 # ImageNet's, which torchvision's weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
 
     channels: int
     stride: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     expansion = 1
 
     @nn.compact
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
     channels: int
     stride: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     expansion = 4
 
     @nn.compact
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
         return jax.nn.relu(x + y)
 
 
-def _conv(channels: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> conv.Conv:
+def _conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) -> conv.Conv:
     return conv.Conv(channels, size, stride, symmetric=True, dtype=dtype, name=name)
 
 
@@ -62,7 +62,7 @@ class ResidualStage(nn.Module):
     blocks: int
     channels: int
     stride: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "H W Ci"]) -> Float[Array, "h w Co"]:
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
 
     block: type[nn.Module]
     stage_blocks: tuple[int, int, int, int]
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:
@@ -101,11 +101,11 @@ class ResNet(nn.Module):
         return features.Features(*levels)
 
 
-def resnet18(dtype: jnp.dtype = jnp.float32) -> ResNet:
+def resnet18(dtype: DTypeLike = jnp.float32) -> ResNet:
     """ResNet-18: 11 M parameters to C5, channels 64, 128, 256, 512."""
     return ResNet(BasicBlock, (2, 2, 2, 2), dtype)
 
 
-def resnet50(dtype: jnp.dtype = jnp.float32) -> ResNet:
+def resnet50(dtype: DTypeLike = jnp.float32) -> ResNet:
     """ResNet-50: 23 M parameters to C5, channels 256, 512, 1024, 2048."""
     return ResNet(Bottleneck, (3, 4, 6, 3), dtype)
