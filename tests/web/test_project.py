@@ -154,13 +154,3 @@ def test_two_visitors_know_nothing_of_each_other(follower, video, tmp_path):
     one.close()
     assert not one.folder.exists() and two.picture(5).shape == (*SIZE, 3)
     two.close()
-
-
-def test_a_box_becomes_a_mask_whichever_corners_are_named():
-    frames, ids = squares()
-    for corners in (((2, 2), (40, 36)), ((40, 2), (2, 36))):
-        found = project_lib.grab_cut(frames[1], *corners)
-        overlap = (found & (ids[1] == 1)).sum() / (found | (ids[1] == 1)).sum()
-        assert overlap > 0.9
-    with pytest.raises(errors.VosError, match="too small"):
-        project_lib.grab_cut(frames[1], (5, 5), (6, 40))

@@ -47,12 +47,12 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import loading, snapshots, tracker
+from vos_jax.inference import box_masks, loading, snapshots, tracker
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
 from vos_jax.models.backbones import pretrained
-from vos_jax.typing import Float, UInt8
+from vos_jax.typing import Bool, Float, UInt8
 
 TRAINING_FREE = "training_free"
 MAX_ID = 254
@@ -78,6 +78,7 @@ class Segmenter:
     ):
         self._tracker = tracker.Tracker(model, params, buckets=buckets, keep_states=True)
         self._fingerprint = snapshots.fingerprint(model, params)
+        self._mask_of_box = box_masks.BoxMasks(model, self._tracker.params)
         self.reset()
 
     @classmethod
@@ -233,6 +234,20 @@ class Segmenter:
                 f"object {object_id} cannot be removed: it is not followed ({_listed(self.objects)})"
             )
         return self._redo(None, remove=object_id)
+
+    def mask_of_box(
+        self, frame: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float]
+    ) -> Bool[np.ndarray, "H W"]:
+        """Returns the mask of the object in a box, to be handed to `step`, `add_object` or `correct`.
+
+        Args:
+          frame: RGB.
+          box: (x0, y0, x1, y1) in pixels.
+
+        Raises:
+          VosError: the box is less than 4 pixels wide or high, or nothing in it stands out.
+        """
+        return self._mask_of_box(frame, box[:2], box[2:])
 
     def probabilities(self) -> dict[int, Float[np.ndarray, "H W"]]:
         """Soft masks of the frame segmented last: id -> probability, 0 being the background; they sum to 1.

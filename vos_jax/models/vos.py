@@ -225,14 +225,16 @@ class VOSNet(nn.Module):
         others = jnp.sum(prob, axis=0, keepdims=True) - prob
         return self.value_encoder(encoded.features.c4, prob, others)
 
-    def masks_of_boxes(
-        self, encoded: state_lib.Encoded, boxes: Float[Array, "K 4"], frame_size: Float[Array, "2"]
-    ) -> Float[Array, "K H/4 W/4"]:
-        """Soft masks of what the user drew boxes around."""
-        logits = self.proposal_network.masks_of_boxes(encoded.features, boxes, frame_size)
-        height, width = (n * STRIDE // state_lib.MASK_STRIDE for n in encoded.key.shape[:2])
-        valid = jnp.ones(boxes.shape[0], bool)
-        return proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)
+    def mask_of_box(
+        self, frame: Shaped[Array, "H W 3"], box: Float[Array, "4"], frame_size: Float[Array, "2"]
+    ) -> Float[Array, "H W"]:
+        """The soft mask of what the user drew a box around."""
+        features, boxes = self.backbone(frame), box[None]
+        logits = self.proposal_network.masks_of_boxes(features, boxes, frame_size)
+        height, width = (n // state_lib.MASK_STRIDE for n in frame.shape[:2])
+        valid = jnp.ones(1, bool)
+        prob = proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)
+        return masks.upsample(prob, state_lib.MASK_STRIDE)[0]
 
     def _candidates(
         self,
@@ -364,3 +366,13 @@ class VOS:
     ) -> Float[Array, "N h w Cv"]:
         """See `VOSNet.value`."""
         return self._apply(params, encoded, prob, state, method="value")
+
+    def mask_of_box(
+        self,
+        params: Any,
+        frame: Shaped[Array, "H W 3"],
+        box: Float[Array, "4"],
+        frame_size: Float[Array, "2"],
+    ) -> Float[Array, "H W"]:
+        """The soft mask, in [0, 1], of what the user drew a box (y0, x0, y1, x1) around."""
+        return self._apply(params, frame, box, frame_size, method="mask_of_box")

@@ -12,7 +12,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports] - of requirements-a
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.inference import snapshots, tracker
+from vos_jax.inference import box_masks, snapshots, tracker
 from vos_jax.web import project as project_lib
 
 # A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
@@ -34,12 +34,14 @@ class Server:
     follower: tracker.Tracker
     model: str
     root: pathlib.Path
+    mask_of_box: box_masks.BoxMasks
 
     @classmethod
     def of(cls, model: Any, params: Any, root: str | os.PathLike) -> "Server":
         """A server of a model whose projects lie under `root`."""
         fingerprint = snapshots.fingerprint(model, params)
-        return cls(tracker.Tracker(model, params), fingerprint, pathlib.Path(root))
+        follower = tracker.Tracker(model, params)
+        return cls(follower, fingerprint, pathlib.Path(root), box_masks.BoxMasks(model, follower.params))
 
     def open(self, video: str | os.PathLike) -> project_lib.Project:
         """A visitor's new project; raises VosError for what is no video."""
@@ -142,8 +144,7 @@ def build(server: Server) -> gr.Blocks:
         corners = [*corners, (int(event.index[0]), int(event.index[1]))]
         if len(corners) < 2:
             return project.picture(index), corners, "Now the opposite corner."
-        frame = project.frame(index)
-        project.paint(index, int(object_id), project_lib.grab_cut(frame, *corners[:2]))
+        project.paint(index, int(object_id), server.mask_of_box(project.frame(index), *corners[:2]))
         return project.picture(index), [], _stand(project)
 
     @_said

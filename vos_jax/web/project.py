@@ -8,7 +8,6 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import numpy as np
@@ -211,34 +210,3 @@ class Project:
         """Removes the project's folder."""
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)
-
-
-def grab_cut(
-    frame: UInt8[np.ndarray, "H W 3"], corner: tuple[int, int], opposite: tuple[int, int]
-) -> Bool[np.ndarray, "H W"]:
-    """Finds the object in a box by OpenCV's GrabCut.
-
-    Args:
-      frame: RGB.
-      corner, opposite: (x, y) in pixels of the box's corners.
-
-    Raises:
-      VosError: the box is less than 4 pixels wide or high, or nothing in it differs from what is around it.
-    """
-    height, width = frame.shape[:2]
-    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(corner, opposite, strict=True))
-    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    if x1 - x0 < 4 or y1 - y0 < 4:
-        raise errors.VosError("the box is too small: click two opposite corners around the object")
-    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
-    if (x1 - x0) * (y1 - y0) == height * width:
-        x0, y0, x1, y1 = 1, 1, width - 1, height - 1  # GrabCut needs some background
-    labels[y0:y1, x0:x1] = cv2.GC_PR_FGD
-    cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    none: Any = None  # no box, for the labels say it; OpenCV's stubs want one
-    cv2.grabCut(np.ascontiguousarray(frame[:, :, ::-1]), labels, none, *models, 5, cv2.GC_INIT_WITH_MASK)
-    found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    if not found.any():
-        raise errors.VosError("nothing in the box stands out; paint the object instead")
-    return found

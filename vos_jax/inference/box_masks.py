@@ -1,0 +1,104 @@
+"""The mask of what somebody drew a box around: by the proposal network's mask head, sharpened by GrabCut."""
+
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.models import state as state_lib
+from vos_jax.models import vos
+from vos_jax.typing import Bool, Float, UInt8
+
+CERTAIN = 0.9
+"""What the mask head says with so much certainty, for or against, GrabCut leaves as it is."""
+
+ROUNDS = 3
+
+
+class BoxMasks:
+    """Finds objects in boxes; compiles once per padded size of frame.
+
+    Args:
+      model, params: one without proposals of its own, as the training-free one, leaves all to GrabCut.
+    """
+
+    def __init__(self, model: state_lib.Model, params: Any):
+        self._params = params
+        self._head = None
+        if isinstance(model, vos.VOS) and model.config.use_proposals:
+            self._head = jax.jit(model.mask_of_box)
+
+    def __call__(
+        self, frame: UInt8[np.ndarray, "H W 3"], corner: tuple[float, float], opposite: tuple[float, float]
+    ) -> Bool[np.ndarray, "H W"]:
+        """Returns the mask of the object in a box; nothing outside of the box is in it.
+
+        Args:
+          frame: RGB.
+          corner, opposite: (x, y) in pixels of two of the box's corners.
+
+        Raises:
+          VosError: the box is less than 4 pixels wide or high, or nothing in it stands out.
+        """
+        box = _checked(frame, corner, opposite)
+        if self._head is None:
+            return grab_cut(frame, box)
+        size = frame.shape[:2]
+        padding = [(0, padded - n) for padded, n in zip(state_lib.padded_size(size), size, strict=True)]
+        padded = np.pad(frame, (*padding, (0, 0)))
+        prob = self._head(self._params, padded, jnp.asarray(box, jnp.float32), jnp.asarray(size, jnp.float32))
+        return grab_cut(frame, box, np.asarray(prob)[: size[0], : size[1]])
+
+
+def _checked(
+    frame: UInt8[np.ndarray, "H W 3"], corner: tuple[float, float], opposite: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """The box (y0, x0, y1, x1) inside the frame."""
+    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(corner, opposite, strict=True))
+    height, width = frame.shape[:2]
+    y0, x0, y1, x1 = max(round(y0), 0), max(round(x0), 0), min(round(y1), height), min(round(x1), width)
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        raise errors.VosError("the box is too small: take two opposite corners around the object")
+    return y0, x0, y1, x1
+
+
+def grab_cut(
+    frame: UInt8[np.ndarray, "H W 3"],
+    box: tuple[int, int, int, int],
+    prob: Float[np.ndarray, "H W"] | None = None,
+) -> Bool[np.ndarray, "H W"]:
+    """Parts a box (y0, x0, y1, x1) into object and background by their colours (OpenCV's GrabCut).
+
+    Args:
+      frame: RGB.
+      box: inside the frame.
+      prob: an idea of the mask in [0, 1], kept where it is certain; None: all of the box is in doubt.
+
+    Raises:
+      VosError: nothing in the box stands out.
+    """
+    height, width = frame.shape[:2]
+    y0, x0, y1, x1 = box
+    if prob is None and (x1 - x0) * (y1 - y0) == height * width:
+        y0, x0, y1, x1 = 1, 1, height - 1, width - 1  # GrabCut needs some background
+    inside = np.zeros((height, width), bool)
+    inside[y0:y1, x0:x1] = True
+    labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+    if prob is not None:
+        labels[inside & (prob <= 0.5)] = cv2.GC_PR_BGD
+        labels[inside & (prob < 1 - CERTAIN)] = cv2.GC_BGD
+        labels[inside & (prob > CERTAIN)] = cv2.GC_FGD
+    there = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    if there.any() and not there.all():
+        cv2.setRNGSeed(0)
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        none: Any = None  # no box, for the labels say it; OpenCV's stubs want one
+        image = np.ascontiguousarray(frame[:, :, ::-1])
+        cv2.grabCut(image, labels, none, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        there = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    if not there.any():
+        raise errors.VosError("nothing in the box stands out; paint the object instead")
+    return there
