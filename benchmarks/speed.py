@@ -35,7 +35,7 @@ from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data import rendered
 from vos_jax.inference import loading, tracker
-from vos_jax.models import masks, pixels
+from vos_jax.models import masks, pixels, windows
 from vos_jax.models import read as read_lib
 
 SIZE = (480, 854)
@@ -82,7 +82,10 @@ def stage_rows(
     for name, function, arguments in stages.of_frame(run.model, run.params, track.state, padded, evaluate):
         compiled = jax.jit(function)
         took = peaks.measure(lambda compiled=compiled, arguments=arguments: compiled(*arguments))
-        with mock.patch.object(pixels, "_counts", _counts_that_ran(run.model, track)):
+        with (
+            mock.patch.object(pixels, "_counts", _counts_that_ran(run.model, track)),
+            mock.patch.object(windows, "sizes", _window_that_ran(run.model, track)),
+        ):
             # A function of its own: what was traced for all counts above would be taken again.
             alone = functools.partial(lambda function, *x: function(*x), function)
             found = cost.cost_of(alone, *jax.eval_shape(lambda *x: x, *arguments))
@@ -109,6 +112,21 @@ def _counts_that_ran(model: Any, track: tracker.Track) -> Any:
     held = jnp.where(there, jnp.sum(held.reshape(n, slots, -1), axis=-1), 0)
     number = int(max(jnp.sum(jnp.any(near, axis=0)), jnp.max(held)))
     return lambda num_pixels: [next(n for n in known(num_pixels) if n >= min(number, num_pixels))]
+
+
+def _window_that_ran(model: Any, track: tracker.Track) -> Any:
+    """Stands for `windows.sizes` with one window: the largest that any object needs."""
+    known, reach = windows.sizes, model.config.read.reach
+    memory = track.state.memory
+    h, w = memory.prob.shape[2:]
+    if reach == 0:
+        return known
+    largest = 0
+    for near in np.asarray(masks.reachable(track.state.prev_prob, (h, w), reach)):
+        extent = [np.ptp(np.nonzero(near.any(axis))[0]) + 1 + 2 * windows.MARGIN for axis in (1, 0)]
+        wanted = np.minimum(extent, (h, w))
+        largest = max(largest, next(i for i, size in enumerate(known((h, w))) if np.all(size >= wanted)))
+    return lambda grid: [known(grid)[largest]]
 
 
 def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[str, dict[str, float]]:
