@@ -29,7 +29,7 @@ REQUIREMENTS := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirem
 env: $(STAMP)
 
 # pip leaves the network alone where everything asked for is installed.
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-dev.txt $(if $(LOCKED),requirements.lock)
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; make PYTHON=/path/to/python3" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS)
