@@ -32,7 +32,11 @@ env: $(STAMP)
 $(STAMP): requirements.txt requirements-dev.txt $(if $(LOCKED),requirements.lock)
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; make PYTHON=/path/to/python3" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): 1.4 GB, some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS)
+	@# So that scripts anywhere find the library.
+	@$(BIN)/python -c "import pathlib, sysconfig; \
+		pathlib.Path(sysconfig.get_path('purelib'), 'vos_jax.pth').write_text('$(CURDIR)\n')"
 	@touch $@
 
 demo: env

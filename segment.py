@@ -50,8 +50,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--masks",
         metavar="[FRAME:]PNG[@ID]",
         action="append",
-        required=True,
-        help="what to follow; may be said several times",
+        default=[],
+        help="what to follow (needed); may be said several times",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="where the results go")
     parser.add_argument("--cutout", choices=("png", "webm"), help="the objects alone, on nothing")
@@ -71,6 +71,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.memory.every=3"
     rest, overrides = configs.split_arguments(arguments)
     options = parser.parse_args(rest)
+    if not options.masks:
+        raise errors.VosError(
+            "what shall be followed? --masks first.png is the mask of the first frame; docs/tutorial.md says "
+            "how to paint one"
+        )
     if options.fps is not None and not 0.1 <= options.fps <= 1000:
         raise errors.VosError(f"--fps {options.fps}: between 0.1 and 1000")
     return options, overrides
@@ -137,6 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             task = progress.add_task("drawing", total=done, fps=0.0)
             draw(media, wanted, out, functools.partial(progress.update, task))
     check_frames(annotations, done)
+    for object_id, frame in last_seen(media, out, done, annotations).items():
+        screen.print(
+            f"object {object_id} was last seen in frame {frame}; if it is still there, mask it again where "
+            f"it begins to fade: --masks FRAME:FILE.png@{object_id}"
+        )
     screen.print(f"masks: {out / session.MASKS}")
     for name in makers:
         screen.print(f"look at: {out / name}")
@@ -207,6 +217,20 @@ def segment(
             update(completed=track.index, fps=(track.index - begin) / max(passed, 1e-9))
     run.finish(track.index)
     return track.index
+
+
+def last_seen(media: video_files.Media, out: pathlib.Path, done: int, annotations: dict) -> dict[int, int]:
+    """The last frame with it of each object that the video's last frame is without."""
+    missing = {int(i) for ids in annotations.values() for i in np.unique(ids) if i}
+    found = {}
+    for index in reversed(range(done)):
+        if not missing:
+            break
+        ids = masks.read_mask(writer.mask_path(out, session.MASKS, media.frame_name(index)), media.size)
+        shown = missing.intersection(np.unique(ids).tolist())
+        found |= dict.fromkeys(sorted(shown), index)
+        missing -= shown
+    return {object_id: index for object_id, index in found.items() if index < done - 1}
 
 
 def draw(media: video_files.Media, makers: dict, out: pathlib.Path, update) -> None:

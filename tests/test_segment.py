@@ -323,3 +323,16 @@ def test_masks_are_fitted_shared_and_renamed_when_asked(here, clip):
     found = written()
     np.testing.assert_array_equal(found["000000"], ids[0])
     assert iou(found["000004"] == 9, ids[4] == 7) > 0.7
+
+
+def test_an_object_that_is_lost_is_named(here, capsys):
+    """Found by a new user: the masks were empty from some frame on, and nothing said so."""
+    assert run("v.mp4", *BOTH, "--no-overlay") == 0
+    assert "last seen" not in capsys.readouterr().out
+    for index in range(5, LENGTH):
+        path = program.pathlib.Path(f"out/masks/{index:06d}.png")
+        ids = masks.read_mask(path)
+        masks.write_mask(path, np.where(ids == 7, 0, ids).astype(np.uint8))
+    assert run("v.mp4", *BOTH, "--no-overlay") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "object 7 was last seen in frame 4;" in out and "FRAME:FILE.png@7" in out and "object 3" not in out

@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     tfds.disable_progress_bar()
 
-    print(builders.pack(config, args.out, name=args.name, overwrite=args.overwrite))
+    folder = builders.pack(config, args.out, name=args.name, overwrite=args.overwrite)
+    print(f"packed: {folder}")
     return 0
 
 

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise errors.VosError(f"{args.root}: {len(problems)} problem(s); mend or remove these files")
     print("ready to train on. To pack it into one file per shard (faster, optional):")
     print(f"  python -m vos_jax.data.build --kind {kind} --root {args.root} --out packed")
-    print("To train on it: docs/tutorial.md")
+    print("To train on it: docs/tutorial.md, part 5")
 
 
 if __name__ == "__main__":

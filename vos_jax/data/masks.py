@@ -255,7 +255,8 @@ def _ids_of_colours(path: str | os.PathLike, rgb: UInt8[np.ndarray, "H W 3"]) ->
         names = [f"({c >> 16},{c >> 8 & 255},{c & 255})" for c in unknown]
         raise errors.VosError(
             f"{path}: RGB mask with {len(unknown)} colour(s) outside the DAVIS palette: {_some(names)}; "
-            "export it as an indexed PNG, or with hard edges in the palette's colours"
+            "export it as an indexed PNG, or with hard edges (no anti-aliasing) in the palette's colours: "
+            "(128,0,0), (0,128,0), (128,128,0), (0,0,128), ..."
         )
     table = np.array([_COLOUR_IDS[c] for c in colours.tolist()], np.uint8)
     table[table == VOID] = 0

@@ -56,7 +56,8 @@ class OptimConfig:
                 raise VosError(f"train.optim.{name} is {getattr(self, name)}; it must be at least 0")
         if self.steps <= self.warmup_steps:
             raise VosError(
-                f"train.optim: {self.warmup_steps} warm-up steps leave nothing of {self.steps} steps"
+                f"train.optim.warmup_steps is {self.warmup_steps} of train.steps {self.steps}; add "
+                "--config.train.optim.warmup_steps=0, or more steps"
             )
         if not 0 <= self.ema_decay < 1:
             raise VosError(f"train.optim.ema_decay is {self.ema_decay}; it must be in [0, 1)")
