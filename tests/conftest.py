@@ -1,5 +1,6 @@
 """A strict session: warnings are errors (pyproject.toml), ranks never promote silently."""
 
+import os
 import pathlib
 import resource
 
@@ -7,6 +8,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile what they test, in the programs that they start as well.
+os.environ["VOS_JAX_CACHE"] = "off"
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from vos_jax import program_cache
 from vos_jax.errors import VosError
 from vos_jax.typing import Device
 
@@ -25,12 +26,14 @@ def prefer(name: str | None) -> None:
 def choose(name: str | None) -> str:
     """Makes JAX use `name` ("cpu", "gpu", "tpu"; None = the best there is) and returns its description.
 
-    Call it before anything computes: JAX settles on its devices at first use.
+    Call it before anything computes: JAX settles on its devices at first use. What is compiled from then on
+    is kept for the next run (`program_cache`).
 
     Raises:
         VosError: JAX sees no such device, or settled on another one before.
     """
     prefer(name)
+    program_cache.keep()
     try:
         found = jax.default_backend()
         device = jax.devices()[0]
