@@ -21,7 +21,7 @@ def keep() -> None:
     one of its own.
     """
     chosen = os.environ.get(VARIABLE, "")
-    if chosen == "off" or jax.config.jax_compilation_cache_dir:
+    if chosen == "off" or jax.config.read("jax_compilation_cache_dir"):
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = pathlib.Path(chosen or os.path.join(home, "vos_jax")) / f"programs-{_processor()}"
