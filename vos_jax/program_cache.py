@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import stat
+from typing import Any
 
 import jax
 
@@ -21,7 +22,8 @@ def keep() -> None:
     one of its own.
     """
     chosen = os.environ.get(VARIABLE, "")
-    if chosen == "off" or jax.config.read("jax_compilation_cache_dir"):
+    settings: Any = jax.config  # its flags are attributes that a type checker does not see
+    if chosen == "off" or settings.jax_compilation_cache_dir:
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = pathlib.Path(chosen or os.path.join(home, "vos_jax")) / f"programs-{_processor()}"
