@@ -7,6 +7,9 @@ import resource
 import jax
 import pytest
 
+from tests import shapes
+
+shapes.check()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile what they test, in the programs that they start as well.
 os.environ["VOS_JAX_CACHE"] = "off"

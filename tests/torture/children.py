@@ -66,6 +66,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
+            # A shell's background jobs ignore Ctrl-C, and so would this.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(handle, 1)

@@ -54,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     tfds.disable_progress_bar()
 
-    folder = builders.pack(config, args.out, name=args.name, overwrite=args.overwrite)
-    print(f"packed: {folder}")
+    print(builders.pack(config, args.out, name=args.name, overwrite=args.overwrite))
     return 0
 
 

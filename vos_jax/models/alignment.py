@@ -18,6 +18,7 @@ supplement section 6.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ ALIGNMENTS: dict[str, Callable[..., Aligned]] = {
 }
 
 
-def resolve(alignment: str | Callable[..., Aligned]) -> Callable[..., Aligned]:
+def resolve(alignment: Any) -> Callable[..., Aligned]:
     """The alignment of this name, or the user's own callable, with one calling convention.
 
     The result is called as `align(template, weights, proposal, temperature=...)`. Looks at the signature

@@ -58,7 +58,11 @@ def of_mask(
 
 
 def greedy_nms(
-    boxes: Float[Array, "K 4"], scores: Float[Array, "K"], valid: Bool[Array, "K"], *, threshold: float
+    boxes: Float[Array, "K 4"],
+    scores: Float[Array, "K"],
+    valid: Bool[Array, "K"],
+    *,
+    threshold: float | Float[Array, ""],
 ) -> Float[Array, "K"]:
     """Greedy non-maximum suppression as a fixed point: exactly the sequential result, without a loop over
     boxes.
@@ -92,7 +96,11 @@ def greedy_nms(
 
 
 def matrix_nms(
-    boxes: Float[Array, "K 4"], scores: Float[Array, "K"], valid: Bool[Array, "K"], *, threshold: float
+    boxes: Float[Array, "K 4"],
+    scores: Float[Array, "K"],
+    valid: Bool[Array, "K"],
+    *,
+    threshold: float | Float[Array, ""],
 ) -> Float[Array, "K"]:
     """Soft suppression in one step: every score decays by its worst overlap with a better box.
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vos_jax.typing import Array, Bool, Float, Int
+from vos_jax.typing import Array, Bool, Float, UInt8
 
 # Odds are clamped here, so that a certain mask stays finite (STM's soft aggregation).
 CLAMP = 1e-7
@@ -84,6 +84,6 @@ def repeat_border(
     return jnp.take(jnp.take(prob, rows, axis=-2, mode="clip"), columns, axis=-1, mode="clip")
 
 
-def to_ids(prob: Float[Array, "N+1 h w"], factor: int) -> Int[Array, "H W"]:
+def to_ids(prob: Float[Array, "N+1 h w"], factor: int) -> UInt8[Array, "H W"]:
     """Returns the most probable object of each full-size pixel, 0 for background; ties go to the lower."""
     return jnp.argmax(upsample(prob, factor), axis=0).astype(jnp.uint8)

@@ -46,7 +46,11 @@ def file(inputs: SourceInputs, *, config: ProposalConfig, key: PRNGKeyArray | No
 
 
 def groundtruth(
-    inputs: SourceInputs, *, config: ProposalConfig, key: PRNGKeyArray | None = None, jitter: float = JITTER
+    inputs: SourceInputs,
+    *,
+    config: ProposalConfig,
+    key: PRNGKeyArray | None = None,
+    jitter: float | Float[Array, ""] = JITTER,
 ) -> Proposals:
     """The training oracle: one jittered copy of every true object, then distractors.
 

@@ -315,7 +315,7 @@ def topk(
             weights = jnp.where(in_slot[slots], plain, 0.0)
             weights /= jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
 
-            def gather(x: Float[Array, "M h w c"]) -> Float[Array, "Q c"]:
+            def gather(x: Float[Array, "M h w *c"]) -> Float[Array, "Q c"]:
                 x = x.reshape(num_slots * h * w, -1)[pixels]
                 return jnp.einsum(
                     "qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32
