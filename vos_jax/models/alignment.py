@@ -141,8 +141,9 @@ def resolve(alignment: Any) -> Callable[..., Aligned]:
         alignment = ALIGNMENTS[alignment]
     if not callable(alignment):
         raise errors.VosError(f"alignment: expected a name or a callable, found {alignment!r}")
+    align: Callable[..., Aligned] = alignment
     try:
-        signature = inspect.signature(alignment)
+        signature = inspect.signature(align)
         named = signature.parameters.values()
         tempered = any(p.name == "temperature" or p.kind is p.VAR_KEYWORD for p in named)
         signature.bind(None, None, None, **({"temperature": None} if tempered else {}))
@@ -152,13 +153,13 @@ def resolve(alignment: Any) -> Callable[..., Aligned]:
             f" it likes, temperature ({error})"
         ) from error
     if tempered:
-        return alignment
+        return align
 
     def untempered(template, weights, proposal, *, temperature):
         del temperature
-        return alignment(template, weights, proposal)
+        return align(template, weights, proposal)
 
-    untempered.__name__ = _name(alignment)
+    untempered.__name__ = _name(align)
     return untempered
 
 
