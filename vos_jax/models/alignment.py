@@ -141,7 +141,7 @@ def resolve(alignment: Any) -> Callable[..., Aligned]:
         alignment = ALIGNMENTS[alignment]
     if not callable(alignment):
         raise errors.VosError(f"alignment: expected a name or a callable, found {alignment!r}")
-    align: Callable[..., Aligned] = alignment
+    align: Any = alignment  # whether it keeps to the convention shows when it is called
     try:
         signature = inspect.signature(align)
         named = signature.parameters.values()
