@@ -36,7 +36,7 @@ def follow(model, params, frames, ids):
 
     def oracle(truth, key):
         inputs = proposal_sources.SourceInputs(
-            frame_size=jnp.asarray(SIZE), truth_prob=truth, truth_valid=jnp.ones(2, bool)
+            frame_size=jnp.asarray(SIZE, jnp.float32), truth_prob=truth, truth_valid=jnp.ones(2, bool)
         )
         return proposal_sources.groundtruth(inputs, config=model.config.proposals, key=key)
 

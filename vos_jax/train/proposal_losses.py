@@ -101,7 +101,7 @@ def proposal_losses(
     detections: Detections,
     truth_prob: Float[Array, "N H4 W4"],
     truth_valid: Bool[Array, "N"],
-    frame_size: Int[Array, "2"],
+    frame_size: Float[Array, "2"],
 ) -> dict[str, Float[Array, ""]]:
     """The proposal network's losses on ONE frame, each normalised by this frame's own counts.
 

@@ -110,7 +110,7 @@ def clip_terms(
       key: this clip's, at this step.
       step: of training.
     """
-    frames, frame_size = clip["frames"], clip["frame_size"]
+    frames, frame_size = clip["frames"], clip["frame_size"].astype(jnp.float32)
     length, height, width = frames.shape[:3]
     num_objects = clip["object_valid"].shape[0]
     truth = truth_of(clip["ids"], num_objects)
