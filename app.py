@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from vos_jax import config as configs
 from vos_jax import devices, errors
-from vos_jax.inference import loading
+from vos_jax.inference import loading, resizing
 
 GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise errors.VosError(f"{GIVE_UP} ({error})") from error
         devices.choose(options.device)
         model, params, _ = loading.make_model(config, options.checkpoint)
-        server = page.Server.of(model, params, root)
+        server = page.Server.of(model, params, root, resizing.Sizing.of_config(config.inference))
         page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)
 
 

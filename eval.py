@@ -27,6 +27,7 @@ from vos_jax.inference import (
     probabilities,
     processes,
     record,
+    resizing,
     results,
     segmentation,
     settings,
@@ -183,7 +184,12 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 follower,
                 masks_out,
                 advance,
-                read=segmentation.reader(video, config.model.proposals_dir, num_proposals),
+                read=segmentation.reader(
+                    video,
+                    config.model.proposals_dir,
+                    num_proposals,
+                    resizing.Sizing.of_config(config.inference),
+                ),
                 direction=config.inference.direction,
                 save_probabilities=config.eval.save_probabilities,
             )

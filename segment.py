@@ -26,7 +26,8 @@ import vos_jax
 from vos_jax import config as configs
 from vos_jax import devices, errors, lock, parts
 from vos_jax.data import given_masks, masks, prefetch, video_files
-from vos_jax.inference import loading, session, snapshots, tracker, writer
+from vos_jax.inference import annotations as annotations_lib
+from vos_jax.inference import followers, loading, session, snapshots, tracker, writer
 from vos_jax.visualize import console, movie, products
 
 FRAMES_AHEAD = 4
@@ -102,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
-    follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
-    tracker.check_annotations(annotations, follower)
+    follower = followers.make_plain(config, model, params)
+    annotations_lib.check(annotations, follower)
     model_name = snapshots.fingerprint(model, params)
     writer.check_writable(out)
     lock.hold(out)

@@ -24,7 +24,7 @@ import vos_jax
 from vos_jax import command, devices, errors, lock, parts
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import loading, record, writer
+from vos_jax.inference import loading, record, resizing, writer
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -105,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
     dataset = loading.dataset_index(config)
-    evaluate = evaluation.Evaluator(judged, videos, config.objects.buckets, dataset) if videos else None
+    sizing = resizing.Sizing.of_config(config.inference)
+    evaluate = (
+        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, sizing) if videos else None
+    )
     draw = preview.make_preview(judged)
 
     # ---------------------------------------------------------------- model, optimiser, devices

@@ -24,7 +24,7 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline, pseudo_clips, sequences, sources
-from vos_jax.inference import loading, tracker
+from vos_jax.inference import loading, resizing, tracker
 from vos_jax.metrics import davis
 
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
@@ -131,7 +131,8 @@ def main() -> None:
     for name in names:
         config = configs.load("default", [*VARIANTS[name], *overrides])
         model, params, _ = loading.make_model(config, options.checkpoint)
-        follower = tracker.Tracker(model, params, stages=STAGES[1:])
+        sizing = resizing.Sizing.of_config(config.inference)
+        follower = tracker.Tracker(model, params, stages=STAGES[1:], sizing=sizing)
         start = time.perf_counter()
         judged = {"held_back": videos, "look_alikes": clips}
         found = {kind: score(follower, shown) for kind, shown in judged.items() if shown}
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

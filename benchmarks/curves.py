@@ -8,6 +8,7 @@ writes docs/runs/small.png and docs/runs/small.jsonl, one line per `--every` ste
 import argparse
 import json
 import pathlib
+import sys
 
 import matplotlib
 import numpy as np
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -102,6 +102,9 @@ def get_config():
     objects.buckets = (1, 2, 3, 5, 8, 13, 21, 34, 64)
 
     config.inference = inference = config_dict.ConfigDict()
+    # Frames with a shorter short side are enlarged to so many pixels inside, threefold at most: memory sees
+    # in cells of 16 pixels. Masks come out at the frames' size; 0 = none are.
+    inference.min_size = 480
     # Frames with a longer short side are shrunk to so many pixels inside, masks come out at the frames' size;
     # 0 = none are. eval.py's --max_size.
     inference.max_size = 0

@@ -38,6 +38,7 @@ MINIMA = {
     "training_free.window": 0,
     "training_free.temperature": 1e-6,
     "objects.buckets": 1,
+    "inference.min_size": 0,
     "inference.max_size": 0,
     "eval.workers": 1,
 }

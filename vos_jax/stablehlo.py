@@ -2,7 +2,8 @@
 
     python -m vos_jax.export --stablehlo lite0.zip --size 480x854 --objects 3
 
-OUT holds two functions in StableHLO (`jax.export`), weights included, for frames of one size:
+OUT holds two functions in StableHLO (`jax.export`), weights included, for frames of one size; videos of a
+shorter side than 480 are best enlarged before, which `inference.min_size` does elsewhere:
 
     start() -> state                             the state before a video's first frame, a list of arrays
     step(frame, ids, *state) -> (ids, *state)    frame uint8 RGB [H, W, 3]; ids uint8 [H, W]

@@ -25,8 +25,8 @@ def main() -> None:
         follower = tracker.Tracker(coloured.make_model(), {"none": np.zeros(1)}, with_prob=True)
         step = follower.step
 
-        def noted(state, *args):
-            outputs = step(state, *args)
+        def noted(state, *args, **options):
+            outputs = step(state, *args, **options)
             used.update(outputs[1].devices())
             return outputs
 

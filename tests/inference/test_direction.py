@@ -6,6 +6,7 @@ import pytest
 from tests import layouts, quick
 from tests.inference.coloured import make_model, make_video
 from vos_jax import errors
+from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import direction, tracker
 
 FRAMES, IDS = make_video()
@@ -87,7 +88,7 @@ def test_a_correction_never_takes_the_place_of_a_first_annotation(follower):
     """Pins full of first annotations: the memory would have evicted one of them."""
     full = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 7), 2: IDS[2]}
     with pytest.raises(errors.VosError, match="frame 2 corrects objects.*memory.capacity to 5"):
-        tracker.check_annotations(full, follower)
+        annotations_lib.check(full, follower)
     track = follower.start(IDS.shape[1:], 2)
     track.step(FRAMES[0], full[0])
     track.step(FRAMES[1], full[1])

@@ -6,7 +6,7 @@ import pytest
 from tests import quick
 from tests.inference.coloured import make_model, make_video
 from vos_jax import config, errors
-from vos_jax.inference import tracker, views
+from vos_jax.inference import resizing, tracker, views
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,10 @@ def test_a_mirrored_video_gives_the_mirrored_masks(inner):
 @pytest.mark.parametrize("size", [(101, 143), (143, 101)], ids=["odd", "portrait"])
 def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
     frames, ids = make_video(size)
-    merged = views.ViewsTracker(inner, max_size=64, scales=(0.75, 1.25), flip=True)
+    sized = tracker.Tracker(make_model(), {}, with_prob=True, sizing=resizing.Sizing(max_size=64))
+    merged = views.ViewsTracker(sized, scales=(0.75, 1.25), flip=True)
     small = {(48, 68), (80, 113), (68, 48), (113, 80)}
-    assert {views.view_size(size, 64, scale) for scale in (0.75, 1.25)} <= small
+    assert {sized.sizing.seen(size, scale) for scale in (0.75, 1.25)} <= small
     for t, result in enumerate(merged.track(frames, {0: ids[0], 2: ids[2]})):
         assert result.ids.shape == size and result.prob.shape[1:] == size
         np.testing.assert_allclose(result.prob.sum(0), 1.0, atol=1e-5)
@@ -60,16 +61,6 @@ def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
         else:
             best = np.array([0, *result.presence])[np.argmax(result.prob, axis=0)]
             np.testing.assert_array_equal(result.ids, best, err_msg="resized, then argmax")
-
-
-def test_no_object_is_lost_when_ids_shrink():
-    ids = np.zeros((40, 60), np.uint8)
-    ids[:20, :30], ids[30, 50], ids[5, 5] = 1, 9, 200
-    small = views.resize_ids(ids, (10, 15))
-    assert set(np.unique(small)) == {0, 1, 9, 200}
-    assert small[7, 12] == 9 and small[1, 1] == 200 and np.sum(small == 1) == 5 * 7 - 1
-    np.testing.assert_array_equal(views.resize_ids(ids, (40, 60)), ids)
-    assert set(np.unique(views.resize_ids(ids, (60, 90)))) == {0, 1, 9, 200}
 
 
 def test_wrong_options_are_refused_by_name():

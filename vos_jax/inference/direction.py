@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors
+from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import tracker
 from vos_jax.models import proposals as proposals_lib
 
@@ -18,7 +19,7 @@ Annotations = Mapping[int, np.ndarray]
 Indexed = Iterator[tuple[int, tracker.TrackedFrame]]
 
 
-class Follower(tracker.Bounded, Protocol):
+class Follower(annotations_lib.Bounded, Protocol):
     """What `tracker.Tracker` and `views.ViewsTracker` have in common."""
 
     @property
@@ -105,13 +106,13 @@ def check(annotations: Annotations, follower: Follower, direction: str, save_pro
     """Refuses before work starts what would fail in mid-video.
 
     Raises:
-      VosError: as `tracker.check_annotations`, in every direction that is asked for; probabilities of two
+      VosError: as `annotations_lib.check`, in every direction that is asked for; probabilities of two
         passes that overlap.
     """
     if direction != "backward":
-        tracker.check_annotations(annotations, follower)
+        annotations_lib.check(annotations, follower)
     if direction != "forward":
-        tracker.check_annotations(reverse(annotations), follower)
+        annotations_lib.check(reverse(annotations), follower)
     if direction == "both" and save_probabilities and len(annotations) > 1:
         raise errors.VosError(
             f"--save_probabilities with --direction both takes videos annotated in one frame; this one is in "

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from vos_jax import errors
-from vos_jax.inference import direction, loading, tracker, views
+from vos_jax.inference import direction, loading, resizing, tracker, views
 from vos_jax.models import state as state_lib
 from vos_jax.models import training_free
 
@@ -26,7 +26,7 @@ def make_follower(
     if config.eval.stages and (merged or isinstance(model, training_free.TrainingFree)):
         raise errors.VosError("eval.stages needs trained weights (--checkpoint), and one view of each frame")
     if num_proposals and merged:
-        raise errors.VosError("proposals from files fit one view only: no --max_size, --scales and --flip")
+        raise errors.VosError("proposals from files fit one view only: no --scales and --flip")
     follower = tracker.Tracker(
         model,
         params,
@@ -35,12 +35,17 @@ def make_follower(
         stages=config.eval.stages,
         dataset=loading.dataset_index(config),
         num_proposals=num_proposals,
+        sizing=resizing.Sizing.of_config(config.inference),
     )
     return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
 
 
 def make_plain(config: config_dict.ConfigDict, model: state_lib.Model, params: Any) -> tracker.Tracker:
-    """Returns a tracker with one view and the model's own proposals, for looking at what it does."""
+    """Returns a tracker with one view and the model's own proposals."""
     return tracker.Tracker(
-        model, params, buckets=config.objects.buckets, dataset=loading.dataset_index(config)
+        model,
+        params,
+        buckets=config.objects.buckets,
+        dataset=loading.dataset_index(config),
+        sizing=resizing.Sizing.of_config(config.inference),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vos_jax.data import prefetch, proposal_files, sources
 from vos_jax.inference import direction as direction_lib
-from vos_jax.inference import probabilities, writer
+from vos_jax.inference import probabilities, resizing, writer
 from vos_jax.models import state as state_lib
 
 FRAMES_AHEAD = 4
@@ -90,7 +90,9 @@ def segment(
     return Segmented(seconds, _by_object(present, required))
 
 
-def reader(video: sources.Video, proposals_dir: str, num_proposals: int) -> Callable[[int], Item]:
+def reader(
+    video: sources.Video, proposals_dir: str, num_proposals: int, sizing: resizing.Sizing
+) -> Callable[[int], Item]:
     """What gives frame `index`, with its proposals where those come from files (`num_proposals` > 0).
 
     Raises:
@@ -100,12 +102,13 @@ def reader(video: sources.Video, proposals_dir: str, num_proposals: int) -> Call
         return video.frame
     # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
     found = proposal_files.read_video(proposals_dir, video)
-    padded = state_lib.padded_size(video.size)
+    seen = sizing.seen(video.size)
+    padded = state_lib.padded_size(seen)
 
     def read(index: int) -> Item:
         name = video.frame_names[index]
         arrays = proposal_files.arrays(
-            found, name, frame_size=video.size, padded_size=padded, capacity=num_proposals
+            found, name, frame_size=seen, padded_size=padded, capacity=num_proposals
         )
         return video.frame(index), arrays
 

@@ -9,8 +9,8 @@
 >>> first[16:48, 8:40] = 5                                  # object 5, painted in frame 0
 
 >>> seg = Segmenter.from_pretrained("training_free")        # "lite0" where its weights are
->>> for ids in seg.track(frames, {0: first}):
-...     print(ids.shape, ids.dtype, np.unique(ids), ids[32, 24])
+>>> for t, ids in enumerate(seg.track(frames, {0: first})):
+...     print(ids.shape, ids.dtype, np.unique(ids), ids[32, 24 + 8 * t])
 (64, 96) uint8 [0 5] 5
 (64, 96) uint8 [0 5] 5
 (64, 96) uint8 [0 5] 5
@@ -47,7 +47,8 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import box_masks, loading, snapshots, tracker
+from vos_jax.inference import annotations as annotations_lib
+from vos_jax.inference import box_masks, loading, resizing, snapshots, tracker
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
@@ -71,12 +72,18 @@ class Segmenter:
     Args:
       model, params: any `state.Model` and its parameters; `from_pretrained` finds them by name.
       buckets: capacities for objects; see `Tracker`.
+      sizing: at what size frames are followed; default: as they are.
     """
 
     def __init__(
-        self, model: state_lib.Model, params: Any, *, buckets: Sequence[int] = tracker.DEFAULT_BUCKETS
+        self,
+        model: state_lib.Model,
+        params: Any,
+        *,
+        buckets: Sequence[int] = tracker.DEFAULT_BUCKETS,
+        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
     ):
-        self._tracker = tracker.Tracker(model, params, buckets=buckets, keep_states=True)
+        self._tracker = tracker.Tracker(model, params, buckets=buckets, keep_states=True, sizing=sizing)
         self._fingerprint = snapshots.fingerprint(model, params)
         self._mask_of_box = box_masks.BoxMasks(model, self._tracker.params)
         self.reset()
@@ -114,7 +121,8 @@ class Segmenter:
             config.model.variant = name
             source = str(shipped_weights(name) if checkpoint is None else checkpoint)
         model, params, _ = loading.make_model(config, source)
-        return cls(model, params, buckets=config.objects.buckets)
+        sizing = resizing.Sizing.of_config(config.inference)
+        return cls(model, params, buckets=config.objects.buckets, sizing=sizing)
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -155,7 +163,7 @@ class Segmenter:
             while frames come, a frame or mask of a wrong size or type.
         """
         given = {index: _as_ids(ids, f"the mask for frame {index}") for index, ids in annotations.items()}
-        tracker.check_annotations(given, self._tracker)
+        annotations_lib.check(given, self._tracker)
         self.reset()
         # A generator of its own: mistakes surface here, not at the first frame.
         return (self.step(frame, given.get(index)) for index, frame in enumerate(frames))
@@ -258,10 +266,8 @@ class Segmenter:
         if self._track is None:
             raise errors.VosError("no frame was segmented yet; step() or track() does it")
         track = self._track
-        height, width = track.size
         full = np.asarray(mask_lib.upsample(track.state.prev_prob, state_lib.MASK_STRIDE))
-        full = full[:, :height, :width]
-        probs = {user_id: full[index] for user_id, index in track.objects.items()}
+        probs = {user_id: track.full_size(full[index]) for user_id, index in track.objects.items()}
         return {0: np.clip(1.0 - sum(probs.values(), np.zeros(track.size, np.float32)), 0.0, 1.0), **probs}
 
     def save(self, path: str | os.PathLike) -> None:

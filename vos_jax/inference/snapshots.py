@@ -91,13 +91,14 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
     size = height, width
     if not (0 < height <= masks.MAX_SIDE and 0 < width <= masks.MAX_SIDE and index >= 0):
         raise errors.VosError(f"{path}: damaged: frame {index} of {width}x{height} pixels")
+    seen = tracker.sizing.seen(size)
     expected = jax.eval_shape(
         functools.partial(
             state_lib.init_state,
             tracker.model,
             tensors[".object_valid"].size if ".object_valid" in tensors else 0,
-            state_lib.padded_size(size),
-            size,
+            state_lib.padded_size(seen),
+            seen,
         )
     )
 

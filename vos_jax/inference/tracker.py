@@ -3,16 +3,16 @@
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.inference import rollout
+from vos_jax.inference import annotations as annotations_lib
+from vos_jax.inference import resizing, rollout
 from vos_jax.models import masks, vos
-from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 
@@ -56,15 +56,6 @@ class Snapshot:
     size: tuple[int, int]
 
 
-class Bounded(Protocol):
-    """What can follow so many objects and remember so many frames; trackers are."""
-
-    @property
-    def model(self) -> state_lib.Model: ...
-
-    def bucket(self, num_objects: int) -> int: ...  # VosError: too many
-
-
 class Tracker:
     """Runs a model over videos; holds what is compiled, so that videos of one size share it.
 
@@ -75,6 +66,7 @@ class Tracker:
       keep_states: whether earlier snapshots stay usable as a track goes on: a copy of the memory per frame.
       dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
       num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
+      sizing: at what size frames are followed; masks come out at their own. Default: as they are.
 
     Attributes:
       seconds: wall time spent so far, split into "compile" and "inference".
@@ -93,6 +85,7 @@ class Tracker:
         keep_states: bool = False,
         dataset: int = 0,
         num_proposals: int = 0,
+        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
     ):
         self.model = model
         self.params = jax.device_put(params)
@@ -103,20 +96,23 @@ class Tracker:
             raise errors.VosError(f"no stage {unknown[0]!r} to show; there are: {', '.join(vos.STAGES)}")
         self.dataset = dataset
         self.num_proposals = num_proposals
+        self.sizing = sizing
         self.seconds = {"compile": 0.0, "inference": 0.0}
         self.frames = 0
         self._steps = {}
-        self._jitted = jax.jit(self._step, donate_argnums=() if keep_states else 1)
+        self._jitted = jax.jit(self._step, static_argnames="soft", donate_argnums=() if keep_states else 1)
 
     @property
     def compilations(self) -> int:
         """How often the step was compiled."""
         return len(self._steps)
 
-    def _step(self, params: Any, state: state_lib.State, frame: jax.Array, given: state_lib.Given):
+    def _step(
+        self, params: Any, state: state_lib.State, frame: jax.Array, given: state_lib.Given, *, soft: bool
+    ):
         state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
         ids = masks.to_ids(prob, state_lib.MASK_STRIDE)
-        full = masks.upsample(prob, state_lib.MASK_STRIDE) if self.with_prob else None
+        full = masks.upsample(prob, state_lib.MASK_STRIDE) if soft else None
         stages = {name: vos.STAGES[name](prediction.out) for name in self.stages}
         stages = {
             name: masks.to_ids(masks.aggregate(x, state.object_valid), state_lib.MASK_STRIDE)
@@ -124,13 +120,17 @@ class Tracker:
         }
         return state, ids, prediction.presence, full, stages
 
-    def step(self, state: state_lib.State, frame: np.ndarray, given: state_lib.Given):
-        """Runs the compiled step for these shapes, compiling it first where that is new."""
-        shapes = frame.shape, given.valid.shape[0]
+    def step(self, state: state_lib.State, frame: np.ndarray, given: state_lib.Given, *, soft: bool):
+        """Runs the compiled step for these shapes, compiling it first where that is new.
+
+        Args:
+          soft: whether probabilities are returned at the frame's size, too.
+        """
+        shapes = frame.shape, given.valid.shape[0], soft
         if shapes not in self._steps:
             start = time.perf_counter()
             # Ahead of time: such a program refuses other shapes instead of silently compiling again.
-            self._steps[shapes] = self._jitted.lower(self.params, state, frame, given).compile()
+            self._steps[shapes] = self._jitted.lower(self.params, state, frame, given, soft=soft).compile()
             self.seconds["compile"] += time.perf_counter() - start
         start = time.perf_counter()
         outputs = jax.block_until_ready(self._steps[shapes](self.params, state, frame, given))
@@ -151,13 +151,18 @@ class Tracker:
             f"{num_objects} objects at once; at most {self.buckets[-1]} can be followed (objects.buckets)"
         )
 
-    def start(self, size: tuple[int, int], num_objects: int = 1) -> "Track":
-        """Returns a new track for frames of (height, width) pixels, with room for `num_objects`."""
-        return Track(self, size, self.bucket(max(num_objects, 1)))
+    def start(self, size: tuple[int, int], num_objects: int = 1, *, scale: float = 1.0) -> "Track":
+        """Returns a new track for frames of (height, width) pixels, with room for `num_objects`.
+
+        Args:
+          scale: of the size at which they are followed.
+        """
+        return Track(self, size, self.bucket(max(num_objects, 1)), self.sizing.seen(size, scale))
 
     def resume(self, snapshot: Snapshot) -> "Track":
         """Returns a track that goes on where the snapshot was taken."""
-        track = Track(self, snapshot.size, snapshot.state.object_valid.shape[0], state=snapshot.state)
+        seen = self.sizing.seen(snapshot.size)
+        track = Track(self, snapshot.size, snapshot.state.object_valid.shape[0], seen, state=snapshot.state)
         track.objects, track.index = dict(snapshot.objects), snapshot.index
         track._first_frames = dict(snapshot.first_frames)
         return track
@@ -178,7 +183,7 @@ class Tracker:
           VosError: an annotation has another size than the frames, there are more objects than the largest
             bucket, or objects appear in more different frames than the memory can pin.
         """
-        check_annotations(annotations, self)
+        annotations_lib.check(annotations, self)
         count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
         track = None
         for index, item in enumerate(frames):
@@ -192,6 +197,7 @@ class Track:
     """One video being followed: the model's state, and which of its objects is which of the user's ids.
 
     Attributes:
+      size: (height, width) of frames and masks; seen: of what the model sees; padded: of what it computes.
       index: how many frames were segmented; the next one's number.
     """
 
@@ -200,14 +206,16 @@ class Track:
         tracker: Tracker,
         size: tuple[int, int],
         capacity: int,
+        seen: tuple[int, int],
         *,
         state: state_lib.State | None = None,
     ):
         self.tracker = tracker
         self.size = size
-        self.padded = state_lib.padded_size(size)
+        self.seen = seen
+        self.padded = state_lib.padded_size(seen)
         if state is None:
-            state = state_lib.init_state(tracker.model, capacity, self.padded, size, tracker.dataset)
+            state = state_lib.init_state(tracker.model, capacity, self.padded, seen, tracker.dataset)
         self.state = state
         self.objects: dict[int, int] = {}  # user's id -> index in the state
         self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
@@ -247,26 +255,43 @@ class Track:
             The track stays as it was.
         """
         padded, given = self.prepare(frame, ids, remove, proposals)
-        outputs = self.tracker.step(self.state, padded, given)
-        self.state, padded_ids, presence, prob, stages = outputs
+        soft = self.tracker.with_prob or self.seen != self.size
+        outputs = self.tracker.step(self.state, padded, given, soft=soft)
+        self.state, seen_ids, presence, prob, stages = outputs
+        prob = None if prob is None else np.asarray(prob)
         self.index += 1
-        height, width = self.size
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
             table[index + 1] = user_id
-        result = table[np.asarray(padded_ids)[:height, :width]]
-        stages = {name: table[np.asarray(x)[:height, :width]] for name, x in stages.items()}
+        order = [0, *[index + 1 for index in self.objects.values()]]
+        if self.seen == self.size:
+            result = table[self._unpad(seen_ids)]
+        else:
+            assert prob is not None  # asked for above
+            planes = (self._unpad(prob[index]) for index in order)
+            result = table[np.array(order)[resizing.most_likely(planes, self.size)]]
+        # For looking at only: of ids the larger share wins, not the larger probability.
+        stages = {name: resizing.resize_ids(table[self._unpad(x)], self.size) for name, x in stages.items()}
         if ids is not None:
-            result = stamp(result, ids)
+            result = annotations_lib.stamp(result, ids)
         presence = np.nan_to_num(np.asarray(presence))
         present = {
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
             for user_id, index in self.objects.items()
         }
-        if prob is not None:
-            order = [0, *[index + 1 for index in self.objects.values()]]
-            prob = np.asarray(prob)[order, :height, :width]
+        if self.tracker.with_prob:
+            assert prob is not None
+            prob = np.stack([self.full_size(prob[index]) for index in order])
+        else:
+            prob = None
         return TrackedFrame(ids=result, presence=present, prob=prob, stages=stages)
+
+    def full_size(self, plane: Any) -> np.ndarray:
+        """From a plane of the padded size to one of the frames' [H, W]."""
+        return resizing.resize_plane(self._unpad(plane), self.size)
+
+    def _unpad(self, plane: Any) -> np.ndarray:
+        return np.asarray(plane)[: self.seen[0], : self.seen[1]]
 
     def prepare(
         self,
@@ -287,10 +312,12 @@ class Track:
         if proposals is not None:
             self._check_proposals(proposals)
         given = self._given(ids, tuple(remove))
-        return self._pad(frame), given if proposals is None else given.replace(proposals=proposals)
+        if proposals is not None:
+            given = given.replace(proposals=proposals)
+        return self._pad(resizing.resize_frame(frame, self.seen)), given
 
     def _pad(self, frame: np.ndarray) -> np.ndarray:
-        extra = [(0, big - small) for big, small in zip(self.padded, self.size, strict=True)]
+        extra = [(0, big - small) for big, small in zip(self.padded, self.seen, strict=True)]
         return np.pad(frame, [*extra, (0, 0)], mode="edge") if any(e for _, e in extra) else frame
 
     def _given(self, ids: np.ndarray | None, remove: tuple[int, ...]) -> state_lib.Given:
@@ -313,11 +340,11 @@ class Track:
             if user_id not in objects:
                 objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
                 first_frames[user_id] = self.index
-        check_pins(first_frames, self.tracker.model.memory_config.max_pins)
+        annotations_lib.check_pins(first_frames, self.tracker.model.memory_config.max_pins)
         capacity = self.tracker.bucket(max(len(objects), 1))
         if present and set(present) <= set(self.objects) - set(remove):
             frame = int(self.state.frame_index)
-            check_correction(frame, first_frames, self.tracker.model.memory_config.max_pins)
+            annotations_lib.check_correction(frame, first_frames, self.tracker.model.memory_config.max_pins)
         if capacity > self.capacity:
             self.state = state_lib.grow(self.state, capacity)
             self._nothing = self._given_nothing(capacity)
@@ -325,8 +352,9 @@ class Track:
         prob, valid, removed = (np.array(x) for x in (given.prob, given.valid, given.remove))
         for user_id in remove:
             removed[self.objects[user_id]] = True
+        seen = None if ids is None else resizing.resize_ids(ids, self.seen)
         for user_id in present:
-            prob[objects[user_id], : self.size[0], : self.size[1]] = ids == user_id
+            prob[objects[user_id], : self.seen[0], : self.seen[1]] = seen == user_id
             valid[objects[user_id]] = True
         self.objects, self._first_frames = objects, first_frames
         return given.replace(prob=jnp.asarray(prob), valid=jnp.asarray(valid), remove=jnp.asarray(removed))
@@ -347,54 +375,3 @@ class Track:
             raise errors.VosError(
                 f"proposals of frame {self.index} have masks of shape {found}; this video takes {wanted}"
             )
-
-
-def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
-    """Raises VosError where objects first appear in more frames than the memory can keep."""
-    frames = sorted(set(first_frames.values()))
-    if len(frames) > max_pins:
-        late = sorted(i for i, frame in first_frames.items() if frame == frames[max_pins])
-        raise errors.VosError(
-            f"objects first appear in {len(frames)} different frames (object {late[0]} in frame "
-            f"{frames[max_pins]}); the memory keeps {max_pins}: "
-            f"set memory.capacity to {len(frames) + memory_lib.UNPINNED_SLOTS} or more"
-        )
-
-
-def check_annotations(annotations: Mapping[int, np.ndarray], tracker: Bounded) -> None:
-    """Refuses, before any frame is segmented, what would fail in mid-video.
-
-    Raises:
-      VosError: see `Tracker.track`; also if there is no object at all.
-    """
-    first_frames: dict[int, int] = {}
-    for index in sorted(annotations):
-        present = [int(i) for i in np.unique(annotations[index]) if i]
-        for user_id in present:
-            first_frames.setdefault(user_id, index)
-        if present and index not in first_frames.values():
-            check_correction(index, first_frames, tracker.model.memory_config.max_pins)
-    if not first_frames:
-        raise errors.VosError("no annotated frame holds an object")
-    tracker.bucket(len(first_frames))
-    check_pins(first_frames, tracker.model.memory_config.max_pins)
-
-
-def check_correction(frame: int, first_frames: Mapping[int, int], max_pins: int) -> None:
-    """Raises VosError where the masks of `frame`, nobody's first, would find all pins taken.
-
-    A correction may take the place of an older one, never of a first annotation (`memory.choose_slot`).
-    """
-    first = len(set(first_frames.values()))
-    if first >= max_pins:
-        raise errors.VosError(
-            f"frame {frame} corrects objects, which first appear in {first} different frames; the memory "
-            f"keeps {max_pins}: set memory.capacity to {first + 1 + memory_lib.UNPINNED_SLOTS} or more"
-        )
-
-
-def stamp(result: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The result with what the user drew in it, which is true to the pixel; uint8 [H, W] all."""
-    given_ids = np.setdiff1d(np.unique(ids), [0])
-    result = np.where(np.isin(result, given_ids), 0, result)
-    return np.where(ids > 0, ids, result).astype(np.uint8)

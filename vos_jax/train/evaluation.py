@@ -9,7 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vos_jax.data import sources
-from vos_jax.inference import tracker
+from vos_jax.inference import annotations as annotations_lib
+from vos_jax.inference import resizing, tracker
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
 from vos_jax.typing import UInt8
@@ -61,7 +62,7 @@ class Evaluator:
     Args:
       model: as at test time.
       videos: complete and checked (`video.check()`).
-      buckets, dataset: see `tracker.Tracker`.
+      buckets, dataset, sizing: see `tracker.Tracker`.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Evaluator:
         videos: Sequence[sources.Video],
         buckets: Sequence[int],
         dataset: int = 0,
+        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
     ):
         self._videos = tuple(videos)
-        self._tracker = tracker.Tracker(model, {}, buckets=buckets, dataset=dataset)
+        self._tracker = tracker.Tracker(model, {}, buckets=buckets, dataset=dataset, sizing=sizing)
         for video in videos:
-            tracker.check_annotations(video.inputs(), self._tracker)
+            annotations_lib.check(video.inputs(), self._tracker)
 
     def __call__(self, params: Any, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Returns the scores of `params` (arrays of this process), or None if `stop` said so in between."""

@@ -31,7 +31,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     config = dataclasses.replace(probe.model.config, template="first")
     adaptive = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="adaptive"))).out
     none = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="none"))).out
-    frame = probe.video.frame(probe.index)
+    frame = probe.frame(probe.index)
     proposals = adaptive.proposals
     first_slot, slot_frame = np.asarray(probe.memory.first_slot), np.asarray(probe.memory.slot_frame)
     for user_id, index in probe.objects.items():
@@ -42,7 +42,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
         points = checkpoints(weights, CHECKPOINTS)
         similarity = np.asarray(adaptive.similarity[index])
         chosen = distinct(similarity, np.asarray(proposals.boxes), np.asarray(proposals.valid))
-        template = crop(probe.video.frame(number), np.asarray(adaptive.templates.box[index]), TEMPLATE)
+        template = crop(probe.frame(number), np.asarray(adaptive.templates.box[index]), TEMPLATE)
         regions = [crop(frame, np.asarray(proposals.boxes[j]), PROPOSAL) for j in chosen]
         attention = np.asarray(adaptive.attention[index])
         panels = []

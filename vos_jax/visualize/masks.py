@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vos_jax.inference import resizing
 from vos_jax.models import masks as mask_lib
 from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, sheet
@@ -10,11 +11,11 @@ from vos_jax.visualize import probe as probe_lib
 
 def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Draws one frame's masks; panels that there is nothing for (no truth, no coarse masks) are left out."""
-    frame = probe.video.frame(probe.index)
+    frame = probe.frame(probe.index)
     panels = [("frame", frame)]
     truth = probe.video.annotation(probe.index)
     if truth is not None:
-        panels.append(("truth", overlay.overlay(frame, truth)))
+        panels.append(("truth", overlay.overlay(frame, resizing.resize_ids(truth, probe.size))))
     found = "masks"
     if probe.prediction.out is not None:
         coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.state.object_valid)

@@ -66,7 +66,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     heat = jax.jit(relevance, static_argnums=2)(
         probe.state.memory.key[written], memory, read_config(probe.model), jnp.asarray(shown, jnp.float32)
     )
-    frame = probe.video.frame(probe.index)
+    frame = probe.frame(probe.index)
     ids = probe.ids(probe.prob)
     slot_frames, pinned = np.asarray(memory.slot_frame), np.asarray(memory.slot_pinned)
     # The slot of the long term shows no frame.
@@ -82,7 +82,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
         scaled = scaled / max(float(scaled.max()), 1e-12)
         for m in slots:
             number = int(slot_frames[m])
-            picture = lay_heat(probe.video.frame(number), scaled[m], probe.inputs[0].shape[:2])
+            picture = lay_heat(probe.frame(number), scaled[m], probe.inputs[0].shape[:2])
             text = f"memory: frame {number}{' (given)' if pinned[m] else ''}"
             panels.append(sheet.caption(sheet.fit(picture, width), text))
         title = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import sources
-from vos_jax.inference import rollout, tracker
+from vos_jax.inference import resizing, rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
@@ -29,6 +29,7 @@ class Probe:
       model, params: the method.
       objects: the user's id -> index in the model.
       before: the state before the frame.
+      size: (height, width) at which the model sees frames.
       inputs: the padded frame and what was given with it.
       state: the state after it; its memory holds the frame's own key.
       prob: [N+1, H/4, W/4], background first.
@@ -41,6 +42,7 @@ class Probe:
     params: Any
     objects: dict[int, int]
     before: state_lib.State
+    size: tuple[int, int]
     inputs: tuple[np.ndarray, state_lib.Given]
     state: state_lib.State
     prob: np.ndarray
@@ -51,9 +53,13 @@ class Probe:
         """What the frame was read from."""
         return self.before.memory
 
+    def frame(self, index: int) -> np.ndarray:
+        """A frame of the video as the model sees it but for padding, uint8 [H, W, 3]."""
+        return resizing.resize_frame(self.video.frame(index), self.size)
+
     def ids(self, prob: Any) -> np.ndarray:
-        """From probabilities [N+1, H/4, W/4] to the user's ids [H, W] in the real frame."""
-        height, width = self.video.size
+        """From probabilities [N+1, H/4, W/4] to the user's ids [H, W], without padding."""
+        height, width = self.size
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
             table[index + 1] = user_id
@@ -91,6 +97,7 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
         params=follower.params,
         objects=dict(track.objects),
         before=track.state,
+        size=track.seen,
         inputs=inputs,
         state=state,
         prob=np.asarray(prob),

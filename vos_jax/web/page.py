@@ -10,9 +10,10 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports] - of requirements-app.txt
 import numpy as np
+from gradio.themes import Default as Theme  # pyright: ignore[reportMissingImports]
 
 from vos_jax import errors
-from vos_jax.inference import box_masks, snapshots, tracker
+from vos_jax.inference import box_masks, resizing, snapshots, tracker
 from vos_jax.web import project as project_lib
 
 # A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
@@ -37,10 +38,16 @@ class Server:
     mask_of_box: box_masks.BoxMasks
 
     @classmethod
-    def of(cls, model: Any, params: Any, root: str | os.PathLike) -> "Server":
-        """A server of a model whose projects lie under `root`."""
+    def of(
+        cls,
+        model: Any,
+        params: Any,
+        root: str | os.PathLike,
+        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+    ) -> "Server":
+        """A server of a model whose projects lie under `root`; `sizing`: at what size it follows."""
         fingerprint = snapshots.fingerprint(model, params)
-        follower = tracker.Tracker(model, params)
+        follower = tracker.Tracker(model, params, sizing=sizing)
         return cls(follower, fingerprint, pathlib.Path(root), box_masks.BoxMasks(model, follower.params))
 
     def open(self, video: str | os.PathLike) -> project_lib.Project:
@@ -239,7 +246,7 @@ def serve(server: Server, *, host: str, port: int | None, max_mb: int, wait: boo
             server_port=port,
             max_file_size=f"{max_mb}mb",
             # Fonts of the visitor's own machine: nothing is fetched from elsewhere.
-            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+            theme=Theme(font="system-ui", font_mono="monospace"),
             footer_links=[],
             share=False,
             ssr_mode=False,

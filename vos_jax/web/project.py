@@ -14,6 +14,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import masks, video_files
+from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import segmenter, snapshots, tracker
 from vos_jax.typing import Bool, UInt8
 from vos_jax.visualize import overlay, products
@@ -126,7 +127,7 @@ class Project:
             painted = self.annotations.get(index, np.zeros(self.media.size, np.uint8))
             painted = np.where(painted == object_id, 0, painted)
             changed = {**self.annotations, index: np.where(mask, object_id, painted).astype(np.uint8)}
-            tracker.check_annotations(changed, self._follower)
+            annotations_lib.check(changed, self._follower)
             self.annotations = changed
             self._edited(index)
 
