@@ -14,8 +14,8 @@ from vos_jax.typing import Array, Bool, Float, Int
 # last-level cache holds.
 AFFINITY_BLOCK = 4_500_000
 # Pixels are padded to the next of these shares of a frame, and to no fewer than this: each is a program of
-# its own.
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+# its own. Three sizes less compile in 4 s less and take a tenth longer (docs/performance.md).
+SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1)
 FEWEST = 128
 
 
