@@ -1,5 +1,6 @@
 """The page in a real browser: upload, box, paint, segment, see the masks; nothing comes from elsewhere."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -83,11 +84,17 @@ def wait_for(condition, seconds=20.0):
     return found
 
 
+def element(browser, selector):
+    """The first such element, as soon as the page has one."""
+    return wait_for(lambda: browser.find_elements("css selector", selector))[0]
+
+
 def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
     by = "css selector"
+    the = functools.partial(element, browser)
 
     def said():
-        return browser.find_element(by, "#said").text
+        return the("#said").text
 
     def source():
         pictures = browser.find_elements(by, "#picture img")
@@ -97,14 +104,13 @@ def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
         return " ".join(e.text for e in browser.find_elements(by, ".toast-body"))
 
     browser.get(page)
-    wait_for(lambda: browser.find_elements(by, "#video input[type=file]"))
     # Segmenting nothing says what to do.
-    browser.find_element(by, "#run").click()
+    the("#run").click()
     wait_for(lambda: "drop a video first" in toast())
 
     frames, truth = (x.repeat(4, 1).repeat(4, 2) for x in test_project.squares())
     video = overlay.write_video(tmp_path / "squares.mp4", frames, fps=12)
-    browser.find_element(by, "#video input[type=file]").send_keys(str(video))
+    the("#video input[type=file]").send_keys(str(video))
     wait_for(lambda: "6 frames of 384x256" in said())
     untouched = wait_for(source)
 
@@ -115,23 +121,22 @@ def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
         return webdriver.ActionChains(browser).move_to_element_with_offset(element, *offset)
 
     # Two clicks around the red square, which is in the upper left.
-    wait_for(lambda: browser.find_elements(by, "#picture img"))
     for x, y, answer in ((4, 4, "opposite corner"), (150, 140, "painted frames: 0")):
-        at(browser.find_element(by, "#picture img"), x, y).click().perform()
+        at(the("#picture img"), x, y).click().perform()
         wait_for(lambda answer=answer: answer in said())
     boxed = wait_for(lambda: source() != untouched and source())
 
     # A dab on the green square, in the lower middle, is object 2.
-    number = browser.find_element(by, "input[type=number][aria-label='Object'], label input[type=number]")
+    number = the("input[type=number][aria-label='Object'], label input[type=number]")
     number.clear()
     number.send_keys("2\t")
-    canvas = browser.find_element(by, "#editor canvas")
+    canvas = the("#editor canvas")
     at(canvas, 256, 190, largest=1.4).click_and_hold().move_by_offset(8, 0).release().perform()
     time.sleep(1.0)
-    browser.find_element(by, "#use").click()
+    the("#use").click()
     painted = wait_for(lambda: source() != boxed and source())
 
-    browser.find_element(by, "#run").click()
+    the("#run").click()
     wait_for(lambda: "6 of 6 frames" in said())
     wait_for(lambda: source() != painted)
     if shots := os.environ.get("VOS_JAX_SCREENSHOTS"):
@@ -143,9 +148,9 @@ def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
     dab = found[0] == 2
     assert dab.any() and (truth[0][dab] == 2).mean() > 0.9, "painted where the pointer was"
     assert (found[5] == 1)[truth[5] == 1].mean() > 0.5, "the red square has moved, and its mask with it"
-    browser.find_element(by, "#fetch").click()
+    the("#fetch").click()
     wait_for(lambda: {"masks.zip", "overlay.mp4"} <= {p.name for p in project.iterdir()})
-    wait_for(lambda: {"masks", "overlay"} <= set(browser.find_element(by, "#files").text.split()))
+    wait_for(lambda: {"masks", "overlay"} <= set(the("#files").text.split()))
 
     sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
     urls = {m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"}
@@ -154,10 +159,10 @@ def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
 
 
 def test_what_is_no_film_is_refused_without_paths(browser, page, tmp_path):
+    the = functools.partial(element, browser)
     by = "css selector"
     browser.get(page)
-    wait_for(lambda: browser.find_elements(by, "#video input[type=file]"))
     (tmp_path / "text.mp4").write_text("no film")
-    browser.find_element(by, "#video input[type=file]").send_keys(str(tmp_path / "text.mp4"))
+    the("#video input[type=file]").send_keys(str(tmp_path / "text.mp4"))
     words = wait_for(lambda: " ".join(e.text for e in browser.find_elements(by, ".toast-body")))
     assert "video.mp4" in words and str(tmp_path) not in words and "Traceback" not in words
