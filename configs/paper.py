@@ -7,7 +7,7 @@ Command:  python -m vos_jax.convert resnet50 resnet50-XXXXXXXX.pth vos_jax/weigh
           python train.py --config paper --workdir runs/paper --init runs/paper_static.safetensors
           --data static=data/static davis=data/DAVIS
 Hardware: eight GPUs or a TPU slice (docs/scaling.md); --config.train.parallel.accumulate=2 saves memory
-Time:     not yet measured on any device
+Time:     not yet run; by arithmetic 0.8 h on 8 v5e after 0.2 h of train_static (docs/scaling.md, estimates)
 Expected: DAVIS 2016 val J 88.1, F 89.3 (the paper's Table 1, without YouTube-VOS); not yet run here
 
 The paper gives the augmentation (one scale of [1, 1.5], flips in space and time with p = .5, 352 x 352) and
