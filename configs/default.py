@@ -81,7 +81,7 @@ def get_config():
     memory.window = 0
     # How far from where it was one frame before a trained model looks for an object, as a share of the short
     # side; 0 = everywhere. Training skips frames and always looks everywhere.
-    memory.reach = 0.18
+    memory.reach = 0.14
 
     config.training_free = training_free = config_dict.ConfigDict()
     # Backbone stages whose unit vectors are the keys, each counting the same.
