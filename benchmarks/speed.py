@@ -35,7 +35,7 @@ from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data import rendered
 from vos_jax.inference import loading, tracker
-from vos_jax.models import masks, pixels, windows
+from vos_jax.models import masks, pixels, vos, windows
 from vos_jax.models import read as read_lib
 
 SIZE = (480, 854)
@@ -140,9 +140,17 @@ def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[st
     return {name: {"ms": spread.median, "iqr": spread.iqr} for name, spread in took.items()}
 
 
+def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
+    """As `loading.make_model`, which knows no "random": weights that nobody trained take as long."""
+    if checkpoint != "random":
+        return loading.make_model(config, checkpoint)
+    model = vos.VOS(config=loading.vos_config(config))
+    return model, model.init(jax.random.key(0)), checkpoint
+
+
 def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peaks) -> dict[str, Any]:
     """Measures one variant with so many objects and memory slots."""
-    model, params, label = loading.make_model(config, checkpoint)
+    model, params, label = make_model(config, checkpoint)
     run = tracker.Tracker(model, jax.device_put(params), buckets=config.objects.buckets)
     track, frame, times = follow(run, count, frames)
     ids = np.zeros(SIZE, np.uint8)

@@ -80,7 +80,7 @@ RESNET50 = VOSConfig(
     embed_size=256,
     value_size=512,
     match_size=128,
-    refine_channels=(256, 256, 256),
+    refine_channels=(256, 128, 64),
     proposals=proposals_lib.ProposalConfig(channels=128),
 )
 VARIANTS = {"lite0": LITE0, "resnet50": RESNET50}
