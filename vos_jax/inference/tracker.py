@@ -258,18 +258,19 @@ class Track:
         soft = self.tracker.with_prob or self.seen != self.size
         outputs = self.tracker.step(self.state, padded, given, soft=soft)
         self.state, seen_ids, presence, prob, stages = outputs
-        prob = None if prob is None else np.asarray(prob)
         self.index += 1
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
             table[index + 1] = user_id
-        order = [0, *[index + 1 for index in self.objects.values()]]
+        planes = []
+        if prob is not None:
+            prob = np.asarray(prob)
+            planes = [self._unpad(prob[index]) for index in (0, *(i + 1 for i in self.objects.values()))]
         if self.seen == self.size:
             result = table[self._unpad(seen_ids)]
         else:
-            assert prob is not None  # asked for above
-            planes = (self._unpad(prob[index]) for index in order)
-            result = table[np.array(order)[resizing.most_likely(planes, self.size)]]
+            user_ids = np.array([0, *self.objects], np.uint8)
+            result = user_ids[resizing.most_likely(planes, self.size)]
         # For looking at only: of ids the larger share wins, not the larger probability.
         stages = {name: resizing.resize_ids(table[self._unpad(x)], self.size) for name, x in stages.items()}
         if ids is not None:
@@ -279,12 +280,10 @@ class Track:
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
             for user_id, index in self.objects.items()
         }
+        full = None
         if self.tracker.with_prob:
-            assert prob is not None
-            prob = np.stack([self.full_size(prob[index]) for index in order])
-        else:
-            prob = None
-        return TrackedFrame(ids=result, presence=present, prob=prob, stages=stages)
+            full = np.stack([resizing.resize_plane(plane, self.size) for plane in planes])
+        return TrackedFrame(ids=result, presence=present, prob=full, stages=stages)
 
     def full_size(self, plane: Any) -> np.ndarray:
         """From a plane of the padded size to one of the frames' [H, W]."""
