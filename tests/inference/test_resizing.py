@@ -27,6 +27,7 @@ def compile_quickly():
         ((1080, 1920), (480, 720), (720, 1280)),
         ((240, 320), (480, 360), (360, 480)),  # the largest size has the last word
         ((240, 320), (0, 0), (240, 320)),
+        ((5, 40), (480, 0), (15, 120)),  # what is tiny already is not refused for being enlarged
     ],
 )
 def test_sizes_at_which_frames_are_followed(size, limits, seen):

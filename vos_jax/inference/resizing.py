@@ -38,7 +38,7 @@ class Sizing:
         """The (height, width) at which frames of (height, width) pixels are followed, times `scale`.
 
         Raises:
-          VosError: a side would have fewer than MIN_SIDE pixels.
+          VosError: a side would shrink to fewer than MIN_SIDE pixels.
         """
         short = min(size)
         target = max(short, min(self.min_size, MAX_ENLARGEMENT * short))
@@ -46,7 +46,7 @@ class Sizing:
             target = min(target, self.max_size)
         factor = scale * target / short
         height, width = (round(factor * side) for side in size)
-        if factor != 1.0 and min(height, width) < MIN_SIDE:
+        if factor < 1.0 and min(height, width) < MIN_SIDE:
             raise errors.VosError(
                 f"frames of {size[1]}x{size[0]} would be followed at {width}x{height} (width x height); "
                 f"--max_size and --scales must leave {MIN_SIDE} pixels a side"
