@@ -11,6 +11,8 @@ from tests import shapes
 
 shapes.check()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What a test compiles it runs a few times: optimising costs more than it saves.
+jax.config.update("jax_disable_most_optimizations", True)
 # Tests compile what they test, in the programs that they start as well.
 os.environ["VOS_JAX_CACHE"] = "off"
 

@@ -9,19 +9,13 @@ import pytest
 from PIL import Image
 
 import eval as program
-from tests import layouts, quick
+from tests import layouts
 from tests.inference import coloured
 from vos_jax import merge
 from vos_jax.data import masks, submission
 from vos_jax.inference import probabilities
 
 SPACED = [f"{5 * index:05d}" for index in range(6)]
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture

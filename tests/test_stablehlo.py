@@ -7,19 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests import quick, tiny
+from tests import tiny
 from vos_jax import errors, export, stablehlo
 from vos_jax.inference import segmenter
 from vos_jax.models import vos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (50, 70)  # of no multiple of anything
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 def test_the_tutorials_loader_gives_what_the_segmenter_gives(tmp_path):

@@ -10,6 +10,7 @@ import eval as eval_program
 import segment
 import train
 from vos_jax.data import build, check, masks
+from vos_jax.inference import resizing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/tutorial.md").read_text()
@@ -27,6 +28,8 @@ def commands():
 
 def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # Followed at its own size: what the code says is the same.
+    monkeypatch.setattr(resizing, "MAX_ENLARGEMENT", 1.0)
     code = {}
     make, track, edit = blocks("python")
     exec(make, code)

@@ -81,7 +81,3 @@ def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) ->
         "frame_size": np.tile(np.array([64, 64], np.int32), (size, 1)),
         "dataset": np.zeros(size, np.int32),
     }
-
-
-# For `jax.jit(..., compiler_options=QUICK)`: what a test compiles it runs once or twice.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -3,19 +3,13 @@
 import numpy as np
 import pytest
 
-from tests import layouts, quick
+from tests import layouts
 from tests.inference.coloured import make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import direction, tracker
 
 FRAMES, IDS = make_video()
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.inference import coloured
 from vos_jax.inference import snapshots, tracker
 from vos_jax.metrics import davis
 
 SIZE, STEPS, AWAY, BACK = (32, 48), 20, 20, 3
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 def chameleon():

@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.inference.coloured import iou, make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import resizing, segmenter, snapshots, tracker
 from vos_jax.models import state as state_lib
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 @pytest.mark.parametrize(

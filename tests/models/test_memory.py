@@ -5,18 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import quick
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 
 GRID = (2, 3)
 STEP = jax.jit(memory_lib.write, static_argnames="config")
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 def fresh(num_objects=2, **kwargs):

@@ -40,7 +40,7 @@ def params():
 def run(params):
     """`run(batch, step, key=0, params=params) -> (gradients, metrics)` of two clips, compiled once."""
     loss_fn = step.make_loss_fn(tiny.model(), CONFIG)
-    compute = jax.jit(jax.grad(loss_fn, has_aux=True), compiler_options=tiny.QUICK)
+    compute = jax.jit(jax.grad(loss_fn, has_aux=True))
     given = params
 
     def run(batch, step=PLAIN, key=0, params=None):
@@ -187,9 +187,7 @@ def test_neither_rematerialising_nor_loops_change_a_gradient(params):
     model = tiny.model()
 
     def gradients(config):
-        compute = jax.jit(
-            jax.grad(step.make_loss_fn(model, config), has_aux=True), compiler_options=tiny.QUICK
-        )
+        compute = jax.jit(jax.grad(step.make_loss_fn(model, config), has_aux=True))
         return jax.device_get(compute(params, tiny.batch(), jax.random.key(0), jnp.int32(0)))[0]
 
     expected = gradients(step.StepConfig())

@@ -37,7 +37,7 @@ def test_relevance_is_the_softmax_of_the_read():
     memory_, query = random_memory()
     weights = np.zeros((2, 3, 4), np.float32)
     weights[:, 1, 1:3] = 1
-    relevance = jax.jit(memory.relevance, static_argnums=2, compiler_options=tiny.QUICK)
+    relevance = jax.jit(memory.relevance, static_argnums=2)
     heat = np.asarray(relevance(query, memory_, read_lib.ReadConfig(), weights))
     logits = np.einsum("qc,mc->qm", query.reshape(12, 5), memory_.key[:2].reshape(24, 5)) / 5**0.5
     bias = np.log(np.asarray(memory_.prob[0, :2]).reshape(24) + read_lib.EPSILON)
@@ -150,7 +150,6 @@ def test_eval_draws_every_figure_of_the_full_model(tmp_path, monkeypatch, capsys
     model, rng = tiny.model(use_refine=False, matching="greedy"), np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
-    monkeypatch.setattr(figures.probe, "COMPILER_OPTIONS", tiny.QUICK)
     assert draw_by_eval(tmp_path, monkeypatch, capsys, model, params, figures.KINDS) == [
         "ant_00003_alignment_object1.png",
         "ant_00003_alignment_object2.png",

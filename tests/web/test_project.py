@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import quick
 from tests.inference import coloured
 from vos_jax import errors
 from vos_jax.inference import snapshots, tracker
@@ -17,12 +16,6 @@ from vos_jax.web import project as project_lib
 
 SIZE = (64, 96)
 FRAMES = 6
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,9 +13,6 @@ from vos_jax.inference import resizing, rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
-
-COMPILER_OPTIONS = None
-"""Of the one step that is looked into; tests compile it quickly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Probe:
 
     def again(self, model: state_lib.Model) -> state_lib.Prediction:
         """What another model of the same parameters would say of this frame."""
-        step = _compiled(lambda *inputs: rollout.frame_step(model, *inputs)[2])
+        step = jax.jit(lambda *inputs: rollout.frame_step(model, *inputs)[2])
         return step(self.params, self.before, *self.inputs)
 
 
@@ -88,13 +84,13 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
     for earlier in range(index):
         track.step(video.frame(earlier), given.get(earlier))
     inputs = track.prepare(video.frame(index), given.get(index))
-    step = _compiled(functools.partial(rollout.frame_step, follower.model))
-    state, prob, prediction = step(follower.params, track.state, *inputs)
+    step = jax.jit(functools.partial(rollout.frame_step, follower.model))
+    state, prob, prediction = step(track.params, track.state, *inputs)
     return Probe(
         video=video,
         index=index,
         model=follower.model,
-        params=follower.params,
+        params=track.params,
         objects=dict(track.objects),
         before=track.state,
         size=track.seen,
@@ -113,7 +109,3 @@ def check_frame(video: sources.Video, index: int) -> None:
             f"'{video.name}': a picture can be made of frames {first + 1} to {len(video) - 1}, not {index} "
             "(--frame); before, nothing is remembered"
         )
-
-
-def _compiled(function: Callable) -> Callable:
-    return jax.jit(function, compiler_options=COMPILER_OPTIONS)
