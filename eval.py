@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--max_size", type=int, metavar="N", help="shrink frames to a short side of N inside")
     parser.add_argument("--scales", metavar="0.75,1.0", help="merge views of these sizes")
     parser.add_argument("--flip", action="store_true", help="merge mirrored views")
+    parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--save_probabilities", action="store_true", help="soft masks, for vos_jax.merge")
     parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -90,6 +91,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]):
     config.eval.overlay = config.eval.overlay or options.overlay
     config.eval.overwrite = config.eval.overwrite or options.overwrite
     config.eval.save_probabilities = config.eval.save_probabilities or options.save_probabilities
+    followers.configure(config, options.adapt)
     views.configure(config.inference, options.max_size, options.scales, options.flip)
     config.inference.direction = options.direction or config.inference.direction
     return config
@@ -235,8 +237,8 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
 
     # ---------------------------------------------------------------- results
     seconds = {
-        kind: sum(log.seconds(video.name)[kind] for video in videos)
-        for kind in ("compile", "inference", "io")
+        kind: sum(log.seconds(video.name).get(kind, 0.0) for video in videos)
+        for kind in ("compile", "adaptation", "inference", "io")
     }
     frames = sum(len(video) for video in videos)
     in_model = sum(log.seconds(video.name).get("model", 0.0) for video in videos)
@@ -273,7 +275,13 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
         on_sequence=lambda name, scores: screen.print(console.sequence_line(name, scores)),
     )
     frames = sum(len(source.video(name)) for name in source.sequences())
-    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "score": time.perf_counter() - start}
+    seconds = {
+        "compile": 0.0,
+        "adaptation": 0.0,
+        "inference": 0.0,
+        "io": 0.0,
+        "score": time.perf_counter() - start,
+    }
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
     found = results.make(source, config, summary, frames, speed, seconds, None, None, None)
     if options.out is None and (folder / "results.json").exists():

@@ -66,6 +66,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--checkpoint", metavar="auto|none|PATH", help="trained weights; none = training-free"
     )
     parser.add_argument("--config", default="default", help="a config by name, or a path to a .py file")
+    parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is there already")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configs.load(options.config, overrides)
     config.checkpoint = options.checkpoint or config.checkpoint
     config.dtype = options.dtype or config.dtype
+    followers.configure(config, options.adapt)
     screen = console.make_console()
 
     # ---------------------------------------------------------------- video and masks
@@ -190,7 +192,7 @@ def settings(config, media: video_files.Media, annotations: dict, model: str) ->
             str(frame): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for frame, ids in annotations.items()
         },
         "weights": model,
-        **{key: plain[key] for key in ("dtype", "model", "memory", "training_free", "objects")},
+        **{key: plain[key] for key in ("dtype", "model", "memory", "training_free", "objects", "inference")},
         "version": vos_jax.__version__,
     }
 

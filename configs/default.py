@@ -115,6 +115,23 @@ def get_config():
     # From the annotated frames on: "forward", "backward" or "both"; eval.py's --direction.
     inference.direction = "forward"
 
+    inference.adaptation = adaptation = config_dict.ConfigDict()
+    # Steps in which RefineNet learns from each frame whose masks are given; 0 = it stays as it was trained.
+    # Models without one do not adapt. eval.py's and segment.py's --adapt.
+    adaptation.steps = 0
+    # Adam's learning rate at its highest; it falls to 0.
+    adaptation.learning_rate = 5e-4
+    # Clips per step, made from the frame.
+    adaptation.batch = 4
+    # Frames per clip.
+    adaptation.length = 3
+    # Height and width of a clip in pixels.
+    adaptation.crop = 256
+    # Most objects of a clip; of a frame with more, each clip is about some.
+    adaptation.max_objects = 2
+    # Share of the change that is kept; less forgets less of what the frame does not show.
+    adaptation.share = 0.7
+
     config.eval = evaluation = config_dict.ConfigDict()
     # Where masks and results.json go; eval.py's --out.
     evaluation.out = "results"

@@ -40,6 +40,7 @@ MINIMA = {
     "objects.buckets": 1,
     "inference.min_size": 0,
     "inference.max_size": 0,
+    "inference.adaptation.steps": 0,
     "eval.workers": 1,
 }
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 import eval as program
-from vos_jax.inference import tracker
+from vos_jax.inference import tracked
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (48, 70)
@@ -21,7 +21,7 @@ class CopyTracker:
     interrupt_after = None
 
     def __init__(self, model, params, **kwargs):
-        self.seconds = {"compile": 0.0, "inference": 0.0}
+        self.seconds = {"compile": 0.0, "inference": 0.0, "adaptation": 0.0}
 
     def bucket(self, num_objects):
         return num_objects
@@ -40,7 +40,7 @@ class CopyTracker:
             CopyTracker.followed[-1] += 1
             ids = annotations[0]
             assert frame.shape[:2] == ids.shape and frame.dtype == np.uint8
-            yield tracker.TrackedFrame(ids=ids, presence={})
+            yield tracked.TrackedFrame(ids=ids, presence={})
 
 
 def run(davis, out, *more, config="davis17"):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import vos_jax
-from tests import quick, tiny
+from tests import tiny
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.inference import tracker
+from vos_jax.inference import tracked, tracker
 from vos_jax.models import memory, training_free
 
 SIZE = (64, 96)
@@ -21,18 +21,17 @@ SIZE = (64, 96)
 @pytest.fixture(scope="module")
 def follower():
     """The whole method with random weights, for float frames."""
-    with quick.compilation():
-        # Room for two pins: objects that come in different frames.
-        room = memory.MemoryConfig(capacity=4, every=2)
-        model = tiny.model(
-            memory=room, proposals=dataclasses.replace(tiny.CONFIG.proposals, candidates=8, capacity=4)
-        )
-        made = tracker.Tracker(model, tiny.params(), buckets=(2,), with_prob=True)
-        made.start(SIZE, 2).step(np.zeros((*SIZE, 3), np.float32))
-        yield made
+    # Room for two pins: objects that come in different frames.
+    room = memory.MemoryConfig(capacity=4, every=2)
+    model = tiny.model(
+        memory=room, proposals=dataclasses.replace(tiny.CONFIG.proposals, candidates=8, capacity=4)
+    )
+    made = tracker.Tracker(model, tiny.params(), buckets=(2,), with_prob=True)
+    made.start(SIZE, 2).step(np.zeros((*SIZE, 3), np.float32))
+    return made
 
 
-def check(track: tracker.Track, result: tracker.TrackedFrame) -> None:
+def check(track: tracker.Track, result: tracked.TrackedFrame) -> None:
     """Whether a result and all that is carried to the next frame is in order."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(track.state):
         assert np.isfinite(np.asarray(leaf, np.float64)).all(), jax.tree_util.keystr(path)

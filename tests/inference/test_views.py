@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
-from tests import quick
 from tests.inference.coloured import make_model, make_video
 from vos_jax import config, errors
 from vos_jax.inference import resizing, tracker, views
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -185,10 +185,9 @@ class MakeExample:
             clips.load_picture(source, int(other), key=key.fold("other").fold(number))
             for number, other in enumerate(rng.integers(len(source.names), size=pseudo.wanted(photo, key)))
         ]
-        # One frame has no order to flip: time is flipped once there are frames.
-        view = augmentation.place(photo, key)
-        clip = pseudo(view, others, length=self.config.clip_length, key=key.fold("pseudo"))
-        return augmentation.finish(augmentation.temporal_flip(clip, key.fold("temporal_flip")), key)
+        return pseudo_clips.of_picture(
+            photo, others, pseudo, augmentation, length=self.config.clip_length, key=key
+        )
 
     def _blank(self) -> Batch:
         clip = transforms.Clip(

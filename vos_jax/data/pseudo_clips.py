@@ -295,6 +295,25 @@ class PseudoClip:
             truth[box][layer[:, :, 3] > 127] = object_id
 
 
+def of_picture(
+    picture: transforms.View,
+    others: Sequence[transforms.View],
+    pseudo: PseudoClip,
+    augmentation: transforms.Augmentation,
+    *,
+    length: int,
+    key: transforms.Key,
+) -> tuple[transforms.Clip, int]:
+    """Returns an augmented pseudo-clip of a picture and its number of objects.
+
+    Raises:
+      UnusableClip: it shows no object.
+    """
+    # One frame has no order to flip: time is flipped once there are frames.
+    clip = pseudo(augmentation.place(picture, key), others, length=length, key=key.fold("pseudo"))
+    return augmentation.finish(augmentation.temporal_flip(clip, key.fold("temporal_flip")), key)
+
+
 def _compact(ids: np.ndarray) -> np.ndarray:
     """Renumbers ids 1, 2, ..: the highest numbers are left for pasted objects."""
     present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:]) + 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import tracker
+from vos_jax.inference import tracked
 from vos_jax.models import proposals as proposals_lib
 
 Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
@@ -16,7 +16,7 @@ Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
 
 Frames = Callable[[Iterable[int]], Iterator[Item]]
 Annotations = Mapping[int, np.ndarray]
-Indexed = Iterator[tuple[int, tracker.TrackedFrame]]
+Indexed = Iterator[tuple[int, tracked.TrackedFrame]]
 
 
 class Follower(annotations_lib.Bounded, Protocol):
@@ -25,7 +25,7 @@ class Follower(annotations_lib.Bounded, Protocol):
     @property
     def seconds(self) -> Mapping[str, float]: ...  # wall time so far, by kind
 
-    def track(self, frames: Iterable[Any], annotations: Annotations) -> Iterator[tracker.TrackedFrame]: ...
+    def track(self, frames: Iterable[Any], annotations: Annotations) -> Iterator[tracked.TrackedFrame]: ...
 
 
 def forward(
@@ -86,11 +86,11 @@ def both(
             assert ids is not None  # it was encoded above
             fills = (ids == 0) & np.isin(result.ids, list(later))
             ids = np.where(fills, result.ids, ids).astype(np.uint8)
-            yield index, tracker.TrackedFrame(ids=ids, presence=presence | later)
+            yield index, tracked.TrackedFrame(ids=ids, presence=presence | later)
 
 
-def _nothing(size: tuple[int, int]) -> tracker.TrackedFrame:
-    return tracker.TrackedFrame(ids=np.zeros(size, np.uint8), presence={})
+def _nothing(size: tuple[int, int]) -> tracked.TrackedFrame:
+    return tracked.TrackedFrame(ids=np.zeros(size, np.uint8), presence={})
 
 
 DIRECTIONS = {"forward": forward, "backward": backward, "both": both}

@@ -7,7 +7,8 @@ from ml_collections import config_dict
 from vos_jax import errors
 from vos_jax.inference import direction, loading, resizing, tracker, views
 from vos_jax.models import state as state_lib
-from vos_jax.models import training_free
+from vos_jax.models import training_free, vos
+from vos_jax.train import adaptation
 
 
 def make_follower(
@@ -36,6 +37,7 @@ def make_follower(
         dataset=loading.dataset_index(config),
         num_proposals=num_proposals,
         sizing=resizing.Sizing.of_config(config.inference),
+        adapter=make_adapter(config, model),
     )
     return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
 
@@ -48,4 +50,26 @@ def make_plain(config: config_dict.ConfigDict, model: state_lib.Model, params: A
         buckets=config.objects.buckets,
         dataset=loading.dataset_index(config),
         sizing=resizing.Sizing.of_config(config.inference),
+        adapter=make_adapter(config, model),
     )
+
+
+def make_adapter(config: config_dict.ConfigDict, model: state_lib.Model) -> adaptation.Adapter | None:
+    """Returns what learns from the frames whose masks are given; None: nothing shall, or no RefineNet can.
+
+    Raises:
+      VosError: a setting out of range.
+    """
+    settings = config.inference.adaptation
+    if settings.steps == 0 or not (isinstance(model, vos.VOS) and model.config.use_refine):
+        return None
+    learns = adaptation.AdaptationConfig(**settings)
+    return adaptation.Adapter(model, learns, loading.dataset_index(config))
+
+
+def configure(config: config_dict.ConfigDict, adapt: int | None) -> None:
+    """Writes the command line's --adapt into the config; VosError for a wrong number."""
+    if adapt is not None:
+        config.inference.adaptation.steps = adapt
+    if config.inference.adaptation.steps < 0:
+        raise errors.VosError(f"--adapt {adapt}: takes a number of steps, 0 for none")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vos_jax import errors, parts, untrusted
 from vos_jax.data import names, sources
-from vos_jax.inference import tracker
+from vos_jax.inference import tracked
 from vos_jax.typing import Float, UInt8
 
 FOLDER = "probabilities"
@@ -37,7 +37,7 @@ def complete(out_dir: str | os.PathLike, video: sources.Video) -> bool:
     return all(path_of(out_dir, video.name, name).is_file() for name in sources.written_names(video))
 
 
-def of_result(result: tracker.TrackedFrame, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
+def of_result(result: tracked.TrackedFrame, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
     """A tracked frame's probabilities; what was given there is certain."""
     objects = tuple(result.presence)
     prob: Float[np.ndarray, "N+1 H W"] | None = result.prob

@@ -134,7 +134,7 @@ class Record:
     def working_seconds(self, sequence: str) -> float:
         """What it took without compilation."""
         seconds = self.seconds(sequence)
-        return seconds["inference"] + seconds["io"]
+        return seconds["inference"] + seconds["io"] + seconds.get("adaptation", 0.0)
 
     def presence(self, sequence: str) -> dict[str, list[float | None]]:
         """Per object of a finished sequence, how sure the model is of it in each written frame."""

@@ -19,9 +19,9 @@ class Segmented:
     """What is known of a video besides its masks.
 
     Attributes:
-      seconds: wall time by kind: "compile", "inference", and "io", what the loop waited for frames and for
-        the writer, which work in threads of their own; "model" is the part of "inference" from calling the
-        compiled step until its results are ready.
+      seconds: wall time by kind: "compile", "adaptation" to the video, "inference", and "io", what the loop
+        waited for frames and for the writer, which work in threads of their own; "model" is the part of
+        "inference" from calling the compiled step until its results are ready.
       presence: object id -> how sure the model is that it is there, in [0, 1], one value per written frame in
         order; None in a frame where the object is not known.
     """
@@ -51,8 +51,8 @@ def segment(
       direction: one of `direction.DIRECTIONS`.
       save_probabilities: whether OUT/probabilities/SEQUENCE/FRAME.npz are written, too.
     """
-    seconds = {"compile": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
-    compiled, ran = follower.seconds["compile"], follower.seconds["inference"]
+    seconds = {"compile": 0.0, "adaptation": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
+    before_all = dict(follower.seconds)
     required = sources.written(video)
     annotations = video.inputs()
     present: dict[int, dict[int, float]] = {}
@@ -80,13 +80,15 @@ def segment(
                 masks_out.write_probabilities(video.name, name, soft)
         now = time.perf_counter()
         seconds["io"] += now - before
-        advance(done / max(now - start - (follower.seconds["compile"] - compiled), 1e-9))
+        advance(done / max(now - start - (follower.seconds["compile"] - before_all["compile"]), 1e-9))
     before = time.perf_counter()
     masks_out.flush()
     seconds["io"] += time.perf_counter() - before
-    seconds["compile"] = follower.seconds["compile"] - compiled
-    seconds["model"] = follower.seconds["inference"] - ran
-    seconds["inference"] = time.perf_counter() - start - seconds["compile"] - seconds["io"]
+    passed = time.perf_counter() - start
+    spent = {kind: value - before_all[kind] for kind, value in follower.seconds.items()}
+    seconds["compile"], seconds["adaptation"] = spent["compile"], spent["adaptation"]
+    seconds["model"] = spent["inference"]
+    seconds["inference"] = passed - seconds["compile"] - seconds["adaptation"] - seconds["io"]
     return Segmented(seconds, _by_object(present, required))
 
 

@@ -48,7 +48,7 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import box_masks, loading, resizing, snapshots, tracker
+from vos_jax.inference import box_masks, followers, loading, resizing, snapshots, tracked, tracker
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
@@ -73,6 +73,7 @@ class Segmenter:
       model, params: any `state.Model` and its parameters; `from_pretrained` finds them by name.
       buckets: capacities for objects; see `Tracker`.
       sizing: at what size frames are followed; default: as they are.
+      adapter: learns from the masks that are given (`followers.make_adapter`); default: nothing does.
     """
 
     def __init__(
@@ -82,8 +83,11 @@ class Segmenter:
         *,
         buckets: Sequence[int] = tracker.DEFAULT_BUCKETS,
         sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+        adapter: tracker.Adapter | None = None,
     ):
-        self._tracker = tracker.Tracker(model, params, buckets=buckets, keep_states=True, sizing=sizing)
+        self._tracker = tracker.Tracker(
+            model, params, buckets=buckets, keep_states=True, sizing=sizing, adapter=adapter
+        )
         self._fingerprint = snapshots.fingerprint(model, params)
         self._mask_of_box = box_masks.BoxMasks(model, self._tracker.params)
         self.reset()
@@ -121,8 +125,13 @@ class Segmenter:
             config.model.variant = name
             source = str(shipped_weights(name) if checkpoint is None else checkpoint)
         model, params, _ = loading.make_model(config, source)
-        sizing = resizing.Sizing.of_config(config.inference)
-        return cls(model, params, buckets=config.objects.buckets, sizing=sizing)
+        return cls(
+            model,
+            params,
+            buckets=config.objects.buckets,
+            sizing=resizing.Sizing.of_config(config.inference),
+            adapter=followers.make_adapter(config, model),
+        )
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -142,9 +151,9 @@ class Segmenter:
     def reset(self) -> None:
         """Forgets the video; what is compiled stays."""
         self._track: tracker.Track | None = None
-        self._result: tracker.TrackedFrame | None = None
+        self._result: tracked.TrackedFrame | None = None
         # What the last frame was made from, for edits: the state before it, its pixels, what was said of it.
-        self._before: tracker.Snapshot | None = None
+        self._before: tracked.Snapshot | None = None
         self._frame: np.ndarray | None = None
         self._given: np.ndarray | None = None
         self._removed: set[int] = set()

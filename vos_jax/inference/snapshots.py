@@ -14,10 +14,14 @@ import safetensors.numpy
 
 from vos_jax import errors, parts, untrusted, weights_io
 from vos_jax.data import masks
+from vos_jax.inference import tracked
 from vos_jax.inference import tracker as tracker_lib
 from vos_jax.models import state as state_lib
 
 FORMAT = "vos_jax.snapshot/1"
+
+LEARNED = "learned"
+"""Before the names of a track's own parameters, which it has where it adapted to its video."""
 
 
 def fingerprint(model: state_lib.Model, params: Any) -> str:
@@ -29,14 +33,17 @@ def fingerprint(model: state_lib.Model, params: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(path: str | os.PathLike, snapshot: tracker_lib.Snapshot, model: str) -> None:
+def save(path: str | os.PathLike, snapshot: tracked.Snapshot, model: str) -> None:
     """Writes a snapshot; `model` is its `fingerprint`.
 
     Raises:
       VosError: the file cannot be written; one that was there stays as it was.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(snapshot.state)
-    tensors = {jax.tree_util.keystr(path): np.asarray(leaf, order="C") for path, leaf in leaves}
+    tensors = {
+        prefix + jax.tree_util.keystr(path): np.asarray(leaf, order="C")
+        for prefix, tree in (("", snapshot.state), (LEARNED, snapshot.learned))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     metadata = {
         "format": FORMAT,
         "model": model,
@@ -102,22 +109,30 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         )
     )
 
-    def take(key: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = jax.tree_util.keystr(key)
+    def take(key: tuple, leaf: jax.ShapeDtypeStruct, prefix: str = "") -> jax.Array:
+        name = prefix + jax.tree_util.keystr(key)
         found = tensors.get(name)
         if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
+            is_there = "missing" if found is None else f"{found.dtype} {found.shape}"
             raise errors.VosError(
-                f"{path}: {name[1:]} is {'missing' if found is None else f'{found.dtype} {found.shape}'}, "
-                f"this model needs {leaf.dtype} {leaf.shape}; it was saved with other settings"
+                f"{path}: {name.lstrip('.')} is {is_there}, this model needs {leaf.dtype} {leaf.shape}; it "
+                "was saved with other settings"
             )
         return jax.device_put(found)
 
+    # The parameters that the track has of its own are some of the tracker's.
+    own = {
+        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        for name, tree in tracker.params.items()
+        if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
+    }
     return tracker.resume(
-        tracker_lib.Snapshot(
+        tracked.Snapshot(
             state=jax.tree_util.tree_map_with_path(take, expected),
             objects=objects,
             first_frames=first_frames,
             index=index,
             size=size,
+            learned=jax.tree_util.tree_map_with_path(functools.partial(take, prefix=LEARNED), own),
         )
     )

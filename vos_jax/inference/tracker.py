@@ -1,9 +1,8 @@
 """Following objects through a video, frame by frame: numpy in, numpy out, the user's own ids."""
 
-import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import resizing, rollout
+from vos_jax.inference import resizing, rollout, tracked
 from vos_jax.models import masks, vos
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
@@ -19,41 +18,15 @@ from vos_jax.models import state as state_lib
 DEFAULT_BUCKETS = (1, 2, 3, 5, 8, 13, 21, 34, 64)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrackedFrame:
-    """One frame's result.
+class Adapter(Protocol):
+    """What makes parameters of a video's own: `train.adaptation.Adapter`."""
 
-    Attributes:
-      ids: uint8 [H, W], the user's object ids, 0 for background.
-      presence: per id, how sure the model is that the object is in the frame, in [0, 1].
-      prob: float [N+1, H, W] in the order (background, *presence), or None if it was not asked for.
-      stages: ids as `ids`, by the name of each stage that was asked for: what came before refinement. What
-        the user drew in a frame is not in them.
-    """
+    @property
+    def compile_seconds(self) -> float: ...  # so far
 
-    ids: np.ndarray
-    presence: dict[int, float]
-    prob: np.ndarray | None = None
-    stages: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """Where a track stands: what it takes to go on from there (`Tracker.resume`).
-
-    Attributes:
-      state: the model's state after the frames so far.
-      objects: the user's id -> index in the state.
-      first_frames: the user's id -> frame of its first annotation.
-      index: how many frames were segmented.
-      size: (height, width) of the frames in pixels.
-    """
-
-    state: state_lib.State
-    objects: Mapping[int, int]
-    first_frames: Mapping[int, int]
-    index: int
-    size: tuple[int, int]
+    def __call__(
+        self, params: Any, learned: dict[str, Any], frame: np.ndarray, ids: np.ndarray
+    ) -> dict[str, Any]: ...
 
 
 class Tracker:
@@ -67,9 +40,10 @@ class Tracker:
       dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
       num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
       sizing: at what size frames are followed; masks come out at their own. Default: as they are.
+      adapter: learns from every frame in which masks are given; None: nothing does.
 
     Attributes:
-      seconds: wall time spent so far, split into "compile" and "inference".
+      seconds: wall time spent so far, split into "compile", "inference" and "adaptation".
       frames: how many frames were segmented.
       compilations: how often the step was compiled: once per (padded size, object bucket).
     """
@@ -86,6 +60,7 @@ class Tracker:
         dataset: int = 0,
         num_proposals: int = 0,
         sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+        adapter: Adapter | None = None,
     ):
         self.model = model
         self.params = jax.device_put(params)
@@ -97,7 +72,8 @@ class Tracker:
         self.dataset = dataset
         self.num_proposals = num_proposals
         self.sizing = sizing
-        self.seconds = {"compile": 0.0, "inference": 0.0}
+        self.adapter = adapter
+        self.seconds = {"compile": 0.0, "inference": 0.0, "adaptation": 0.0}
         self.frames = 0
         self._steps = {}
         self._jitted = jax.jit(self._step, static_argnames="soft", donate_argnums=() if keep_states else 1)
@@ -120,23 +96,40 @@ class Tracker:
         }
         return state, ids, prediction.presence, full, stages
 
-    def step(self, state: state_lib.State, frame: np.ndarray, given: state_lib.Given, *, soft: bool):
+    def step(
+        self, params: Any, state: state_lib.State, frame: np.ndarray, given: state_lib.Given, *, soft: bool
+    ):
         """Runs the compiled step for these shapes, compiling it first where that is new.
 
         Args:
+          params: the tracker's, or a track's.
           soft: whether probabilities are returned at the frame's size, too.
         """
         shapes = frame.shape, given.valid.shape[0], soft
         if shapes not in self._steps:
             start = time.perf_counter()
             # Ahead of time: such a program refuses other shapes instead of silently compiling again.
-            self._steps[shapes] = self._jitted.lower(self.params, state, frame, given, soft=soft).compile()
+            self._steps[shapes] = self._jitted.lower(params, state, frame, given, soft=soft).compile()
             self.seconds["compile"] += time.perf_counter() - start
         start = time.perf_counter()
-        outputs = jax.block_until_ready(self._steps[shapes](self.params, state, frame, given))
+        outputs = jax.block_until_ready(self._steps[shapes](params, state, frame, given))
         self.seconds["inference"] += time.perf_counter() - start
         self.frames += 1
         return outputs
+
+    def adapt(self, learned: dict[str, Any], frame: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
+        """Returns a track's own parameters after a frame with its masks, both of the frames' size."""
+        if self.adapter is None:
+            return learned
+        seen = self.sizing.seen(frame.shape[:2])
+        start, compiled = time.perf_counter(), self.adapter.compile_seconds
+        learned = self.adapter(
+            self.params, learned, resizing.resize_frame(frame, seen), resizing.resize_ids(ids, seen)
+        )
+        compiled = self.adapter.compile_seconds - compiled
+        self.seconds["compile"] += compiled
+        self.seconds["adaptation"] += time.perf_counter() - start - compiled
+        return learned
 
     def bucket(self, num_objects: int) -> int:
         """Returns the capacity used for so many objects.
@@ -159,19 +152,20 @@ class Tracker:
         """
         return Track(self, size, self.bucket(max(num_objects, 1)), self.sizing.seen(size, scale))
 
-    def resume(self, snapshot: Snapshot) -> "Track":
+    def resume(self, snapshot: tracked.Snapshot) -> "Track":
         """Returns a track that goes on where the snapshot was taken."""
         seen = self.sizing.seen(snapshot.size)
         track = Track(self, snapshot.size, snapshot.state.object_valid.shape[0], seen, state=snapshot.state)
         track.objects, track.index = dict(snapshot.objects), snapshot.index
         track._first_frames = dict(snapshot.first_frames)
+        track.learned = dict(snapshot.learned)
         return track
 
     def track(
         self,
         frames: Iterable[np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]],
         annotations: Mapping[int, np.ndarray],
-    ) -> Iterator[TrackedFrame]:
+    ) -> Iterator[tracked.TrackedFrame]:
         """Yields every frame's result, in order and in bounded memory.
 
         Args:
@@ -199,6 +193,8 @@ class Track:
     Attributes:
       size: (height, width) of frames and masks; seen: of what the model sees; padded: of what it computes.
       index: how many frames were segmented; the next one's number.
+      learned: parameters of this video's own, by name; `params`: with the tracker's for all others.
+      adapts: whether it learns by itself where the tracker can; else `learned` comes from elsewhere.
     """
 
     def __init__(
@@ -220,6 +216,8 @@ class Track:
         self.objects: dict[int, int] = {}  # user's id -> index in the state
         self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
         self.index = 0
+        self.learned: dict[str, Any] = {}
+        self.adapts = True
         self._no_proposals = None
         if tracker.num_proposals:
             self._no_proposals = jax.device_put(proposals_lib.empty(tracker.num_proposals, self.padded))
@@ -230,9 +228,21 @@ class Track:
         """How many objects the state has room for."""
         return self.state.object_valid.shape[0]
 
-    def snapshot(self) -> Snapshot:
+    @property
+    def params(self) -> Any:
+        """What the next frame is segmented with."""
+        return {**self.tracker.params, **self.learned}
+
+    def snapshot(self) -> tracked.Snapshot:
         """Returns where the track stands; the next step invalidates it unless the tracker keeps states."""
-        return Snapshot(self.state, dict(self.objects), dict(self._first_frames), self.index, self.size)
+        return tracked.Snapshot(
+            self.state,
+            dict(self.objects),
+            dict(self._first_frames),
+            self.index,
+            self.size,
+            dict(self.learned),
+        )
 
     def step(
         self,
@@ -240,7 +250,7 @@ class Track:
         ids: np.ndarray | None = None,
         remove: Iterable[int] = (),
         proposals: proposals_lib.Proposals | None = None,
-    ) -> TrackedFrame:
+    ) -> tracked.TrackedFrame:
         """Segments the next frame.
 
         Args:
@@ -256,7 +266,7 @@ class Track:
         """
         padded, given = self.prepare(frame, ids, remove, proposals)
         soft = self.tracker.with_prob or self.seen != self.size
-        outputs = self.tracker.step(self.state, padded, given, soft=soft)
+        outputs = self.tracker.step(self.params, self.state, padded, given, soft=soft)
         self.state, seen_ids, presence, prob, stages = outputs
         self.index += 1
         table = np.zeros(256, np.uint8)
@@ -280,10 +290,12 @@ class Track:
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
             for user_id, index in self.objects.items()
         }
+        if self.adapts and ids is not None and ids.any():
+            self.learned = self.tracker.adapt(self.learned, frame, result)
         full = None
         if self.tracker.with_prob:
             full = np.stack([resizing.resize_plane(plane, self.size) for plane in planes])
-        return TrackedFrame(ids=result, presence=present, prob=full, stages=stages)
+        return tracked.TrackedFrame(ids=result, presence=present, prob=full, stages=stages)
 
     def full_size(self, plane: Any) -> np.ndarray:
         """From a plane of the padded size to one of the frames' [H, W]."""

@@ -7,14 +7,15 @@ from ml_collections import config_dict
 
 from vos_jax import errors
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import resizing, tracker
+from vos_jax.inference import resizing, tracked, tracker
 from vos_jax.models import state as state_lib
 
 
 class ViewsTracker:
     """Follows objects in every view and averages the probabilities (DESIGN §7: resized first, then argmax).
 
-    Views are tracks of their own, with a memory each; the tracker and what it compiled are shared.
+    Views are tracks of their own, with a memory each; the tracker, what it compiled and what the first view
+    learned from the video are shared.
 
     Args:
       inner: the tracker that follows; it returns probabilities (`with_prob=True`).
@@ -47,7 +48,7 @@ class ViewsTracker:
 
     def track(
         self, frames: Iterable[np.ndarray], annotations: Mapping[int, np.ndarray]
-    ) -> Iterator[tracker.TrackedFrame]:
+    ) -> Iterator[tracked.TrackedFrame]:
         """Yields every frame's result at the size of the frames; see `tracker.Tracker.track`."""
         annotations_lib.check(annotations, self._inner)
         count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
@@ -55,6 +56,8 @@ class ViewsTracker:
         for index, frame in enumerate(frames):
             if not tracks:
                 tracks = [self._inner.start(frame.shape[:2], count, scale=scale) for scale, _ in self._views]
+                for track in tracks[1:]:
+                    track.adapts = False
             ids = annotations.get(index)
             results = []
             for track, (_, mirrored) in zip(tracks, self._views, strict=True):
@@ -63,11 +66,13 @@ class ViewsTracker:
                     seen = np.ascontiguousarray(frame[:, ::-1])
                     drawn = None if ids is None else np.ascontiguousarray(ids[:, ::-1])
                 results.append(track.step(seen, drawn))
+            for track in tracks[1:]:
+                track.learned = tracks[0].learned
             yield self._merge(results, ids)
 
     def _merge(
-        self, results: Sequence[tracker.TrackedFrame], given: np.ndarray | None
-    ) -> tracker.TrackedFrame:
+        self, results: Sequence[tracked.TrackedFrame], given: np.ndarray | None
+    ) -> tracked.TrackedFrame:
         # Every view is given the same ids in the same order, so their planes agree.
         objects = list(results[0].presence)
         prob = np.zeros((len(objects) + 1, *results[0].ids.shape), np.float32)
@@ -79,7 +84,7 @@ class ViewsTracker:
         if given is not None:
             ids = annotations_lib.stamp(ids, given)
         presence = {o: float(np.mean([result.presence[o] for result in results])) for o in objects}
-        return tracker.TrackedFrame(ids=ids, presence=presence, prob=prob)
+        return tracked.TrackedFrame(ids=ids, presence=presence, prob=prob)
 
 
 def needed(inference: config_dict.ConfigDict) -> bool:

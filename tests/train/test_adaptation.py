@@ -1,0 +1,153 @@
+"""RefineNet learns from the frame whose masks are given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.inference import followers, loading, segmenter, snapshots, tracker, views
+from vos_jax.models import memory
+from vos_jax.train import adaptation
+
+SIZE = (64, 64)
+CONFIG = adaptation.AdaptationConfig(steps=30, learning_rate=5e-3, batch=2, length=2, crop=64)
+# Room for a correction beside the first frame.
+MODEL = tiny.model(use_proposals=False, memory=memory.MemoryConfig(capacity=4, every=2))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny.params(use_proposals=False)
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return adaptation.Adapter(MODEL, CONFIG)
+
+
+def make_tracker(params, adapter, **settings):
+    return tracker.Tracker(MODEL, params, buckets=(2, 3), adapter=adapter, **settings)
+
+
+def follow(follower, frames, annotations):
+    return [result.ids for result in follower.track(iter(frames), annotations)]
+
+
+def j(found, ids):
+    pairs = [(found == i, ids == i) for i in (1, 2)]
+    return float(np.mean([np.sum(a & b) / np.sum(a | b) for a, b in pairs]))
+
+
+def test_later_masks_come_nearer_to_the_truth_and_all_videos_share_a_program(params):
+    adapter = adaptation.Adapter(MODEL, CONFIG)
+    plain, adapted = make_tracker(params, None), make_tracker(params, adapter)
+    frames, ids = tiny.video(3, SIZE)
+    before, after = (follow(f, frames, {0: ids[0]}) for f in (plain, adapted))
+    gained = [j(now, truth) - j(then, truth) for then, now, truth in zip(before, after, ids, strict=True)]
+    assert gained[0] == 0.0 and min(gained[1:]) > 0.2, gained
+    assert plain.seconds["adaptation"] == 0.0 < adapted.seconds["adaptation"]
+    assert adapted.seconds["compile"] > adapter.compile_seconds > 0.0
+
+    wide, wide_ids = tiny.video(2, (64, 96), seed=1)
+    wide_ids[:, :8, 80:] = 3
+    follow(adapted, wide, {0: wide_ids[0]})
+    assert adapter.compilations == 1
+    np.testing.assert_array_equal(follow(adapted, frames, {0: ids[0]}), after, "one video marks another")
+
+
+def test_refinenet_alone_learns_and_every_later_mask_teaches(params, adapter):
+    frames, ids = tiny.video(3, SIZE)
+    track = make_tracker(params, adapter).start(SIZE, 2)
+    learned = []
+    for frame, given in zip(frames, (ids[0], None, ids[2]), strict=True):
+        track.step(frame, given)
+        learned.append(track.learned)
+    assert set(learned[0]) == {"refine"} and learned[1] is learned[0]
+    for old, new in ((params, learned[0]), (learned[0], learned[2])):
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), old["refine"], new["refine"])
+        assert min(jax.tree.leaves(moved)) > 0, moved
+    same = jax.tree.map(lambda a, b: a is b, track.params, {**track.tracker.params, **learned[2]})
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_frame_that_has_nothing_to_teach_teaches_nothing(params, adapter):
+    frames, ids = tiny.video(1, SIZE)
+    speck = np.zeros_like(ids[0])
+    speck[30, 30] = 1
+    assert adapter(params, {}, frames[0], speck) == {}
+    known = adapter(params, {}, frames[0], ids[0])
+    assert adapter(params, known, frames[0], speck) is known
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), {"refine": params["refine"]})
+    assert adapter(params, broken, frames[0], ids[0]) is broken
+
+
+def test_a_track_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_path):
+    frames, ids = tiny.video(4, SIZE)
+    follower = make_tracker(params, adapter, keep_states=True)
+    whole = follow(follower, frames, {0: ids[0]})
+    track = follower.start(SIZE, 2)
+    for index in range(2):
+        track.step(frames[index], ids[0] if index == 0 else None)
+    snapshots.save(tmp_path / "state", track.snapshot(), "tiny")
+    again = snapshots.load(tmp_path / "state", make_tracker(params, None), "tiny")
+    jax.tree.map(np.testing.assert_array_equal, again.learned, track.learned)
+    np.testing.assert_array_equal([again.step(frame).ids for frame in frames[2:]], whole[2:])
+
+    other = tiny.model(use_proposals=False, memory=MODEL.memory_config, refine_channels=(8, 8, 8))
+    narrow = tracker.Tracker(other, other.init(jax.random.key(0)))
+    with pytest.raises(errors.VosError, match=r"learned\['refine'\].* this model needs"):
+        snapshots.load(tmp_path / "state", narrow, "tiny")
+
+
+class Counting:
+    """An adapter that notes what it is shown, and learns nothing but how often."""
+
+    compile_seconds = 0.0
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, params, learned, frame, ids):
+        self.shown.append((frame, ids))
+        return {"refine": params["refine"]}
+
+
+def test_views_share_what_the_first_one_learns_at_the_size_of_the_video(params):
+    counting = Counting()
+    inner = make_tracker(params, counting, with_prob=True)
+    frames, ids = tiny.video(2, SIZE)
+    follow(views.ViewsTracker(inner, scales=(0.5, 1.0), flip=True), frames, {0: ids[0]})
+    assert len(counting.shown) == 1
+    np.testing.assert_array_equal(counting.shown[0][0], frames[0])
+    np.testing.assert_array_equal(counting.shown[0][1], ids[0])
+
+
+def test_edits_of_a_frame_are_learned_from_what_was_known_before_it(params):
+    counting = Counting()
+    seg = segmenter.Segmenter(MODEL, params, buckets=(2, 3), adapter=counting)
+    frames, ids = tiny.video(2, SIZE)
+    seg.step(frames[0], np.where(ids[0] == 1, ids[0], 0))
+    seg.add_object(ids[0] == 2, 2)
+    seg.step(frames[1])
+    assert [sorted(np.unique(shown).tolist()) for _, shown in counting.shown] == [[0, 1], [0, 1, 2]]
+
+
+def test_who_adapts(params):
+    config = configs.load("default", ["inference.adaptation.steps=3"])
+    free, _ = loading.make_training_free(config)
+    made = followers.make_adapter(config, MODEL)
+    assert isinstance(made, adaptation.Adapter)
+    assert followers.make_adapter(config, tiny.model(use_refine=False)) is None
+    assert followers.make_adapter(config, free) is None
+    assert followers.make_adapter(configs.load("default"), MODEL) is None
+    with pytest.raises(errors.VosError, match="inference.adaptation.crop is 8; it must be at least 64"):
+        followers.make_adapter(
+            configs.load("default", ["inference.adaptation.steps=3", "inference.adaptation.crop=8"]), MODEL
+        )
+    with pytest.raises(errors.VosError, match="--adapt -1: takes a number of steps"):
+        followers.configure(config, -1)
+    followers.configure(config, 0)
+    assert config.inference.adaptation.steps == 0

@@ -1,0 +1,207 @@
+"""Adaptation to a video: RefineNet learns from a frame whose masks are given, before the next one comes.
+
+The frame and its masks become pseudo-clips that move, bend and hide one another, as photos do in training,
+and a few parameters take some steps on them. After OSVOS (Caelles et al. 2017), which learns from the first
+frame, and Lucid Data Dreaming (Khoreva et al. 2017), which makes a video of it; not in the paper.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vos_jax.data import clips, prefetch, pseudo_clips, transforms
+from vos_jax.errors import VosError
+from vos_jax.models import state as state_lib
+from vos_jax.models import vos
+from vos_jax.train import losses, optim, step
+from vos_jax.typing import Array, Float, PRNGKeyArray, UInt8
+
+Learned = dict[str, Any]
+"""What a video's own parameters are: subtrees of the model's, by their names there."""
+
+LEARNS = ("refine",)
+"""What learns. Keys and values stay: what the memory holds of earlier frames must mean the same later on."""
+
+AUGMENTATION = transforms.Augmentation(
+    scale=transforms.Scale(low=0.75, high=1.125),
+    objects=transforms.SelectObjects(drop=0.3),
+    colour=transforms.ColourJitter(prob=0.3),
+)
+"""How a frame becomes a clip; around the scale at which the model sees the video, unlike in training."""
+
+_TRIALS = 20
+"""Clips in a row that show no object to speak of before a frame is taken to have nothing to teach."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """How a model adapts to a frame.
+
+    Attributes:
+      steps: of gradient descent.
+      learning_rate: Adam's at its highest; it falls to 0.
+      batch: clips per step.
+      length: frames per clip.
+      crop: height and width of a clip in pixels.
+      max_objects: of a clip; of a frame with more, each clip is about some.
+      share: of the change that is kept, in (0, 1]: parameters between those before and those learned know the
+        frame almost as well and forget less of what is not in it (Wortsman et al. 2022).
+      seed: of what is drawn.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    steps: int = 40
+    learning_rate: float = 5e-4
+    batch: int = 4
+    length: int = 3
+    crop: int = 256
+    max_objects: int = 2
+    share: float = 0.7
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch", 1), ("length", 2), ("crop", 64), ("max_objects", 1)):
+            if getattr(self, name) < least:
+                raise VosError(
+                    f"inference.adaptation.{name} is {getattr(self, name)}; it must be at least {least}"
+                )
+        if not 0 < self.share <= 1:
+            raise VosError(f"inference.adaptation.share is {self.share}; it must be above 0 and at most 1")
+        multiple = state_lib.SIZE_MULTIPLE
+        if self.crop % multiple:
+            raise VosError(f"inference.adaptation.crop is {self.crop}; it must be a multiple of {multiple}")
+
+
+class Adapter:
+    """Makes parameters of a video's own; one program serves frames of all sizes and numbers of objects.
+
+    Args:
+      model: with a RefineNet.
+      config: how it learns.
+      dataset: index of the data set whose lambda the matching uses.
+
+    Attributes:
+      compile_seconds: wall time that went into compiling.
+      compilations: how often the step was compiled.
+    """
+
+    def __init__(self, model: vos.VOS, config: AdaptationConfig, dataset: int = 0):
+        # Clips are a part of a frame, and objects may be anywhere in the next one, as in training.
+        read = dataclasses.replace(model.config.read, reach=0.0)
+        learner = vos.VOS(
+            config=dataclasses.replace(model.config, use_proposals=False, read=read), hard=False
+        )
+        self._config, self._dataset = config, dataset
+        rate = optim.OptimConfig(
+            learning_rate=config.learning_rate, warmup_steps=min(5, config.steps - 1), steps=config.steps
+        )
+        self._tx = optax.chain(
+            optax.clip_by_global_norm(rate.clip_norm),
+            optax.adam(optim.schedule(rate), b1=rate.b1, b2=rate.b2),
+        )
+        # The model is trained already: what it predicts comes back to it, and the hardest pixels count.
+        self._loss = step.make_loss_fn(
+            learner,
+            step.StepConfig(
+                losses=losses.LossConfig(hard_begin=0, hard_end=1), sampling_begin=0, sampling_prob=1.0
+            ),
+        )
+        self._compiled: Any = None
+        self.compile_seconds = 0.0
+        self.compilations = 0
+
+    def __call__(
+        self, params: Any, learned: Learned, frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]
+    ) -> Learned:
+        """Returns what was learned from one frame.
+
+        Args:
+          params: the model's parameters.
+          learned: what earlier frames of the video taught; {}: nothing did.
+          frame: RGB, at the size at which the model sees it.
+          ids: its masks; 0 is background.
+
+        Returns:
+          Parameters that replace those of the same names; `learned` where the frame has nothing to teach:
+          its objects are too small to show in a clip, or its pixels overflow.
+        """
+        config = self._config
+        before = learned or {name: params[name] for name in LEARNS}
+        now, opt_state = before, self._tx.init(before)
+        key = jax.random.key(config.seed)
+        batches = itertools.islice(self._batches(frame, ids), config.steps)
+        for number, batch in enumerate(prefetch.prefetch(batches)):
+            inputs = now, opt_state, params, batch, key, np.int32(number)
+            if self._compiled is None:
+                start = time.perf_counter()
+                self._compiled = jax.jit(self._update).lower(*inputs).compile()
+                self.compilations += 1
+                self.compile_seconds += time.perf_counter() - start
+            now, opt_state = self._compiled(*inputs)
+        finite = all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(now))
+        if now is before or not finite:
+            return learned
+        return jax.tree.map(lambda old, new: old + config.share * (new - old), before, now)
+
+    def _update(
+        self,
+        learned: Learned,
+        opt_state: optax.OptState,
+        params: Any,
+        batch: step.Batch,
+        key: PRNGKeyArray,
+        number: Array,
+    ) -> tuple[Learned, optax.OptState]:
+        def loss(learned: Learned) -> Float[Array, ""]:
+            # Counted from 1: the loss is the one at the end of training from the first step on.
+            return self._loss({**params, **learned}, batch, key, number + 1)[0]
+
+        updates, opt_state = self._tx.update(jax.grad(loss)(learned), opt_state, learned)
+        changed: Any = optax.apply_updates(learned, updates)
+        return changed, opt_state
+
+    def _batches(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        one_by_one = self._examples(frame, ids)
+        for examples in zip(*[one_by_one] * self._config.batch, strict=False):
+            yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+    def _examples(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[clips.Example]:
+        """Clips without end, or none where the frame shows no object to speak of."""
+        config = self._config
+        picture = transforms.make_view((frame,), (ids,))
+        augmentation = dataclasses.replace(
+            AUGMENTATION,
+            crop=dataclasses.replace(AUGMENTATION.crop, size=(config.crop, config.crop)),
+            objects=dataclasses.replace(AUGMENTATION.objects, max_objects=config.max_objects),
+        )
+        pseudo = pseudo_clips.PseudoClip(max_objects=config.max_objects)
+        failures = 0
+        for number in itertools.count():
+            key = transforms.Key((config.seed, number))
+            others = (picture,) * pseudo.wanted(picture, key)
+            try:
+                clip, num_objects = pseudo_clips.of_picture(
+                    picture, others, pseudo, augmentation, length=config.length, key=key
+                )
+            except transforms.UnusableClip:
+                failures += 1
+                if failures == _TRIALS:
+                    return
+                continue
+            failures = 0
+            yield clips.pack(
+                clip,
+                num_objects=num_objects,
+                length=config.length,
+                max_objects=config.max_objects,
+                dataset=self._dataset,
+            )
