@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from vos_jax import config as configs
 from vos_jax import devices, errors
-from vos_jax.inference import loading, resizing
+from vos_jax.inference import followers, loading
 
 GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
 
@@ -28,6 +28,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max_mb", type=int, default=500, help="largest video that is taken")
     parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
+    parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py"
     rest, overrides = configs.split_arguments(arguments)
@@ -43,6 +44,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load("default", overrides)
+    followers.configure(config, options.adapt)
     with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:
         # gradio reads these when it is imported: nothing is reported, and uploads stay in our folder.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise errors.VosError(f"{GIVE_UP} ({error})") from error
         devices.choose(options.device)
         model, params, _ = loading.make_model(config, options.checkpoint)
-        server = page.Server.of(model, params, root, resizing.Sizing.of_config(config.inference))
+        followers.check(config, model, options.adapt)
+        server = page.Server.of(followers.make_plain(config, model, params), root)
         page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)
 
 

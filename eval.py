@@ -123,6 +123,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    followers.check(config, model, options.adapt)
     num_proposals = loading.num_proposals(config, model)
     local = devices.local()
     workers = spread.make_workers(
@@ -155,6 +156,8 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
         finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
     screen.print(f"{source.name} {source.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}")
+    if followers.adapts(config, model):
+        screen.print(f"learning {config.inference.adaptation.steps} steps from each frame with masks given")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
 

@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
     model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    followers.check(config, model, options.adapt)
     follower = followers.make_plain(config, model, params)
     annotations_lib.check(annotations, follower)
     model_name = snapshots.fingerprint(model, params)
@@ -120,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{options.video}: {width}x{height}, {media.num_frames or '?'} frames, {count} object(s), "
         f"on {device}, checkpoint {checkpoint}"
     )
+    if follower.adapter is not None:
+        screen.print(f"learning {config.inference.adaptation.steps} steps from each frame that --masks is of")
 
     # ---------------------------------------------------------------- segment
     with console.make_progress(screen) as progress:

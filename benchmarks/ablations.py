@@ -24,7 +24,7 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline, pseudo_clips, sequences, sources
-from vos_jax.inference import loading, resizing, tracker
+from vos_jax.inference import direction, followers, loading
 from vos_jax.metrics import davis
 
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
@@ -89,9 +89,9 @@ def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> 
     data.close()
 
 
-def score(follower: tracker.Tracker, clips: list[Clip]) -> dict[str, float]:
+def score(follower: direction.Follower, clips: list[Clip]) -> dict[str, float]:
     """Mean J by stage, and the seconds that a frame took."""
-    before = follower.seconds["inference"], follower.frames
+    before, frames = follower.seconds["inference"], sum(len(clip.frames) for clip in clips)
     means: dict[str, list[float]] = {name: [] for name in STAGES}
     for clip in clips:
         tracked = list(follower.track(clip.frames, {0: clip.ids[0]}))
@@ -100,8 +100,8 @@ def score(follower: tracker.Tracker, clips: list[Clip]) -> dict[str, float]:
             for i in np.unique(clip.ids[0])[1:]:
                 pairs = zip(clip.ids[1:] == i, ids[1:] == i, strict=True)
                 means[name].append(float(np.mean([davis.region_similarity(*pair) for pair in pairs])))
-    seconds, frames = follower.seconds["inference"] - before[0], follower.frames - before[1]
-    return {name: float(np.mean(values)) for name, values in means.items()} | {"seconds": seconds / frames}
+    seconds = (follower.seconds["inference"] - before) / frames
+    return {name: float(np.mean(values)) for name, values in means.items()} | {"seconds": seconds}
 
 
 @errors.entry_point
@@ -131,8 +131,8 @@ def main() -> None:
     for name in names:
         config = configs.load("default", [*VARIANTS[name], *overrides])
         model, params, _ = loading.make_model(config, options.checkpoint)
-        sizing = resizing.Sizing.of_config(config.inference)
-        follower = tracker.Tracker(model, params, stages=STAGES[1:], sizing=sizing)
+        config.eval.stages = STAGES[1:]
+        follower = followers.make_follower(config, model, params, 0)
         start = time.perf_counter()
         judged = {"held_back": videos, "look_alikes": clips}
         found = {kind: score(follower, shown) for kind, shown in judged.items() if shown}

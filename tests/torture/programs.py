@@ -61,7 +61,8 @@ def _eval(place: pathlib.Path, out: pathlib.Path) -> list[str]:
 def _segment(place: pathlib.Path, out: pathlib.Path) -> list[str]:
     return [
         str(place / "film.mp4"), f"--masks={place / 'first.png'}", f"--out={out}", f"--config={CONFIG}",
-        f"--checkpoint={place / 'tiny.safetensors'}", "--rle", "--cutout=png",
+        f"--checkpoint={place / 'tiny.safetensors'}", "--rle", "--cutout=png", "--adapt=2",
+        "--config.inference.adaptation.crop=64", "--config.inference.adaptation.batch=1",
     ]  # fmt: skip
 
 

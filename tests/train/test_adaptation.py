@@ -143,11 +143,20 @@ def test_who_adapts(params):
     assert followers.make_adapter(config, tiny.model(use_refine=False)) is None
     assert followers.make_adapter(config, free) is None
     assert followers.make_adapter(configs.load("default"), MODEL) is None
-    with pytest.raises(errors.VosError, match="inference.adaptation.crop is 8; it must be at least 64"):
-        followers.make_adapter(
-            configs.load("default", ["inference.adaptation.steps=3", "inference.adaptation.crop=8"]), MODEL
-        )
+    for setting, told in (
+        ("crop=8", "crop is 8; it must be at least 64"),
+        ("crop=100", "crop is 100; it must be a multiple of 32"),
+        ("share=0", "share is 0.0; it must be above 0 and at most 1"),
+        ("length=1", "length is 1; it must be at least 2"),
+    ):
+        wrong = [f"inference.adaptation.{part}" for part in ("steps=3", setting)]
+        with pytest.raises(errors.VosError, match=f"inference.adaptation.{told}"):
+            followers.make_adapter(configs.load("default", wrong), MODEL)
     with pytest.raises(errors.VosError, match="--adapt -1: takes a number of steps"):
         followers.configure(config, -1)
+    followers.check(config, MODEL, 3)
+    followers.check(config, free, None)
+    with pytest.raises(errors.VosError, match="--adapt 3: .*--checkpoint none"):
+        followers.check(config, free, 3)
     followers.configure(config, 0)
     assert config.inference.adaptation.steps == 0

@@ -54,17 +54,21 @@ def make_plain(config: config_dict.ConfigDict, model: state_lib.Model, params: A
     )
 
 
+def adapts(config: config_dict.ConfigDict, model: state_lib.Model) -> bool:
+    """Whether the config asks for adaptation to each video, and the model has the RefineNet that adapts."""
+    return config.inference.adaptation.steps > 0 and isinstance(model, vos.VOS) and model.config.use_refine
+
+
 def make_adapter(config: config_dict.ConfigDict, model: state_lib.Model) -> adaptation.Adapter | None:
-    """Returns what learns from the frames whose masks are given; None: nothing shall, or no RefineNet can.
+    """Returns what learns from the frames whose masks are given, or None where nothing `adapts`.
 
     Raises:
       VosError: a setting out of range.
     """
-    settings = config.inference.adaptation
-    if settings.steps == 0 or not (isinstance(model, vos.VOS) and model.config.use_refine):
+    if not adapts(config, model):
         return None
-    learns = adaptation.AdaptationConfig(**settings)
-    return adaptation.Adapter(model, learns, loading.dataset_index(config))
+    settings = adaptation.AdaptationConfig(**config.inference.adaptation, seed=config.seed)
+    return adaptation.Adapter(model, settings, loading.dataset_index(config))
 
 
 def configure(config: config_dict.ConfigDict, adapt: int | None) -> None:
@@ -73,3 +77,12 @@ def configure(config: config_dict.ConfigDict, adapt: int | None) -> None:
         config.inference.adaptation.steps = adapt
     if config.inference.adaptation.steps < 0:
         raise errors.VosError(f"--adapt {adapt}: takes a number of steps, 0 for none")
+
+
+def check(config: config_dict.ConfigDict, model: state_lib.Model, adapt: int | None) -> None:
+    """Raises VosError where the command line asks a model to adapt that cannot."""
+    if adapt and not adapts(config, model):
+        raise errors.VosError(
+            f"--adapt {adapt}: what learns is the RefineNet of trained weights; this model has none "
+            "(--checkpoint none, or model.refine=false)"
+        )

@@ -13,7 +13,7 @@ import numpy as np
 from gradio.themes import Default as Theme  # pyright: ignore[reportMissingImports]
 
 from vos_jax import errors
-from vos_jax.inference import box_masks, resizing, snapshots, tracker
+from vos_jax.inference import box_masks, snapshots, tracker
 from vos_jax.web import project as project_lib
 
 # A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
@@ -38,17 +38,11 @@ class Server:
     mask_of_box: box_masks.BoxMasks
 
     @classmethod
-    def of(
-        cls,
-        model: Any,
-        params: Any,
-        root: str | os.PathLike,
-        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
-    ) -> "Server":
-        """A server of a model whose projects lie under `root`; `sizing`: at what size it follows."""
+    def of(cls, follower: tracker.Tracker, root: str | os.PathLike) -> "Server":
+        """A server of one model, whose projects lie under `root`."""
+        model, params = follower.model, follower.params
         fingerprint = snapshots.fingerprint(model, params)
-        follower = tracker.Tracker(model, params, sizing=sizing)
-        return cls(follower, fingerprint, pathlib.Path(root), box_masks.BoxMasks(model, follower.params))
+        return cls(follower, fingerprint, pathlib.Path(root), box_masks.BoxMasks(model, params))
 
     def open(self, video: str | os.PathLike) -> project_lib.Project:
         """A visitor's new project; raises VosError for what is no video."""
