@@ -67,6 +67,7 @@ def make_adapter(config: config_dict.ConfigDict, model: state_lib.Model) -> adap
     """
     if not adapts(config, model):
         return None
+    assert isinstance(model, vos.VOS)  # else it does not adapt
     settings = adaptation.AdaptationConfig(**config.inference.adaptation, seed=config.seed)
     return adaptation.Adapter(model, settings, loading.dataset_index(config))
 

@@ -34,8 +34,8 @@ AUGMENTATION = transforms.Augmentation(
     objects=transforms.SelectObjects(drop=0.3),
     colour=transforms.ColourJitter(prob=0.8),
 )
-"""How a frame becomes a clip. Around the scale at which the model sees the video, unlike in training; often in
-other colours, since one frame must not teach how the whole video is lit."""
+"""How a frame becomes a clip: around the scale at which the model sees the video, unlike in training; often
+in other colours, since one frame must not teach how all are lit."""
 
 _TRIALS = 20
 """Clips in a row that show no object to speak of before a frame is taken to have nothing to teach."""
