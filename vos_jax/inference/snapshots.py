@@ -120,12 +120,14 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             )
         return jax.device_put(found)
 
-    # The parameters that the track has of its own are some of the tracker's.
-    own = {
-        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        for name, tree in tracker.params.items()
-        if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
-    }
+    own = {}
+    if any(found.startswith(LEARNED) for found in tensors):
+        # The parameters that the track has of its own are some of the tracker's.
+        own = {
+            name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+            for name, tree in tracker.params.items()
+            if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
+        }
     return tracker.resume(
         tracked.Snapshot(
             state=jax.tree_util.tree_map_with_path(take, expected),

@@ -231,7 +231,7 @@ class Track:
     @property
     def params(self) -> Any:
         """What the next frame is segmented with."""
-        return {**self.tracker.params, **self.learned}
+        return {**self.tracker.params, **self.learned} if self.learned else self.tracker.params
 
     def snapshot(self) -> tracked.Snapshot:
         """Returns where the track stands; the next step invalidates it unless the tracker keeps states."""
