@@ -74,10 +74,11 @@ def make_adapter(config: config_dict.ConfigDict, model: state_lib.Model) -> adap
 
 def configure(config: config_dict.ConfigDict, adapt: int | None) -> None:
     """Writes the command line's --adapt into the config; VosError for a wrong number."""
-    if adapt is not None:
-        config.inference.adaptation.steps = adapt
-    if config.inference.adaptation.steps < 0:
+    if adapt is None:
+        return
+    if adapt < 0:
         raise errors.VosError(f"--adapt {adapt}: takes a number of steps, 0 for none")
+    config.inference.adaptation.steps = adapt
 
 
 def check(config: config_dict.ConfigDict, model: state_lib.Model, adapt: int | None) -> None:
