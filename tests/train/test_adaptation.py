@@ -155,6 +155,7 @@ def test_who_adapts(params):
         ("crop=100", "crop is 100; it must be a multiple of 32"),
         ("share=0", "share is 0.0; it must be above 0 and at most 1"),
         ("length=1", "length is 1; it must be at least 2"),
+        ("learning_rate=0", "learning_rate is 0.0; it must be above 0"),
     ):
         wrong = [f"inference.adaptation.{part}" for part in ("steps=3", setting)]
         with pytest.raises(errors.VosError, match=f"inference.adaptation.{told}"):

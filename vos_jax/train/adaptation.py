@@ -75,6 +75,8 @@ class AdaptationConfig:
                 raise VosError(
                     f"inference.adaptation.{name} is {getattr(self, name)}; it must be at least {least}"
                 )
+        if not self.learning_rate > 0:
+            raise VosError(f"inference.adaptation.learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 < self.share <= 1:
             raise VosError(f"inference.adaptation.share is {self.share}; it must be above 0 and at most 1")
         multiple = state_lib.SIZE_MULTIPLE
