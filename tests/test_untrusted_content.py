@@ -10,8 +10,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
+from tests.inference import coloured
 from vos_jax import errors, untrusted, weights_io
 from vos_jax.convert import torch_pickle
 from vos_jax.data import (
@@ -20,7 +22,7 @@ from vos_jax.data import (
     sources,
     videos,
 )
-from vos_jax.inference import probabilities, record, session, writer
+from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
@@ -200,3 +202,45 @@ def test_a_sequence_folder_that_is_no_text_is_named_not_a_traceback(tmp_path, ca
             assert isinstance(video, videos.FolderVideo)
             writer.mask_path(tmp_path, video.name, "0")
     str(told.value).encode()
+
+
+def test_metadata_that_is_null_is_none():
+    """`deserialize` takes `"__metadata__": null`; who asked for a key of it met None."""
+    header = b'{"__metadata__":null,"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    tensors, metadata = weights_io.load(struct.pack("<Q", len(header)) + header + b"x", "w")
+    assert tensors["a"].tolist() == [ord("x")] and metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objects", [[1, 1]]),
+        ("objects", [[1, -1]]),
+        ("objects", [[300, 0]]),
+        ("objects", [[0, 0]]),
+        ("objects", [[1, 0], [2, 0]]),
+        ("objects", [[10**30, 0]]),
+        ("first_frames", []),
+        ("first_frames", [[1, 57]]),
+        ("first_frames", [[1, -5]]),
+        ("index", 10**20),
+        ("index", -1),
+        ("index", "1"),
+        ("size", [0, 40]),
+        ("size", [24, 10**9]),
+        ("size", [24, 40, 1]),
+    ],
+)
+def test_a_saved_state_that_contradicts_itself_is_refused(tmp_path, key, value):
+    """An object beyond the state's room, or of an id that no mask holds, was a traceback one frame later."""
+    follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
+    track = follower.start((24, 40))
+    track.objects, track._first_frames, track.index = {1: 0}, {1: 0}, 1
+    path = tmp_path / "state"
+    snapshots.save(path, track.snapshot(), "model")
+    assert snapshots.load(path, follower, "model").objects == {1: 0}
+    tensors, metadata = weights_io.load(path.read_bytes(), "w")
+    metadata["track"] = json.dumps(json.loads(metadata["track"]) | {key: value})
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    with pytest.raises(errors.VosError, match=f"{path}: damaged"):
+        snapshots.load(path, follower, "model")

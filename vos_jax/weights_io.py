@@ -42,4 +42,4 @@ def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
             raise errors.VosError(f"{name}: {key} has shape {entry['shape']}: {error}") from None
     # `deserialize` has validated the header: 8 bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    return tensors, header.get("__metadata__") or {}  # null counts as none to `deserialize`, too

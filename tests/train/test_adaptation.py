@@ -107,6 +107,9 @@ def test_a_track_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_pat
     narrow = tracker.Tracker(other, other.init(jax.random.key(0)))
     with pytest.raises(errors.VosError, match=r"learned\['refine'\].* this model needs"):
         snapshots.load(tmp_path / "state", narrow, "tiny")
+    for bare in (tuple(params.values()), {name: leaf for name, leaf in params.items() if name != "refine"}):
+        with pytest.raises(errors.VosError, match=r"learned\['refine'\].* is no parameter of this model"):
+            snapshots.load(tmp_path / "state", tracker.Tracker(MODEL, bare), "tiny")
 
 
 class Counting:

@@ -76,7 +76,8 @@ class Session:
             track = snapshots.load(path, tracker_, self._model)
         except errors.VosError:
             return None  # damaged by whatever interrupted the run: from the beginning, then
-        return track if self._are_whole(track.index, frame_name, size) else None
+        whole = track.size == tuple(size) and self._are_whole(track.index, frame_name, size)
+        return track if whole else None
 
     def begin(self, start: int, frame_name: Callable[[int], str], outdated: list[pathlib.Path]) -> None:
         """Notes that masks from frame `start` on are in the making; removes those of a former run, and

@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,27 +84,14 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(
             f"{path}: was saved with another model or other weights; load those, or start the video again"
         )
-    try:
-        track = untrusted.parse_json(metadata["track"])
-        height, width = (operator.index(n) for n in track["size"])
-        index = operator.index(track["index"])
-        objects, first_frames = (
-            {operator.index(i): operator.index(at) for i, at in track[key]}
-            for key in ("objects", "first_frames")
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.VosError(
-            f"{path}: damaged: what it notes of the video is unreadable ({error})"
-        ) from error
-    size = height, width
-    if not (0 < height <= masks.MAX_SIDE and 0 < width <= masks.MAX_SIDE and index >= 0):
-        raise errors.VosError(f"{path}: damaged: frame {index} of {width}x{height} pixels")
+    capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
+    index, size, objects, first_frames = _read_note(path, metadata.get("track"), capacity)
     seen = tracker.sizing.seen(size)
     expected = jax.eval_shape(
         functools.partial(
             state_lib.init_state,
             tracker.model,
-            tensors[".object_valid"].size if ".object_valid" in tensors else 0,
+            capacity,
             state_lib.padded_size(seen),
             seen,
         )
@@ -120,14 +108,19 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             )
         return jax.device_put(found)
 
-    own = {}
-    if any(found.startswith(LEARNED) for found in tensors):
-        # The parameters that the track has of its own are some of the tracker's.
-        own = {
-            name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-            for name, tree in tracker.params.items()
-            if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
-        }
+    # The parameters that the track has of its own are some of the tracker's.
+    named = tracker.params if isinstance(tracker.params, Mapping) else {}
+    own = {
+        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        for name, tree in named.items()
+        if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
+    }
+    learned = jax.tree_util.tree_map_with_path(functools.partial(take, prefix=LEARNED), own)
+    taken = {LEARNED + jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(own)}
+    if left := sorted(name for name in tensors if name.startswith(LEARNED) and name not in taken):
+        raise errors.VosError(
+            f"{path}: {left[0]} is no parameter of this model; it was saved with another one"
+        )
     return tracker.resume(
         tracked.Snapshot(
             state=jax.tree_util.tree_map_with_path(take, expected),
@@ -135,6 +128,38 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             first_frames=first_frames,
             index=index,
             size=size,
-            learned=jax.tree_util.tree_map_with_path(functools.partial(take, prefix=LEARNED), own),
+            learned=learned,
         )
     )
+
+
+def _read_note(
+    path: str | os.PathLike, note: Any, capacity: int
+) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int]]:
+    """What `save` notes of a track beside its state: index, size, objects and their first frames."""
+    try:
+        track = untrusted.parse_json(note)
+        height, width = (operator.index(n) for n in track["size"])
+        index = operator.index(track["index"])
+        objects, first_frames = (
+            {operator.index(i): operator.index(at) for i, at in track[key]}
+            for key in ("objects", "first_frames")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.VosError(
+            f"{path}: damaged: what it notes of the video is unreadable ({error})"
+        ) from error
+    if not (0 < height <= masks.MAX_SIDE and 0 < width <= masks.MAX_SIDE and 0 <= index < 2**31):
+        raise errors.VosError(f"{path}: damaged: frame {index} of {width}x{height} pixels")
+    slots = set(objects.values())
+    if not (
+        all(0 < i < masks.VOID for i in objects)
+        and slots <= set(range(capacity))
+        and len(slots) == len(objects)
+        and objects.keys() == first_frames.keys()
+        and all(0 <= at < index for at in first_frames.values())
+    ):
+        raise errors.VosError(
+            f"{path}: damaged: its objects do not fit a state of {capacity} before frame {index}"
+        )
+    return index, (height, width), objects, first_frames
