@@ -73,7 +73,7 @@ audit: env
 compat: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+	$(BIN)/uv pip install --quiet --upgrade --python .venv-oldest/bin/python --resolution lowest-direct \
 		-r requirements.txt -r requirements-dev.txt
 	.venv-oldest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
