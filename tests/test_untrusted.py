@@ -110,6 +110,15 @@ def test_a_film_bomb_is_refused_before_its_frames_are_allocated(tmp_path, monkey
         video_files.open_media(path)
 
 
+@pytest.mark.parametrize("name", ["v.mp4", "v.webm"])
+def test_titles_in_no_encoding_do_not_lose_a_film(tmp_path, name):
+    codec = {"v.mp4": "libx264", "v.webm": "libvpx-vp9"}[name]
+    path = video_maker.write(tmp_path / name, [np.zeros((64, 96, 3), np.uint8)] * 2, codec=codec)
+    assert b"Lavf" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
+    assert len(list(video_files.open_media(path).frames())) == 2
+
+
 @pytest.mark.parametrize(
     "name, text",
     [

@@ -34,6 +34,8 @@ _CONTAINERS = (
     "flv asf dv mxf nut mjpeg yuv4mpegpipe rm swf wtv"
 )
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS.split())}
+# A title in no encoding at all is no reason to refuse a film; PyAV 19 takes it without being asked.
+_LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +262,7 @@ def _opened(path: pathlib.Path) -> Iterator[av.container.InputContainer]:
     # "file:" lest a name with a colon is taken for a network address.
     try:
         untrusted.opened(path, sys.maxsize).close()
-        container = av.open(f"file:{path}", metadata_errors="ignore", options=_OPTIONS)
+        container = av.open(f"file:{path}", options=_OPTIONS, **_LENIENT)
     except av.error.FFmpegError as error:
         reason = "not a video" if isinstance(error, av.error.InvalidDataError) else error.strerror
         raise errors.VosError(
