@@ -170,7 +170,11 @@ def test_a_saved_position_continues_exactly_with_other_workers_and_processes(dat
     restored = pipeline.make_pipeline(dataclasses.replace(settings, num_threads=2))
     with ocp.training.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.load_checkpointables(3, {"data": restored})
-    assert restored.get_state() == {"step": 3, "drawn": 12, "unreadable": 0, "unusable": 0}
+    position = restored.get_state()
+    assert position.items() >= {"step": 3, "drawn": 12, "unreadable": 0, "unusable": 0}.items()
+    with pytest.raises(errors.VosError, match="position in the training data was altered"):
+        restored.set_state(position | {"step": 2})
+    assert restored.get_state() == position
     assert_same(whole[3:], [next(restored) for _ in range(3)])
     restored.set_state({"step": 1, "drawn": 4, "unreadable": 0, "unusable": 0})
     assert_same(whole[1:2], [next(restored)])

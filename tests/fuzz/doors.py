@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from tests import layouts
-from tests.fuzz import mutations, pictures
+from tests.fuzz import folders, mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import weights_io
@@ -269,6 +269,8 @@ def _clear(folder: pathlib.Path) -> None:
 
 
 _submission, _snapshot, _results = Submission(), Snapshot(), Results()
+_records = folders.Folder(folders.make_records, folders.read_records)
+_run = folders.Folder(folders.make_run, folders.read_run)
 
 DOORS = {
     "mask PNG": Door(pictures.mask_seeds, pictures.read_mask, mutations.png, ".png", 150),
@@ -316,4 +318,6 @@ DOORS = {
         lambda folder: [b"120:first.png@2", b"a.png", b"0:x@1"], read_given, suffix=".txt", share=10
     ),
     "results folder": Door(_results.seeds, _results.read, suffix=".bin", share=10),
+    "packed data set": Door(_records.seeds, _records.read, mutations.folder, ".zip", 10),
+    "run of train.py": Door(_run.seeds, _run.read, mutations.folder, ".zip", 10),
 }

@@ -86,6 +86,22 @@ def archive(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     return out.getvalue()
 
 
+def folder(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+    """Damages or leaves out one file of a folder that is packed as a zip."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
+        members = source.infolist()
+        chosen = rng.choice(members)
+        for info in members:
+            body = source.read(info)
+            if info is chosen:
+                if rng.random() < 0.1:
+                    continue
+                body = json_file(body, [body], rng) if body[:1] in (b"{", b"[") else damage(body, [body], rng)
+            target.writestr(info, body)
+    return out.getvalue()
+
+
 def safetensors(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
     """Changes the header's JSON and mends its length, or damages the file as it is."""
     if rng.random() < 0.5:

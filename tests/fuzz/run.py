@@ -28,6 +28,7 @@ from vos_jax import errors
 
 SECONDS = 10
 BYTES = 2 << 30
+NOT_YET = b"\xff" * 8
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "os.fork")
 
 
@@ -151,12 +152,12 @@ def run_door(name: str, inputs: int, seed: int, keep: str) -> dict:
                 keep,
             ]
             os.dup2(at.fileno(), 3)
+            os.pwrite(3, NOT_YET, 0)
             process = subprocess.run(
-                [*command, "--child", str(first), str(inputs)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(3,),
+                [*command, "--child", str(first), str(inputs)], capture_output=True, pass_fds=(3,)
             )
+            if os.pread(3, 8, 0) == NOT_YET:
+                raise RuntimeError(f"{name}: died before its first input:\n{process.stderr.decode()[-2000:]}")
             if process.returncode == 0:
                 found = json.loads(process.stdout.splitlines()[-1])
                 first = inputs

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import resource
+import socket
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.data import tiny_training
-from vos_jax import errors
+from vos_jax import checksums, errors
 from vos_jax.data import pipeline
 from vos_jax.train import checkpoints
 
@@ -131,6 +132,59 @@ def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog
         assert data.get_state()["step"] == 3
 
 
+def test_an_altered_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog):
+    """Arrays have no checksums on disk: a byte that a disk altered gave other weights without a word."""
+    rng = np.random.default_rng(0)
+    with opened(tmp_path, keep_last=3) as saved:
+        for step in (1, 2):
+            save(saved, step)
+    folder = tmp_path / "checkpoints" / "2"
+    largest = max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    whole = largest.read_bytes()
+    for _ in range(10):
+        altered = bytearray(whole)
+        altered[rng.integers(1000, len(altered) - 1000)] ^= 1 << int(rng.integers(8))
+        largest.write_bytes(altered)
+        with pytest.raises(errors.VosError, match="'ema' is not what was saved|cannot be read"):
+            checkpoints.load_ema(tmp_path, 2)
+    with opened(tmp_path, keep_last=3) as saved, caplog.at_level(logging.WARNING):
+        restored = saved.restore(state(0), dict(DATA))
+    assert restored.step == 1 and "checkpoints/2 cannot be read" in caplog.text
+    same(restored.state, state(1))
+    noted = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    noted.write_text(noted.read_text().replace('"a": [1, 2]', '"a": [1, 3]'))
+    with pytest.raises(errors.VosError, match="its record is not what was saved"):
+        checkpoints.find(tmp_path, "1")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
+def test_any_element_that_changes_changes_the_checksum(dtype):
+    values = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(dtype)
+
+    def of(x: np.ndarray) -> dict[str, int]:
+        return checksums.of_tree({"a": {"x": jnp.asarray(x)}, "b": jnp.asarray(x)})
+
+    assert of(values) == of(values) and of(values)["a"] != of(values)["b"]
+    seen = {of(values)["b"], of(values.swapaxes(0, 1))["b"]}
+    for place in np.ndindex(values.shape):
+        altered = values.copy()
+        altered[place] = not altered[place]
+        seen.add(of(altered)["b"])
+    assert len(seen) == 62
+
+
+def test_a_checkpoint_without_checksums_is_taken_as_it_is(tmp_path, monkeypatch):
+    """Those of former versions."""
+    monkeypatch.setattr(checkpoints, "SUMS", "other")
+    with opened(tmp_path) as saved:
+        save(saved, 1)
+    monkeypatch.undo()
+    with opened(tmp_path) as saved:
+        same(saved.restore(state(0), dict(DATA)).state, state(1))
+
+
 def test_where_no_checkpoint_can_be_read_nothing_is_moved(tmp_path):
     with opened(tmp_path) as saved:
         save(saved, 1)
@@ -186,24 +240,41 @@ import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from vos_jax.train import checkpoints
 
+folder, step, process, processes, port = sys.argv[1], *map(int, sys.argv[2:])
+if processes > 1:
+    jax.distributed.initialize(f"localhost:{port}", processes, process)
 mesh = jax.make_mesh((jax.device_count(),), ("fsdp",), axis_types=(AxisType.Auto,))
-put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
-step = int(sys.argv[2])
-state = {"ema": put(np.arange(64.0) * step, "fsdp"), "key": put(jax.random.key(step))}
-with checkpoints.Checkpoints(sys.argv[1], checkpoints.CheckpointConfig()) as saved:
-    restored = saved.restore(state, {"x": 0})
+
+def state(step):
+    shardings = NamedSharding(mesh, P("fsdp")), NamedSharding(mesh, P())
+    make = lambda: {"ema": jax.numpy.arange(64.0) * step, "key": jax.random.key(step)}
+    return jax.jit(make, out_shardings=dict(zip(("ema", "key"), shardings)))()
+
+with checkpoints.Checkpoints(folder, checkpoints.CheckpointConfig()) as saved:
+    restored = saved.restore(state(step), {"x": 0})
     if restored is not None:
-        found = restored.state
-        assert found["ema"].sharding == state["ema"].sharding and restored.step == 1
-        np.testing.assert_array_equal(found["ema"], np.arange(64.0))
-        assert (jax.random.key_data(found["key"]) == jax.random.key_data(jax.random.key(1))).all()
-    saved.save(step, state, {"x": step}, record={})
+        found, wanted = restored.state, state(step - 1)
+        assert found["ema"].sharding == wanted["ema"].sharding and restored.step == step - 1
+        for shard in found["ema"].addressable_shards:
+            np.testing.assert_array_equal(shard.data, np.arange(64.0)[shard.index] * (step - 1))
+        assert jax.jit(lambda a, b: (jax.random.key_data(a) == jax.random.key_data(b)).all())(
+            found["key"], wanted["key"])
+    saved.save(step, state(step), {"x": step}, record={})
 """
 
 
-def test_restores_on_another_number_of_devices(tmp_path):
-    for step, devices in ((1, 8), (2, 2)):
+def test_restores_on_another_number_of_devices_and_processes(tmp_path):
+    for step, devices, processes in ((1, 8, 1), (2, 2, 1), (3, 2, 2), (4, 4, 1)):
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", ELSEWHERE, str(tmp_path), str(step)]
-        subprocess.run(command, env=environment | {"JAX_PLATFORMS": "cpu"}, check=True)
-    assert checkpoints.steps(tmp_path) == [1, 2]
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", ELSEWHERE, *map(str, (tmp_path, step, process, processes, port))],
+                env=environment | {"JAX_PLATFORMS": "cpu"},
+            )
+            for process in range(processes)
+        ]
+        assert [process.wait() for process in started] == [0] * processes
+    assert checkpoints.steps(tmp_path) == [3, 4]

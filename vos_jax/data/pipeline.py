@@ -19,7 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from vos_jax import errors
+from vos_jax import checksums, errors
 from vos_jax.data import clips, pseudo_clips, sequences, transforms
 
 log = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ def _refer(number: int, item: int) -> np.ndarray:
 
 
 _STATE = ("step", "drawn", "unreadable", "unusable")
+_SUM = "checksum"
 
 
 class BatchIterator(grain.DatasetIterator):
@@ -283,14 +284,22 @@ class BatchIterator(grain.DatasetIterator):
             )
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the position in the stream: plain numbers."""
-        return {name: getattr(self, name) for name in _STATE}
+        """Returns the position in the stream: plain numbers, and their checksum."""
+        position = {name: getattr(self, name) for name in _STATE}
+        return position | {_SUM: checksums.of_json(position)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a saved position, however many workers and processes saved it."""
+        """Goes to a saved position, however many workers and processes saved it.
+
+        Raises:
+          VosError: the position is not what was saved; nothing has changed.
+        """
+        position = {name: int(state[name]) for name in _STATE}
+        if _SUM in state and state[_SUM] != checksums.of_json(position):
+            raise errors.VosError(f"the position in the training data was altered: {position}")
         self._stop()
         for name in _STATE:
-            setattr(self, name, int(state[name]))
+            setattr(self, name, position[name])
 
     async def load(self, directory: Any) -> Any:
         """Restores from a checkpoint directory; one saved by another number of processes will do.

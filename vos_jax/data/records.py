@@ -1,6 +1,7 @@
 """Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis."""
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -34,12 +35,14 @@ class Records:
                 data = builder.as_data_source(
                     self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
                 )
-            except (OSError, ValueError, KeyError, NotImplementedError) as error:
+                parser = example_parser.ExampleParserNp(builder.info.features.get_serialized_info())
+            # Whatever a damaged file makes TFDS, protobuf or array_record raise.
+            except Exception as error:
                 raise errors.VosError(
-                    f"{self._folder}: cannot open split '{self._split}' ({str(error).splitlines()[0]}); "
+                    f"{self._folder}: cannot open split '{self._split}' ({_brief(error)}); "
                     "pack it with python -m vos_jax.data.build, or prepare it with file_format='array_record'"
                 ) from error
-            self._opened = data, example_parser.ExampleParserNp(builder.info.features.get_serialized_info())
+            self._opened = data, parser
         return self._opened
 
     def __len__(self) -> int:
@@ -49,8 +52,15 @@ class Records:
         data, parser = self._open()
         try:
             return parser.parse_example(data[position])
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
-            raise errors.VosError(f"{self._folder}: record {position} is unreadable ({error})") from error
+        except Exception as error:
+            raise errors.VosError(
+                f"{self._folder}: record {position} is unreadable ({_brief(error)})"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    """The first line that says something."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _check_features(folder: pathlib.Path) -> None:
@@ -106,18 +116,49 @@ class RecordSequences:
         return np.array(self.index[index]["holding"], int)
 
     def frame(self, index: int, time: int) -> UInt8[np.ndarray, "H W 3"]:
-        frame = sequences.decode_frame(self._record(index, time)["frame"], self._where(index, time))
+        frame = sequences.decode_frame(*self._encoded(index, time, "frame"))
         return sequences.shrink_to(frame, self.config.short_side)
 
     def ids(self, index: int, time: int) -> UInt8[np.ndarray, "H W"]:
-        ids = sequences.decode_ids(self._record(index, time)["ids"], self._where(index, time))
+        ids = sequences.decode_ids(*self._encoded(index, time, "ids"))
         return np.minimum(ids, 1) if self.config.merge_objects else ids
 
-    def _record(self, index: int, time: int) -> dict[str, Any]:
-        return self.records[self.index[index]["start"] + time]
+    def _encoded(self, index: int, time: int, part: str) -> tuple[bytes, str]:
+        """A part of a record, and what errors call it."""
+        where = f"{self.config.root}: {self.names[index]} frame {time}"
+        return _bytes(self.records[self.index[index]["start"] + time], (part,), where), where
 
-    def _where(self, index: int, time: int) -> str:
-        return f"{self.config.root}: {self.names[index]} frame {time}"
+
+def _bytes(record: Any, path: tuple[str | int, ...], where: str) -> bytes:
+    """The encoded image at a path of keys and positions."""
+    try:
+        for key in path:
+            record = record[key]
+    except (KeyError, IndexError, TypeError):
+        record = None
+    if not isinstance(record, bytes):
+        raise errors.VosError(f"{where}: its record has no image at {'/'.join(map(str, path))}")
+    return record
+
+
+def _is_whole(entry: Any, count: int) -> bool:
+    """Whether an entry of metadata.json says what `builders` write, of records that are among `count`."""
+
+    def rising(times: Any, stop: int) -> bool:
+        return (
+            isinstance(times, list)
+            and all(type(time) is int for time in times)
+            and all(a < b for a, b in itertools.pairwise([-1, *times, stop]))
+        )
+
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and type(start := entry.get("start")) is type(length := entry.get("length")) is int
+        and 0 <= start < start + length <= count
+        and rising(entry.get("annotated"), length)
+        and rising(entry.get("holding"), length)
+    )
 
 
 def open_records(config: sequences.SourceConfig) -> RecordSequences:
@@ -126,11 +167,20 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
     try:
         metadata = untrusted.read_json(folder / "metadata.json")
         index, static = metadata["sequences"], metadata["static"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.VosError(
             f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m "
             "vos_jax.data.build have one. For the catalogue's davis say kind='tfds'"
         ) from error
+    records = Records(folder, config.split)
+    if type(static) is not bool or not isinstance(index, list):
+        raise errors.VosError(f"{folder / 'metadata.json'}: damaged; pack the data set again")
+    for number, entry in enumerate(index):
+        if not _is_whole(entry, len(records)):
+            raise errors.VosError(
+                f"{folder / 'metadata.json'}: sequence {number} is damaged, or its records are not in split "
+                f"'{config.split}' ({len(records)} records); pack the data set again"
+            )
     index = [index[i] for i in sequences.select([entry["name"] for entry in index], config)]
     problems = [
         sequences.problem_of(entry["length"], len(entry["annotated"]), config, static)
@@ -138,8 +188,6 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
         for entry in index
     ]
     kept = sequences.usable([entry["name"] for entry in index], problems, config)
-    records = Records(folder, config.split)
-    records[0]
     return RecordSequences(tuple(index[i] for i in kept), records, config, static)
 
 
@@ -164,15 +212,17 @@ class CatalogueSequences:
         return None
 
     def frame(self, index: int, time: int) -> UInt8[np.ndarray, "H W 3"]:
-        data = self.records[self.positions[index]]["video"]["frames"][time]
-        return sequences.shrink_to(
-            sequences.decode_frame(data, f"{self.names[index]} frame {time}"), self.config.short_side
-        )
+        frame = sequences.decode_frame(*self._encoded(index, time, "frames"))
+        return sequences.shrink_to(frame, self.config.short_side)
 
     def ids(self, index: int, time: int) -> UInt8[np.ndarray, "H W"]:
-        data = self.records[self.positions[index]]["video"]["segmentations"][time]
-        ids = sequences.decode_ids(data, f"{self.names[index]} frame {time}")
+        ids = sequences.decode_ids(*self._encoded(index, time, "segmentations"))
         return np.minimum(ids, 1) if self.config.merge_objects else ids
+
+    def _encoded(self, index: int, time: int, part: str) -> tuple[bytes, str]:
+        """A part of a record, and what errors call it."""
+        where = f"{self.config.root}: {self.names[index]} frame {time}"
+        return _bytes(self.records[self.positions[index]], ("video", part, time), where), where
 
 
 def open_catalogue(config: sequences.SourceConfig) -> CatalogueSequences:

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from vos_jax import errors
+from vos_jax import checksums, errors
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 STATE, DATA = "state", "data"
+SUMS = "checksums"
 _TORN = "torn-"
 
 
@@ -111,12 +112,14 @@ class Checkpoints:
             self._checkpointer.wait()
             if step in self.steps():
                 return
+            noted = {**record, "step": step, "score": score}
+            sums = {"state": checksums.of_tree(state), "record": checksums.of_json(noted)}
             self._checkpointer.save_checkpointables_async(
                 step,
                 {STATE: state, DATA: data},
                 force=True,
                 metrics=None if score is None else {"score": score},
-                custom_metadata={**record, "step": step, "score": score},
+                custom_metadata={**noted, SUMS: sums},
             )
         except Exception as error:
             raise self._failed(error) from error
@@ -146,8 +149,9 @@ class Checkpoints:
         for step in reversed(self.steps()):
             wanted = {STATE: abstract} | ({} if data is None else {DATA: data})
             try:
-                record = _record(self.folder, step)
+                record, sums = _record(self.folder, step)
                 loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
+                _check(loaded, sums)
             # Whatever a half-written file makes orbax, tensorstore or json raise.
             except Exception as error:
                 log.warning(
@@ -225,7 +229,7 @@ def last_record(workdir: pathlib.Path | str) -> dict[str, Any] | None:
     """The record of the newest checkpoint whose record can be read; None where there is none."""
     for step in reversed(steps(workdir)):
         with contextlib.suppress(errors.VosError):
-            return _record(pathlib.Path(workdir) / FOLDER, step)
+            return _record(pathlib.Path(workdir) / FOLDER, step)[0]
     return None
 
 
@@ -248,40 +252,57 @@ def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
             f"{folder}: no checkpoint {which!r}; there are {', '.join(map(str, known))}, best and last"
         )
     if which.isdigit():
-        return int(which), _record(folder, int(which))
+        return int(which), _record(folder, int(which))[0]
     if which == "best":
-        records = {step: _record(folder, step) for step in known}
+        records = {step: _record(folder, step)[0] for step in known}
         scored = [step for step in known if records[step]["score"] is not None]
         if scored:
             best = max(scored, key=lambda step: records[step]["score"])
             return best, records[best]
-    return known[-1], _record(folder, known[-1])
+    return known[-1], _record(folder, known[-1])[0]
 
 
 def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
     """The averaged weights in a checkpoint, as nested dicts of arrays on one device; nothing else is read."""
-    path = (pathlib.Path(workdir) / FOLDER / str(step)).resolve()
+    folder = pathlib.Path(workdir) / FOLDER
+    path = (folder / str(step)).resolve()
+    sums = _record(folder, step)[1]
     try:
         tree = ocp.checkpointables_metadata(path).metadata[STATE]
         wanted = jax.tree.map(lambda leaf: ocp.PLACEHOLDER, tree) | {
             "ema": jax.tree.map(as_abstract, tree["ema"])
         }
-        return ocp.load_checkpointables(path, {STATE: wanted})[STATE]["ema"]
+        ema = ocp.load_checkpointables(path, {STATE: wanted})[STATE]["ema"]
+        _check({"ema": ema}, sums)
+        return ema
     # Whatever a damaged file makes orbax raise.
     except Exception as error:
         raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
 
 
-def _record(folder: pathlib.Path, step: int) -> dict[str, Any]:
+def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """What was noted with a checkpoint, and its state's checksums; older checkpoints have none."""
     path = (folder / str(step)).resolve()
     try:
         # Where orbax finds the file damaged it says that nothing was noted.
-        noted = ocp.checkpointables_metadata(path).custom_metadata
+        noted = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
         if not noted:
             raise ValueError("its record is missing")
-        return dict(noted)
+        sums = noted.pop(SUMS, None)
+        if sums is None:
+            return noted, {}
+        if checksums.of_json(noted) != sums["record"]:
+            raise ValueError("its record is not what was saved")
+        return noted, dict(sums["state"])
     except Exception as error:
         raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
+
+
+def _check(state: Any, sums: Mapping[str, int]) -> None:
+    """Raises ValueError where a branch of a state is not what was saved."""
+    for name, found in checksums.of_tree(state).items() if sums else ():
+        if found != sums[name]:
+            raise ValueError(f"'{name}' is not what was saved: its file was altered")
 
 
 def _brief(error: BaseException) -> str:
