@@ -95,6 +95,15 @@ def test_weights_that_are_no_numbers_are_not_exported(tmp_path):
     assert not (tmp_path / "w.safetensors").exists()
 
 
+@pytest.mark.parametrize("config", [None, {}, {"model": {"variant": "lite0"}, "train": {"sources": [1]}}])
+def test_a_run_of_another_version_is_refused_in_words(tmp_path, config):
+    """Found by fuzzing: its record was taken to have what it should have."""
+    with checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig()) as saved:
+        saved.save(1, {"ema": {"a": jax.numpy.ones(3)}}, {"x": 1}, record={"config": config})
+    with pytest.raises(errors.VosError, match="checkpoint 1: its config is damaged or of another version"):
+        export.export(tmp_path, tmp_path / "w.safetensors")
+
+
 def test_depthwise_kernels_keep_their_precision(tmp_path):
     kernels = {
         "dense": np.ones((3, 3, 4, 4)),

@@ -64,8 +64,14 @@ def export(
     for key, value in tensors.items():
         if not np.isfinite(value.astype(np.float32)).all():
             raise errors.VosError(f"{workdir}: checkpoint {step}: {key} is not finite; export another one")
-    config = noted["config"]
-    variant = config["model"]["variant"]
+    try:
+        described = _described(noted)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise errors.VosError(
+            f"{workdir}: checkpoint {step}: its config is damaged or of another version ({error}); export "
+            "another one"
+        ) from error
+    variant = described["variant"]
     # Metadata says what the tensors are; everything else is in the record.
     packed = safetensors.numpy.save(tensors, metadata={"variant": variant, "step": str(step)})
     record = {
@@ -76,15 +82,7 @@ def export(
         "parameters": int(sum(value.size for value in tensors.values())),
         "weights": "exponential moving average",
         "step": step,
-        "score": _score(noted),
-        "data": {
-            name: {key: source[key] for key in ("kind", "weight", "exclude", "dataset_name")}
-            for name, source in config["train"]["sources"].items()
-            if source["weight"] > 0
-        },
-        "commit": noted.get("commit"),
-        "command": noted.get("command"),
-        "config": config,
+        **described,
     }
     if taken := sorted(set(notes) & set(record)):
         raise errors.VosError(f"--note {taken[0]}: the record says that by itself; choose another name")
@@ -108,11 +106,25 @@ def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:
     return value.astype(DTYPES[dtype]) if dense else value
 
 
-def _score(noted: Mapping[str, Any]) -> dict[str, Any] | None:
-    if noted.get("score") is None:
-        return None
-    sequences = noted["config"]["train"]["evaluation"]["sequences"]
-    return {"J": noted["score"], "on": "sequences held back from training", "sequences": sequences}
+def _described(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record says of the run."""
+    config = noted["config"]
+    score = None
+    if noted["score"] is not None:
+        sequences = config["train"]["evaluation"]["sequences"]
+        score = {"J": noted["score"], "on": "sequences held back from training", "sequences": sequences}
+    return {
+        "variant": str(config["model"]["variant"]),
+        "score": score,
+        "data": {
+            name: {key: source[key] for key in ("kind", "weight", "exclude", "dataset_name")}
+            for name, source in config["train"]["sources"].items()
+            if source["weight"] > 0
+        },
+        "commit": noted.get("commit"),
+        "command": noted.get("command"),
+        "config": config,
+    }
 
 
 @errors.entry_point

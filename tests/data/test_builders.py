@@ -1,6 +1,7 @@
 """Packing into ArrayRecord and reading it back: what comes out is what the folder holds, bit for bit."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -132,6 +133,59 @@ def test_only_files_are_packed(packed, tmp_path):
 def test_a_wrong_split_is_named(packed):
     with pytest.raises(errors.VosError, match="cannot open split 'validation'"):
         clips.open_sequences(config("array_record", packed, split="validation"))
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        (0, {"start": -1}),
+        (1, {"start": "0"}),
+        (1, {"length": 0}),
+        (2, {"length": 7}),
+        (0, {"annotated": [4, 1]}),
+        (0, {"annotated": [1, 6]}),
+        (0, {"holding": [True]}),
+        (0, {"holding": 4}),
+        (2, {"name": 3}),
+        (2, None),
+    ],
+)
+def test_an_index_that_contradicts_its_records_is_refused(packed, tmp_path, number, change):
+    """Found by fuzzing: tracebacks, or frames of another video under this one's name."""
+    shutil.copytree(packed, tmp_path / "packed")
+    (path,) = tmp_path.rglob("metadata.json")
+    metadata = json.loads(path.read_text())
+    entry = metadata["sequences"][number]
+    metadata["sequences"][number] = change and entry | change
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(errors.VosError, match=rf"metadata\.json: sequence {number} is damaged"):
+        clips.open_sequences(config("array_record", tmp_path / "packed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("dataset_info.json", "cannot open split 'train'"),
+        ("features.json", "features.json: cannot read it"),
+        ("metadata.json", r"no index of sequences \(metadata.json\)"),
+        ("*.array_record-*", "unreadable|cannot open split"),
+    ],
+)
+def test_what_tfds_cannot_read_is_said_in_words(packed, tmp_path, name, told):
+    """Found by fuzzing: errors of protobuf and of array_record came out as they were."""
+    shutil.copytree(packed, tmp_path / "packed")
+    (path,) = tmp_path.rglob(name)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(errors.VosError, match=told):
+        clips.open_sequences(config("array_record", tmp_path / "packed")).frame(0, 0)
+
+
+def test_records_without_images_are_named(packed, monkeypatch):
+    found = clips.open_sequences(config("array_record", packed))
+    for record in ({"ids": b""}, {"frame": None}, {"frame": 10**12}):
+        monkeypatch.setattr(type(found.records), "__getitem__", lambda *_, record=record: record)
+        with pytest.raises(errors.VosError, match="video0 frame 2: its record has no image at frame"):
+            found.frame(1, 2)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,10 @@ def tear(folder: pathlib.Path, which: str = "largest") -> None:
         path.write_bytes(path.read_bytes()[:100] if which == "largest" else b"")
 
 
-@pytest.mark.parametrize("which", ["largest", "all", "_CHECKPOINT_METADATA", "process_0-of-1.json"])
+# Without `_sharding` training could go on, but nothing could be exported.
+@pytest.mark.parametrize(
+    "which", ["largest", "all", "_CHECKPOINT_METADATA", "_sharding", "process_0-of-1.json"]
+)
 def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, which):
     root = tiny_training.write_davis(tmp_path / "data", sequences=1, frames=2)
     source = pipeline.SourceConfig(kind="davis_folder", root=str(root))

@@ -232,10 +232,11 @@ def open_catalogue(config: sequences.SourceConfig) -> CatalogueSequences:
     try:
         heads = [records[i]["metadata"] for i in range(len(records))]
         names = [head["video_name"].decode() for head in heads]
-    except (KeyError, TypeError, AttributeError) as error:
+        counts = [int(head["num_frames"]) for head in heads]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise errors.VosError(f"{folder}: not the catalogue's davis (its records have no {error})") from error
     chosen = sequences.select(names, config)
-    lengths = [int(heads[i]["num_frames"]) for i in chosen]
+    lengths = [counts[i] for i in chosen]
     kept = sequences.usable(
         [names[i] for i in chosen],
         [sequences.problem_of(length, length, config, False) for length in lengths],

@@ -284,13 +284,14 @@ def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, 
     """What was noted with a checkpoint, and its state's checksums; older checkpoints have none."""
     path = (folder / str(step)).resolve()
     try:
-        # Where orbax finds the file damaged it says that nothing was noted.
-        noted = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
-        if not noted:
+        found = ocp.checkpointables_metadata(path)
+        # Where orbax finds a file damaged it says that nothing was noted.
+        noted = dict(found.custom_metadata or {})
+        if not {"step", "score"} <= noted.keys() or not isinstance(noted["score"], float | int | None):
             raise ValueError("its record is missing")
-        sums = noted.pop(SUMS, None)
-        if sums is None:
-            return noted, {}
+        if not found.metadata.get(STATE):
+            raise ValueError("the list of its arrays is missing")
+        sums = noted.pop(SUMS, {"record": checksums.of_json(noted), "state": {}})
         if checksums.of_json(noted) != sums["record"]:
             raise ValueError("its record is not what was saved")
         return noted, dict(sums["state"])
