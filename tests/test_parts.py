@@ -1,10 +1,15 @@
 """Files appear whole, and what killed runs leave goes with the next one."""
 
+import json
+import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from vos_jax import parts
+from vos_jax.data import masks
+from vos_jax.inference import record
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -16,6 +21,26 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         part.write_text("half")
         raise OSError("disk full")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_is_given_once_the_disk_holds_the_file(tmp_path, monkeypatch):
+    """Otherwise a power cut may leave the name without the file; masks of frames are checked instead."""
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (done.append(name), real(*a)))
+    record.write_json(tmp_path / "run.json", {})
+    assert done == ["fsync", "replace"]
+    masks.write_mask(tmp_path / "00000.png", np.zeros((4, 6), np.uint8))
+    assert done == ["fsync", "replace", "replace"]
+
+    def broken(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"), parts.whole(tmp_path / "run.json") as part:
+        part.write_text("new")
+    assert json.loads((tmp_path / "run.json").read_text()) == {} and len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_cannot_be_removed_does_not_hide_what_went_wrong(tmp_path, monkeypatch):

@@ -17,14 +17,31 @@ def beside(path: str | os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a name to write to; it becomes `path` at the end, or goes where something went wrong."""
+def whole(path: str | os.PathLike, *, one_of_many: bool = False) -> Iterator[pathlib.Path]:
+    """Yields a name to write to; it becomes `path` at the end, or goes where something went wrong.
+
+    After a power cut `path` is what it was before or all of the new file. Not so with `one_of_many`, which
+    spares waiting for the disk at every frame: who goes on with such files looks whether each has its end.
+    """
     part = beside(path)
     try:
         yield part
-        os.replace(part, path)
+        if one_of_many:
+            os.replace(part, path)
+        else:
+            put(part, path)
     finally:
         remove(part)
+
+
+def put(part: pathlib.Path, path: str | os.PathLike) -> None:
+    """Gives a file its name once the disk holds all of it."""
+    handle = os.open(part, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(part, path)
 
 
 def remove(part: pathlib.Path) -> None:

@@ -1,12 +1,14 @@
 """Overlays, videos and contact sheets."""
 
+import fractions
+
 import av
 import numpy as np
 import pytest
 
-from vos_jax.data import masks
+from vos_jax.data import masks, video_files
 from vos_jax.errors import VosError
-from vos_jax.visualize import overlay
+from vos_jax.visualize import overlay, products
 
 
 def _example(height=40, width=60):
@@ -85,3 +87,17 @@ def test_contact_sheet_reads_row_by_row_and_keeps_proportions():
 def test_picked_frames_are_spread_and_hold_both_ends():
     assert overlay.pick(24, shown=6) == [0, 5, 9, 14, 18, 23]
     assert overlay.pick(3, shown=6) == [0, 1, 2] and overlay.pick(1) == [0]
+
+
+def test_a_cut_out_that_lost_its_end_is_made_anew(tmp_path):
+    """A power cut leaves empty files; those that are whole are not drawn twice."""
+    frame, ids = _example()
+    shown = video_files.Frame(frame, fractions.Fraction(0))
+    with products.CutoutImages(tmp_path) as cutouts:
+        cutouts.add("0", shown, ids)
+        whole = (tmp_path / "0.png").read_bytes()
+        (tmp_path / "0.png").write_bytes(whole[:-5])
+        cutouts.add("0", shown, ids)
+        assert (tmp_path / "0.png").read_bytes() == whole
+        cutouts.add("0", video_files.Frame(frame * 0, fractions.Fraction(0)), ids)
+        assert (tmp_path / "0.png").read_bytes() == whole

@@ -111,7 +111,7 @@ class Movie:
         if self._audio is not None and not self._copied:
             self._container.mux(self._audio.encode())
         self._container.close()
-        os.replace(self._part, self.path)
+        parts.put(self._part, self.path)
 
     def __enter__(self) -> "Movie":
         return self

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
@@ -14,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from vos_jax import errors, parts
-from vos_jax.data import video_files
+from vos_jax.data import masks, video_files
 from vos_jax.typing import UInt8
 from vos_jax.visualize import movie, overlay
 
@@ -99,9 +98,10 @@ class CutoutImages:
     def add(self, name: str, frame: video_files.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Cuts out one frame."""
         path = self.path / f"{name}.png"
-        if path.exists():
-            return
-        with parts.whole(path) as part:
+        with contextlib.suppress(errors.VosError):
+            if masks.png_size(path) == ids.shape:
+                return
+        with parts.whole(path, one_of_many=True) as part:
             Image.fromarray(cut_out(frame.image, ids)).save(part, "PNG", compress_level=1)
 
     def add_sound(self, packet: av.Packet) -> None:
@@ -175,7 +175,7 @@ class RunLengths:
         categories = [{"id": object_id, "name": f"object {object_id}"} for object_id in sorted(self._objects)]
         self._out.write(f'\n],\n"categories": {json.dumps(categories)}}}\n')
         self._out.close()
-        os.replace(self._part, self.path)
+        parts.put(self._part, self.path)
 
 
 def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:
