@@ -8,13 +8,16 @@
 # make coverage  environment, the tests with the share of lines that they run
 # make lock      requirements.lock anew: every package to be had today, with its hashes
 # make audit     known vulnerabilities of what the lock names (needs the internet)
-# make compat    the tests with the oldest versions that requirements.txt allows, in .venv-oldest
+# make compat    the tests with the oldest versions that requirements.txt allows, in .venv-oldest, and with the
+#                newest ones, in .venv-newest, where there is a Python 3.12 or newer (NEWEST_PYTHON)
 # make env       the environment alone: .venv, rebuilt only when a requirement file changes;
 #                LOCKED=1 installs exactly what requirements.lock names, as CI does
 
 # The first Python from 3.11 on; `make PYTHON=/path/to/python3.12` chooses another.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,\
 	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
+NEWEST_PYTHON ?= $(firstword $(foreach python,python3.14 python3.13 python3.12 python3,\
+	$(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $(python))))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements-installed
@@ -23,7 +26,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 LOCKED ?=
 REQUIREMENTS := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt -r requirements-dev.txt)
 
-.PHONY: env demo test test-all fuzz torture lint types coverage lock audit compat
+.PHONY: env demo test test-all fuzz torture lint types coverage lock audit compat compat-oldest compat-newest
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -70,12 +73,25 @@ audit: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
-compat: env
+compat: compat-oldest compat-newest
+
+compat-oldest: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(BIN)/uv pip install --quiet --upgrade --python .venv-oldest/bin/python --resolution lowest-direct \
 		-r requirements.txt -r requirements-dev.txt
 	.venv-oldest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# JAX's newest releases take a newer Python than 3.11.
+compat-newest:
+ifeq ($(NEWEST_PYTHON),)
+	@echo "no Python 3.12 or newer found, so the newest releases are not tested; make compat NEWEST_PYTHON=/path/to/python3.13"
+else
+	test -x .venv-newest/bin/python || $(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		-r requirements.txt -r requirements-dev.txt
+	.venv-newest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+endif
 
 types: env
 	$(BIN)/pyright --pythonpath $(BIN)/python
