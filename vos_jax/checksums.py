@@ -35,7 +35,7 @@ def of_tree(tree: Any) -> dict[str, int]:
     if jax.process_count() > 1:
         found = np.sum(multihost_utils.process_allgather(found), axis=0, dtype=np.uint32)
     total = dict.fromkeys(names, 0)
-    for name, number in zip(names, found.tolist(), strict=True):
+    for name, number in zip(names, map(int, found), strict=True):
         total[name] = (total[name] + number) % (1 << 32)
     return total
 

@@ -151,14 +151,12 @@ def _is_whole(entry: Any, count: int) -> bool:
             and all(a < b for a, b in itertools.pairwise([-1, *times, stop]))
         )
 
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("name"), str)
-        and type(start := entry.get("start")) is type(length := entry.get("length")) is int
-        and 0 <= start < start + length <= count
-        and rising(entry.get("annotated"), length)
-        and rising(entry.get("holding"), length)
-    )
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    start, length = entry.get("start"), entry.get("length")
+    if type(start) is not int or type(length) is not int or not 0 <= start < start + length <= count:
+        return False
+    return rising(entry.get("annotated"), length) and rising(entry.get("holding"), length)
 
 
 def open_records(config: sequences.SourceConfig) -> RecordSequences:
@@ -188,6 +186,7 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
         for entry in index
     ]
     kept = sequences.usable([entry["name"] for entry in index], problems, config)
+    records[index[kept[0]]["start"]]  # whether there is anything to read, before training starts
     return RecordSequences(tuple(index[i] for i in kept), records, config, static)
 
 

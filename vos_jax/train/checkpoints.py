@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from vos_jax import checksums, errors
@@ -149,10 +151,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             wanted = {STATE: abstract} | ({} if data is None else {DATA: data})
             try:
-                record, sums = _record(self.folder, step)
-                loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
-                _check(loaded, sums)
-            # Whatever a half-written file makes orbax, tensorstore or json raise.
+                record, loaded = self._load(step, wanted)
             except Exception as error:
                 log.warning(
                     "checkpoint %s cannot be read (%s); taking the one before it",
@@ -171,6 +170,21 @@ class Checkpoints:
                 "this one"
             )
         return None
+
+    def _load(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """A checkpoint's record and state; raises whatever a damaged file makes orbax or others raise."""
+        problem = None
+        try:
+            record, sums = _record(self.folder, step)
+            loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
+        except Exception as error:
+            problem = error
+        # What one process cannot read the others do not take, or they would go on from different steps.
+        all_can = bool(np.all(multihost_utils.process_allgather(np.array(problem is None))))
+        if not all_can:
+            raise problem or ValueError("another process cannot read it")
+        _check(loaded, sums)
+        return record, loaded
 
     def close(self) -> None:
         """Waits for the last write; VosError if it failed."""
