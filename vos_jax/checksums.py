@@ -33,9 +33,9 @@ def of_tree(tree: Any) -> dict[str, int]:
             sums.append(np.uint32(place) * _of_array(leaf))
     found = np.array(sums, np.uint32)
     if jax.process_count() > 1:
-        found = np.sum(multihost_utils.process_allgather(found), axis=0, dtype=np.uint32)
+        found = np.asarray(multihost_utils.process_allgather(found)).sum(axis=0, dtype=np.uint32)
     total = dict.fromkeys(names, 0)
-    for name, number in zip(names, map(int, found), strict=True):
+    for name, number in zip(names, [int(number) for number in found], strict=True):
         total[name] = (total[name] + number) % (1 << 32)
     return total
 

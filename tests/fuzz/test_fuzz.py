@@ -1,5 +1,6 @@
 """The short form of `make fuzz`: some damaged files through every door, and structured ones by hypothesis."""
 
+import gc
 import json
 import pathlib
 
@@ -35,15 +36,19 @@ def watch() -> run.Watch:
     return run.Watch()
 
 
+# Orbax's threads and coroutines report what went wrong besides raising it, some when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", doors.DOORS)
 def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, watch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "seeds").mkdir()
     door = doors.DOORS[name]
     seeds = door.seeds(tmp_path / "seeds")
-    for number in range(INPUTS):
+    for number in range(min(INPUTS, door.share)):
         outcome = run.try_input(door, run.make_input(door, seeds, 1, number), tmp_path, watch)
         assert outcome in ("read", "refused"), f"input {number}: {outcome}"
+    gc.collect()
 
 
 def test_a_fault_is_seen(tmp_path, watch):
