@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config.train.init = options.init or config.train.init
     screen = console.make_console()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # Orbax logs the traceback of every failed write, which reaches us as an exception anyway.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    checkpoints.be_quiet()
 
     # ---------------------------------------------------------------- devices
     if options.compile_only:

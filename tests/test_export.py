@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -15,6 +18,8 @@ from vos_jax import errors, export, weights_io
 from vos_jax.inference import loading
 from vos_jax.models import vos
 from vos_jax.train import checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +89,19 @@ def test_bad_input_is_one_clear_line(workdir, tmp_path, capsys):
         assert export.main(list(map(str, arguments))) == 2
         err = capsys.readouterr().err
         assert told in err and err.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_one_line_as_well(workdir, tmp_path):
+    """Orbax's coroutines printed tracebacks of what had been told already, when the program ended."""
+    for path in (workdir / "checkpoints" / "10" / "state" / "d").iterdir():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+    command = [sys.executable, "-m", "vos_jax.export", str(workdir), str(tmp_path / "w.safetensors")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "checkpoints/10: cannot be read" in done.stderr and "--checkpoint STEP" in done.stderr
+    assert subprocess.run([*command, "--checkpoint=20"], cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_weights_that_are_no_numbers_are_not_exported(tmp_path):

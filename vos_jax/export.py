@@ -14,7 +14,6 @@ writes a model as programs that need nothing but JAX; see vos_jax/stablehlo.py.
 import argparse
 import hashlib
 import json
-import logging
 import pathlib
 import sys
 import types
@@ -146,8 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the dense kernels")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more of the record")
     args = parser.parse_args(arguments)
-    # Orbax warns of every part of a checkpoint that is not asked for.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    checkpoints.be_quiet()
     if wrong := [note for note in args.note if "=" not in note.lstrip("=")]:
         raise errors.VosError(f"--note {wrong[0]}: write --note KEY=TEXT, as --note licence='CC BY-NC 4.0'")
     notes = dict(note.split("=", 1) for note in args.note)

@@ -126,6 +126,8 @@ class Rack:
         self.log(out).rename(self.folder / f"{out.name}.before.log")
         if code := self.start(out).wait():
             return f"does not go on: exit code {code}"
+        if "Traceback" in self.log(out).read_text():
+            return "goes on with a traceback"
         try:
             found = self.results(out)
         except RuntimeError as error:

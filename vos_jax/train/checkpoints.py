@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -230,6 +231,19 @@ def as_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
 
 
+def be_quiet() -> None:
+    """For programs: no tracebacks of what orbax raises anyway, nor of its coroutines that this cuts off."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            show(found)
+
+    sys.unraisablehook = hook
+
+
 # --- reading a run's checkpoints without touching its folder ------------------------------------------------
 
 
@@ -291,7 +305,7 @@ def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
         return ema
     # Whatever a damaged file makes orbax raise.
     except Exception as error:
-        raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
+        raise _damaged(path, error) from error
 
 
 def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, int]]:
@@ -310,7 +324,11 @@ def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, 
             raise ValueError("its record is not what was saved")
         return noted, dict(sums["state"])
     except Exception as error:
-        raise errors.VosError(f"{path}: cannot be read ({_brief(error)})") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> errors.VosError:
+    return errors.VosError(f"{path}: cannot be read ({_brief(error)}); name another one by --checkpoint STEP")
 
 
 def _check(state: Any, sums: Mapping[str, int]) -> None:
