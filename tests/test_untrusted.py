@@ -92,6 +92,16 @@ def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory)
         sequences.decode_ids(evil, "packed")
 
 
+def test_a_mask_whose_last_chunk_claims_four_gigabytes_is_looked_at_without_them(tmp_path, little_memory):
+    """`is_binary` let Pillow read from the file, and reading 4 GB allocates them first."""
+    path = tmp_path / "a.png"
+    masks.write_mask(path, np.array([[0, 255]], np.uint8))
+    data = path.read_bytes()
+    at = data.index(b"IDAT") - 4
+    path.write_bytes(data[:at] + b"\xff\0\0\0" + data[at + 4 :])
+    assert masks.read_mask(path).tolist() == [[0, 1]] and masks.is_binary(path)
+
+
 def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
     """A reader with a limit allocated the limit, a gigabyte, for every file."""
     (tmp_path / "small").write_bytes(b"x")

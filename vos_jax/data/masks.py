@@ -164,7 +164,8 @@ def decode_mask(
 
 def is_binary(path: str | os.PathLike) -> bool:
     """Whether a mask PNG that `read_mask` reads is black and white: it says "object", but not which."""
-    with Image.open(path, formats=["PNG"]) as image:
+    # From memory: Pillow reads as much as a chunk claims to be, which a file object would allocate.
+    with Image.open(io.BytesIO(untrusted.read_bytes(path)), formats=["PNG"]) as image:
         pixels = np.asarray(image if image.mode in "PL1" else image.convert("RGB"))
     return bool(np.all((pixels == 0) | (pixels == (1 if pixels.dtype == bool else VOID)))) and (
         pixels.ndim == 2 or bool(np.all(pixels == pixels[..., :1]))

@@ -238,7 +238,9 @@ def be_quiet() -> None:
     show = sys.unraisablehook
 
     def hook(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
+        code = getattr(found.object, "cr_code", None)
+        of_orbax = code is not None and "orbax" in code.co_filename
+        if not of_orbax and str(found.exc_value) != "Event loop is closed":
             show(found)
 
     sys.unraisablehook = hook
