@@ -240,7 +240,22 @@ def test_a_saved_state_that_contradicts_itself_is_refused(tmp_path, key, value):
     snapshots.save(path, track.snapshot(), "model")
     assert snapshots.load(path, follower, "model").objects == {1: 0}
     tensors, metadata = weights_io.load(path.read_bytes(), "w")
+    del metadata[snapshots.SUM]
     metadata["track"] = json.dumps(json.loads(metadata["track"]) | {key: value})
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
     with pytest.raises(errors.VosError, match=f"{path}: damaged"):
         snapshots.load(path, follower, "model")
+
+
+def test_a_saved_state_in_which_a_byte_changed_is_refused(tmp_path):
+    """Tensors have no checksums of their own: a video would have gone on with other masks."""
+    follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
+    track = follower.start((24, 40))
+    track.step(np.zeros((24, 40, 3), np.uint8), np.ones((24, 40), np.uint8))
+    path = tmp_path / "state"
+    snapshots.save(path, track.snapshot(), "model")
+    data = path.read_bytes()
+    for at in np.random.default_rng(0).integers(8 + int.from_bytes(data[:8], "little"), len(data), 20):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(errors.VosError, match="damaged: it is not what was saved"):
+            snapshots.load(path, follower, "model")

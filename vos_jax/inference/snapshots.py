@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from vos_jax.inference import tracker as tracker_lib
 from vos_jax.models import state as state_lib
 
 FORMAT = "vos_jax.snapshot/1"
+
+SUM = "crc32"
 
 LEARNED = "learned"
 """Before the names of a track's own parameters, which it has where it adapted to its video."""
@@ -45,18 +48,15 @@ def save(path: str | os.PathLike, snapshot: tracked.Snapshot, model: str) -> Non
         for prefix, tree in (("", snapshot.state), (LEARNED, snapshot.learned))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    metadata = {
-        "format": FORMAT,
-        "model": model,
-        "track": json.dumps(
-            {
-                "index": snapshot.index,
-                "size": snapshot.size,
-                "objects": sorted(snapshot.objects.items()),
-                "first_frames": sorted(snapshot.first_frames.items()),
-            }
-        ),
-    }
+    note = json.dumps(
+        {
+            "index": snapshot.index,
+            "size": snapshot.size,
+            "objects": sorted(snapshot.objects.items()),
+            "first_frames": sorted(snapshot.first_frames.items()),
+        }
+    )
+    metadata = {"format": FORMAT, "model": model, "track": note, SUM: _sum(tensors, note)}
     path = pathlib.Path(path)
     try:
         with parts.whole(path) as part:
@@ -84,6 +84,8 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(
             f"{path}: was saved with another model or other weights; load those, or start the video again"
         )
+    if SUM in metadata and metadata[SUM] != _sum(tensors, metadata.get("track", "")):
+        raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
     index, size, objects, first_frames = _read_note(path, metadata.get("track"), capacity)
     seen = tracker.sizing.seen(size)
@@ -131,6 +133,13 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             learned=learned,
         )
     )
+
+
+def _sum(tensors: Mapping[str, np.ndarray], note: str) -> str:
+    total = zlib.crc32(note.encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(tensor.tobytes(), zlib.crc32(name.encode(), total))
+    return f"{total:08x}"
 
 
 def _read_note(
