@@ -66,7 +66,7 @@ coverage: env
 
 lock: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate \
 		--no-header --no-emit-index-url requirements.txt requirements-dev.txt --output-file requirements.lock
 
 audit: env
