@@ -23,6 +23,7 @@ from vos_jax.train import checkpoints
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[1] / "train" / "tiny_train.py")
 SIZE = (64, 80)
+ADAPTATION = 0  # steps, by --adapt: they take most of the time of a run
 STEPS = 6
 # What differs from run to run: times, and where a run's folder lies.
 OF_THE_RUN = {"seconds", "time", "fps", "memory", "peak", "date", "share", "clips", "out", "host"}
@@ -61,7 +62,7 @@ def _eval(place: pathlib.Path, out: pathlib.Path) -> list[str]:
 def _segment(place: pathlib.Path, out: pathlib.Path) -> list[str]:
     return [
         str(place / "film.mp4"), f"--masks={place / 'first.png'}", f"--out={out}", f"--config={CONFIG}",
-        f"--checkpoint={place / 'tiny.safetensors'}", "--rle", "--cutout=png", "--adapt=2",
+        f"--checkpoint={place / 'tiny.safetensors'}", "--rle", "--cutout=png", f"--adapt={ADAPTATION}",
         "--config.inference.adaptation.crop=64", "--config.inference.adaptation.batch=1",
     ]  # fmt: skip
 

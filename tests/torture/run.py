@@ -330,6 +330,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=560.0, help="seconds, after which trials are left out")
     parser.add_argument("--program", choices=tuple(programs.PROGRAMS), help="only this one")
+    parser.add_argument("--adapt", type=int, default=0, help="steps of adaptation in segment.py; slow")
     names = [fault.__name__ for fault in FAULTS]
     parser.add_argument("--faults", default=",".join(names), help="only these of the default ones")
     options = parser.parse_args()
@@ -338,6 +339,7 @@ def main() -> int:
         parser.error(f"--faults: there is no {', '.join(sorted(unknown))}")
     warnings.filterwarnings("ignore", message=".*fork.*")
     PLACE.mkdir(parents=True, exist_ok=True)
+    programs.ADAPTATION = options.adapt
     children.ask(functools.partial(programs.prepare, PLACE), PLACE)
     print(f"{'program':11s} {'fault':52s} trials survived    lost")
     names = [options.program] if options.program else list(programs.PROGRAMS)
