@@ -70,8 +70,10 @@ def get_config():
     config.memory = memory = config_dict.ConfigDict()
     # Slots of the bank: what bounds memory and time however long a video is.
     memory.capacity = 8
-    # A frame in so many stays in the bank; the previous frame is always there.
+    # A frame in so many stays in the bank.
     memory.every = 5
+    # Give the previous frame a slot as well, until the next frame replaces it.
+    memory.previous = True
     # Who leaves a full bank: the oldest ("fifo") or the least read ("usage") unpinned slot; "consolidate":
     # the oldest, whose most used pixels stay, in one slot more for all of them.
     memory.eviction = "fifo"
@@ -272,6 +274,18 @@ def train(train):
     step.oracle_prob = 0.5
     # ... falling to 0 at this step; 0 = the network's own proposals always.
     step.oracle_end = 0
+    # Frames after the first that are segmented and remembered without loss or gradient: the memory then holds
+    # the model's own masks, as late in a video.
+    step.burn_in = 0
+
+    train.corruption = corruption = config_dict.ConfigDict()
+    # Errors in masks that are written to the memory, per object and frame: the probability that a blob of
+    # another object, or of the background nearby, becomes the object's,
+    corruption.take = 0.0
+    # that a blob of it becomes background,
+    corruption.lose = 0.0
+    # that it grows by 16 pixels.
+    corruption.grow = 0.0
 
     train.optim = optim = config_dict.ConfigDict()
     # Learning rate at the end of the warm-up; then it falls as (1 - progress)^power to final_rate times it.

@@ -1,5 +1,7 @@
 """The memory's write policy: what is kept, what goes, and who is pinned."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,11 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 
 GRID = (2, 3)
-STEP = jax.jit(memory_lib.write, static_argnames="config")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def jitted_write(memory, entry, **settings):
+    return memory_lib.write(memory, lambda: entry, **settings)
 
 
 def fresh(num_objects=2, **kwargs):
@@ -33,7 +39,7 @@ def write(memory, config, frame, *, first=(), pinned=None, valid=None):
     first_mask = np.isin(np.arange(n), first)
     return memory_lib.write(
         memory,
-        entry(n, float(frame)),
+        lambda: entry(n, float(frame)),
         frame_index=jnp.asarray(frame),
         pinned=jnp.asarray(bool(first) if pinned is None else pinned),
         first=jnp.asarray(first_mask),
@@ -60,6 +66,20 @@ def test_previous_frame_is_always_there_and_every_third_stays():
         np.asarray(memory.slot_frame)[np.asarray(memory.slot_valid)],
         err_msg="a slot holds the frame that it says",
     )
+
+
+def test_without_a_slot_for_the_previous_frame_only_kept_and_annotated_frames_are_written():
+    config, memory = fresh(previous=False)
+    memory = write(memory, config, 0, first=(0,))
+    seen = []
+    for frame in range(1, 9):
+        before = memory
+        memory = write(memory, config, frame, first=(1,) if frame == 4 else ())
+        seen.append(frames(memory))
+        if frame not in frames(memory):
+            jax.tree.map(np.testing.assert_array_equal, memory, before)
+    assert seen == [[0], [0], [0, 3], [0, 3, 4], [0, 3, 4], [0, 3, 4, 6], [0, 3, 4, 6], [0, 3, 4, 6]]
+    assert [int(memory.slot_frame[s]) for s in memory.first_slot] == [0, 4]
 
 
 def test_fifo_evicts_the_oldest_and_never_a_pin():
@@ -155,7 +175,7 @@ def run(config, memory, length, *, entry_of=patterned, valid=(True, True), mass=
         if mass is not None:
             read = np.tile([mass(int(f)) for f in memory.slot_frame], (n, 1)).astype(np.float32)
         memory = memory_lib.record_usage(memory, jnp.asarray(read), jnp.ones(n, bool))
-        memory = STEP(
+        memory = jitted_write(
             memory,
             entry_of(n, frame),
             frame_index=jnp.asarray(frame),
@@ -267,7 +287,7 @@ def test_removed_objects_leave_no_prototypes_and_later_ones_are_not_in_them():
     memory = memory_lib.forget(memory, jnp.asarray([True, False]))
     assert not np.any(memory.prob[0, 4]) and list(np.asarray(memory.object_in_slot[:, 4])) == [False, True]
     for frame in (8, 9):
-        memory = STEP(
+        memory = jitted_write(
             memory,
             patterned(2, frame),
             frame_index=jnp.asarray(frame),

@@ -3,6 +3,7 @@
 One program is compiled; most tests only give it other clips.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from tests import tiny
 from vos_jax import errors
-from vos_jax.train import losses, step
+from vos_jax.train import corruption, losses, step
 
 SAMPLED = 100  # from this step on, previous masks are predictions now and then
 CONFIG = step.StepConfig(
@@ -199,3 +200,25 @@ def test_values_out_of_range_are_refused_by_name():
     for bad in ({"sampling_prob": 1.5}, {"oracle_prob": -0.1}, {"sampling_begin": -1}, {"oracle_end": -5}):
         with pytest.raises(errors.VosError, match=next(iter(bad))):
             step.StepConfig(**bad)
+
+
+def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, params):
+    burned = dataclasses.replace(CONFIG, burn_in=1)
+    compute = jax.jit(jax.grad(step.make_loss_fn(tiny.model(), burned), has_aux=True))
+    batch = {"clip": np.arange(2, dtype=np.int32), **tiny.batch()}
+    batch["truth_valid"][:, 1] = False
+    gradients, metrics = jax.device_get(compute(params, batch, jax.random.key(0), jnp.int32(PLAIN)))
+    with_gradient = run(batch)
+    # Without truth frame 1 has no loss either way: the values agree, the gradients do not.
+    for name in ("refined_ce", "refined_iou", "coarse_iou", "match"):
+        assert float(metrics[name]) == pytest.approx(with_gradient[1][name], rel=1e-4), name
+    assert not close(with_gradient[0]["value_encoder"], gradients["value_encoder"])
+    assert any(np.any(x) for x in jax.tree.leaves(gradients["value_encoder"]))
+
+
+def test_corrupted_memories_change_what_later_frames_say(run, params):
+    wrong = dataclasses.replace(CONFIG, corruption=corruption.CorruptionConfig(take=1.0, lose=1.0))
+    compute = jax.jit(step.make_loss_fn(tiny.model(), wrong))
+    batch = {"clip": np.arange(2, dtype=np.int32), **tiny.batch()}
+    metrics = jax.device_get(compute(params, batch, jax.random.key(0), jnp.int32(PLAIN)))[1]
+    assert float(metrics["refined_ce"]) != pytest.approx(run(batch)[1]["refined_ce"], rel=1e-4)

@@ -81,7 +81,10 @@ def num_proposals(config: config_dict.ConfigDict, model: state_lib.Model) -> int
 def memory_config(config: config_dict.ConfigDict) -> memory_lib.MemoryConfig:
     """The write policy that a config asks for."""
     return memory_lib.MemoryConfig(
-        capacity=config.memory.capacity, every=config.memory.every, eviction=config.memory.eviction
+        capacity=config.memory.capacity,
+        every=config.memory.every,
+        eviction=config.memory.eviction,
+        previous=config.memory.previous,
     )
 
 

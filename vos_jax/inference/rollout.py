@@ -11,6 +11,11 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
 from vos_jax.typing import Array, Float, Shaped
 
+# An object is found where the memory's own propagated mask R^p is above this somewhere. On composites of the
+# held-back sequences the peak of R^p is above .9 in 98 of 100 good masks, and in masks of absent objects at
+# most .75.
+FOUND = 0.5
+
 
 def frame_step(
     model: state_lib.Model,
@@ -34,6 +39,24 @@ def frame_step(
       The next state; probabilities of background and objects, which sum to 1; the model's prediction before
       `given` and aggregation.
     """
+    state, encoded, prob, prediction = segment(model, params, state, frame, given)
+    state = write(model, params, state, encoded, prob[1:], given=given, mass=prediction.read.mass)
+    return state, prob, prediction
+
+
+def segment(
+    model: state_lib.Model,
+    params: Any,
+    state: state_lib.State,
+    frame: Shaped[Array, "H W 3"],
+    given: state_lib.Given,
+) -> tuple[state_lib.State, state_lib.Encoded, Float[Array, "N+1 H/4 W/4"], state_lib.Prediction]:
+    """Segments one frame and does not remember it: the first half of `frame_step`.
+
+    Returns:
+      The state with the objects that `given` adds and removes; the encoded frame; and the probabilities and
+      prediction that `frame_step` returns.
+    """
     removed = given.remove & ~given.valid
     state = state.replace(
         memory=memory_lib.forget(state.memory, given.remove),
@@ -53,39 +76,65 @@ def frame_step(
         jnp.nan_to_num(prediction.prob, nan=0.0, posinf=0.0, neginf=0.0),
     )
     prob = masks.aggregate(prob, object_valid)
-    objects = prob[1:]
+    found = given.valid | (jnp.max(prediction.read.prob, axis=(1, 2)) > FOUND)
+    return state.replace(object_valid=object_valid, found=found), encoded, prob, prediction
 
-    state = state.replace(object_valid=object_valid)
+
+def write(
+    model: state_lib.Model,
+    params: Any,
+    state: state_lib.State,
+    encoded: state_lib.Encoded,
+    prob: Float[Array, "N H/4 W/4"],
+    *,
+    given: state_lib.Given,
+    mass: Float[Array, "N M"],
+    remembered: Float[Array, "N H/4 W/4"] | None = None,
+) -> state_lib.State:
+    """Remembers a segmented frame: the second half of `frame_step`.
+
+    Args:
+      model, params: as in `frame_step`.
+      state: from `segment`.
+      encoded: the frame, from `segment`.
+      prob: the objects' masks after aggregation; the next frame's previous masks.
+      given: as in `frame_step`; its masks pin the frame.
+      mass: attention mass per slot of the frame's read.
+      remembered: masks that the memory gets in place of `prob`.
+
+    Returns:
+      The state for the next frame.
+    """
+    remembered = prob if remembered is None else remembered
     h, w = encoded.key.shape[:2]
-    stride = frame.shape[0] // h
-    entry = memory_lib.Entry(
-        key=encoded.key,
-        embed=encoded.embed,
-        value=model.value(params, encoded, objects, state),
-        prob=masks.downsample(objects, stride // state_lib.MASK_STRIDE),
-        pixel_valid=masks.pixel_valid(state.frame_size, (h, w), stride),
-    )
-    memory = memory_lib.record_usage(state.memory, prediction.read.mass, object_valid)
+    factor = prob.shape[1] // h
+
+    def make_entry() -> memory_lib.Entry:
+        return memory_lib.Entry(
+            key=encoded.key,
+            embed=encoded.embed,
+            value=model.value(params, encoded, remembered, state),
+            prob=masks.downsample(remembered, factor),
+            pixel_valid=masks.pixel_valid(state.frame_size, (h, w), factor * state_lib.MASK_STRIDE),
+        )
+
+    memory = memory_lib.record_usage(state.memory, mass, state.object_valid)
     memory = memory_lib.write(
         memory,
-        entry,
+        make_entry,
         frame_index=state.frame_index,
         pinned=jnp.any(given.valid),
         first=given.valid & (memory.first_slot < 0),
-        object_valid=object_valid,
+        object_valid=state.object_valid,
         config=model.memory_config,
     )
-    boxes, found = jax.vmap(box_lib.of_mask)(objects)
-    new_state = state_lib.State(
+    boxes, found = jax.vmap(box_lib.of_mask)(prob)
+    return state.replace(
         memory=memory,
-        prev_prob=objects,
+        prev_prob=prob,
         last_box=jnp.where(found[:, None], boxes, state.last_box),
-        object_valid=object_valid,
         frame_index=state.frame_index + 1,
-        frame_size=state.frame_size,
-        dataset=state.dataset,
     )
-    return new_state, prob, prediction
 
 
 def scan(

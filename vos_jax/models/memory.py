@@ -9,6 +9,7 @@ pinned, so that windows do not hide it, and shows no frame (`slot_frame` -1).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -17,17 +18,25 @@ import jax.numpy as jnp
 from vos_jax.models import prototypes
 from vos_jax.typing import Array, Bool, DTypeLike, Float, Int
 
-# Two slots stay unpinned, so that the previous frame and at least one older one always find room.
+# Two slots stay unpinned, so that the newest frame and at least one older one always find room.
 UNPINNED_SLOTS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """Write policy: `capacity` slots for frames, every `every`-th frame kept, `eviction` in `EVICTIONS`."""
+    """Write policy.
+
+    Attributes:
+      capacity: slots for frames.
+      every: one frame in `every` is kept.
+      eviction: a name in `EVICTIONS`.
+      previous: give the previous frame a slot of its own when it is not one to keep.
+    """
 
     capacity: int = 8
     every: int = 5
     eviction: str = "fifo"
+    previous: bool = True
 
     def __post_init__(self):
         if self.capacity < 1 + UNPINNED_SLOTS:
@@ -41,6 +50,11 @@ class MemoryConfig:
     def max_pins(self) -> int:
         """How many slots annotated frames may hold."""
         return self.capacity - UNPINNED_SLOTS
+
+    @property
+    def writes_all(self) -> bool:
+        """Whether every frame is written, if only until the next one."""
+        return self.previous or self.every == 1
 
     @property
     def has_long_term(self) -> bool:
@@ -127,6 +141,11 @@ def usage_rate(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]
     return memory.usage / age
 
 
+def is_written(frame_index: Int[Array, ""], pinned: Bool[Array, ""], config: MemoryConfig) -> Bool[Array, ""]:
+    """Tells whether frame `frame_index` goes into the memory at all."""
+    return pinned | (frame_index % config.every == 0) | config.writes_all
+
+
 def is_temporary(memory: Memory, frame_index: Int[Array, ""], config: MemoryConfig) -> Bool[Array, "M"]:
     """Marks the previous frame's slot if that frame was not one to keep."""
     return (
@@ -203,22 +222,19 @@ def consolidate(
 
 
 def _remember(
-    memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""], config: MemoryConfig
+    memory: Memory,
+    slot: Int[Array, ""],
+    frame_index: Int[Array, ""],
+    written: Bool[Array, ""],
+    config: MemoryConfig,
 ) -> Memory:
-    """Returns the memory whose prototypes know what slot `slot`, about to be overwritten, holds to keep."""
+    """Updates the prototypes from slot `slot`, which is about to be overwritten if `written`."""
     long = config.capacity
-    leaves = memory.slot_valid[slot] & ~is_temporary(memory, frame_index, config)[slot]
+    leaves = written & memory.slot_valid[slot] & ~is_temporary(memory, frame_index, config)[slot]
 
     def stay(memory: Memory) -> tuple[Entry, Array, Array]:
-        entry = Entry(
-            key=memory.key[long],
-            embed=memory.embed[long],
-            value=memory.value[:, long],
-            prob=memory.prob[:, long],
-            pixel_valid=memory.pixel_valid[long],
-        )
         assert memory.prototype_usage is not None  # there is a slot for the long term
-        return entry, memory.object_in_slot[:, long], memory.prototype_usage
+        return *_get(memory, jnp.asarray(long)), memory.prototype_usage
 
     # The branches give one slot and not the memory, which would be copied in every frame.
     entry, known, used = jax.lax.cond(
@@ -231,6 +247,18 @@ def _remember(
         slot_pinned=memory.slot_pinned.at[long].set(exists),
         prototype_usage=used,
     )
+
+
+def _get(memory: Memory, slot: Int[Array, ""]) -> tuple[Entry, Bool[Array, "N"]]:
+    """Returns the pixels of a slot, and the objects that it knows."""
+    entry = Entry(
+        key=memory.key[slot],
+        embed=memory.embed[slot],
+        value=memory.value[:, slot],
+        prob=memory.prob[:, slot],
+        pixel_valid=memory.pixel_valid[slot],
+    )
+    return entry, memory.object_in_slot[:, slot]
 
 
 def _put(memory: Memory, slot: Int[Array, ""], entry: Entry, known: Bool[Array, "N"]) -> Memory:
@@ -249,7 +277,7 @@ def _put(memory: Memory, slot: Int[Array, ""], entry: Entry, known: Bool[Array, 
 
 def write(
     memory: Memory,
-    entry: Entry,
+    make_entry: Callable[[], Entry],
     *,
     frame_index: Int[Array, ""],
     pinned: Bool[Array, ""],
@@ -257,14 +285,15 @@ def write(
     object_valid: Bool[Array, "N"],
     config: MemoryConfig,
 ) -> Memory:
-    """Returns the memory with one more frame in it; never with NaN or infinity in it.
+    """Writes a frame into the memory if it is one to keep or to pin; never with NaN or infinity in it.
 
     What is no number in the memory's type would spoil every later frame: a cell without key is not read, a
     value is 0 there.
 
     Args:
       memory: the memory before.
-      entry: what to write; masks of invalid objects are ignored.
+      make_entry: returns what to write; runs only for frames that are written. Masks of invalid objects are
+        ignored.
       frame_index: the frame's number, rising from one write to the next.
       pinned: whether the frame was annotated; such a slot is kept (see `choose_slot`).
       first: objects whose first annotation this is; their slot is never evicted.
@@ -272,17 +301,31 @@ def write(
       config: the write policy.
     """
     slot = choose_slot(memory, frame_index, pinned, config)
+    written = is_written(frame_index, pinned, config)
     if config.has_long_term:
-        memory = _remember(memory, slot, frame_index, config)
+        memory = _remember(memory, slot, frame_index, written, config)
+
+    def new() -> tuple[Entry, Array]:
+        dtype = memory.key.dtype
+        entry = make_entry()
+        entry = entry.replace(
+            key=entry.key.astype(dtype), embed=entry.embed.astype(dtype), value=entry.value.astype(dtype)
+        )
+        return entry, object_valid
+
+    # The branches give one slot and not the memory, which would be copied in every frame.
+    entry, known = new() if config.writes_all else jax.lax.cond(written, new, lambda: _get(memory, slot))
     # An evicted pin may have been a removed object's first; nobody may go on pointing at it.
     first_slot = jnp.where(memory.first_slot == slot, -1, memory.first_slot)
-    return _put(memory, slot, entry, object_valid).replace(
-        slot_valid=memory.slot_valid.at[slot].set(True),
-        slot_pinned=memory.slot_pinned.at[slot].set(pinned),
-        slot_frame=memory.slot_frame.at[slot].set(frame_index),
-        usage=memory.usage.at[slot].set(0.0),
-        first_slot=jnp.where(first, slot, first_slot),
-    )
+    said = {
+        "slot_valid": memory.slot_valid.at[slot].set(True),
+        "slot_pinned": memory.slot_pinned.at[slot].set(pinned),
+        "slot_frame": memory.slot_frame.at[slot].set(frame_index),
+        "usage": memory.usage.at[slot].set(0.0),
+        "first_slot": jnp.where(first, slot, first_slot),
+    }
+    said = {name: jnp.where(written, value, getattr(memory, name)) for name, value in said.items()}
+    return _put(memory, slot, entry, known).replace(**said)
 
 
 def _numbers(x: Array) -> Array:

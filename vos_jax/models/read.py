@@ -359,6 +359,7 @@ def read(
     memory: memory_lib.Memory,
     config: ReadConfig,
     prev_prob: Float[Array, "N H/4 W/4"] | None = None,
+    found: Bool[Array, "N"] | None = None,
 ) -> Read:
     """Reads the memory for the pixels of the query frame.
 
@@ -367,6 +368,7 @@ def read(
       memory: M slots of which the valid ones are read.
       config: the variant and its settings.
       prev_prob: the objects' masks one frame before, for `config.reach`.
+      found: objects that the memory found there; others are looked for in the whole frame. None: all were.
 
     Returns:
       Per object the value and embedding read, the propagated mask R^p in [0, 1] and the mass per slot; zeros
@@ -382,14 +384,15 @@ def read(
     near = jnp.broadcast_to(known[:, None, None], (n, h, w))
     if config.reach == 0 or prev_prob is None:
         return variant(query_key, memory, config).replace(near=near)
-    near &= masks.reachable(prev_prob, (h, w), config.reach)
-    found = variant(query_key, memory, config, near)
+    region = masks.reachable(prev_prob, (h, w), config.reach)
+    near &= region if found is None else region | ~found[:, None, None]
+    read = variant(query_key, memory, config, near)
     # Of each object alone: what is read around another one changes nothing. Elsewhere stands what the last
     # frame held there: RefineNet has never seen a value of nothing.
     last = jnp.argmax(jnp.where(memory.slot_valid, memory.slot_frame, -1))
-    return found.replace(
-        value=jnp.where(near[..., None], found.value, memory.value[:, last]),
-        embed=jnp.where(near[..., None], found.embed, 0.0),
-        prob=jnp.where(near, found.prob, 0.0),
+    return read.replace(
+        value=jnp.where(near[..., None], read.value, memory.value[:, last]),
+        embed=jnp.where(near[..., None], read.embed, 0.0),
+        prob=jnp.where(near, read.prob, 0.0),
         near=near,
     )

@@ -14,7 +14,7 @@ from vos_jax import errors
 from vos_jax.data import clips, datasets, pipeline, pseudo_clips, sequences, sources, transforms
 from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
-from vos_jax.train import checkpoints, evaluation, losses, optim, parallel, step
+from vos_jax.train import checkpoints, corruption, evaluation, losses, optim, parallel, step
 from vos_jax.typing import PRNGKeyArray
 
 NOT_LEARNED_FROM = (
@@ -22,6 +22,8 @@ NOT_LEARNED_FROM = (
     "data",
     "eval",
     "inference",
+    "memory.every",
+    "memory.previous",
     "memory.reach",
     "model.dataset",
     "model.proposals_dir",
@@ -117,7 +119,10 @@ def step_config(config: config_dict.ConfigDict) -> step.StepConfig:
     """How a clip is learned from."""
     train = config.train
     return step.StepConfig(
-        losses=losses.LossConfig(**train.losses), frozen=tuple(train.optim.frozen), **train.step
+        losses=losses.LossConfig(**train.losses),
+        corruption=corruption.CorruptionConfig(**train.corruption),
+        frozen=tuple(train.optim.frozen),
+        **train.step,
     )
 
 
@@ -158,8 +163,13 @@ def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
         )
     settings = loading.vos_config(config)
     if not hard:
-        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one.
-        settings = dataclasses.replace(settings, read=dataclasses.replace(settings.read, reach=0.0))
+        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one,
+        # and every frame is as far from the one before as kept frames are.
+        settings = dataclasses.replace(
+            settings,
+            read=dataclasses.replace(settings.read, reach=0.0),
+            memory=dataclasses.replace(settings.memory, every=1),
+        )
     return vos.VOS(config=settings, hard=hard)
 
 

@@ -19,6 +19,7 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
+from vos_jax.train import corruption as corruption_lib
 from vos_jax.train import losses as losses_lib
 from vos_jax.train import optim, proposal_losses
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
@@ -45,6 +46,9 @@ class StepConfig:
       sampling_prob: from then on it is the prediction with this probability, in each frame of each clip.
       oracle_prob: share of frames whose proposals are jittered true boxes with distractors, at step 0.
       oracle_end: step at which that share has fallen to 0; 0: the network's own proposals always.
+      burn_in: frames after the first that are segmented and remembered without loss or gradient, so that the
+        memory holds the model's own masks when the loss begins.
+      corruption: errors in the masks that the memory gets.
 
     Raises:
       VosError: a value out of range.
@@ -58,14 +62,16 @@ class StepConfig:
     sampling_prob: float = 0.5
     oracle_prob: float = 0.5
     oracle_end: int = 0
+    burn_in: int = 0
+    corruption: corruption_lib.CorruptionConfig = corruption_lib.CorruptionConfig()
 
     def __post_init__(self):
         for name in ("sampling_prob", "oracle_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise VosError(f"train.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        for name in ("sampling_begin", "oracle_end"):
+        for name in ("sampling_begin", "oracle_end", "burn_in"):
             if getattr(self, name) < 0:
-                raise VosError(f"train.{name} is {getattr(self, name)}; a step is at least 0")
+                raise VosError(f"train.step.{name} is {getattr(self, name)}; it must be at least 0")
 
 
 def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
@@ -100,7 +106,8 @@ def clip_terms(
     """The terms of ONE clip's loss, each normalised by the clip's own counts.
 
     The truth of frame 0 goes into the memory; frames 1.. are predicted in order and written back as they
-    were predicted, so gradients flow from later frames to earlier ones.
+    were predicted, so gradients flow from later frames to earlier ones. `config.burn_in` frames after frame 0
+    have no loss and no gradient, and `config.corruption` changes what is written.
 
     Args:
       model: the method; matching is soft here whatever `model.hard` says.
@@ -121,15 +128,23 @@ def clip_terms(
     grid = truth.shape[2], truth.shape[3]
     cell_valid = masks.pixel_valid(frame_size, grid, state_lib.MASK_STRIDE)
 
-    look = functools.partial(_look, model, params, frame_size=frame_size)
+    still = jax.lax.stop_gradient(params)
+    burned = slice(1, 1 + config.burn_in)
+    look = functools.partial(_look, model, frame_size=frame_size)
+    learned = jnp.concatenate([frames[:1], frames[burned.stop :]])
     if config.remat:
-        look = jax.checkpoint(look, prevent_cse=config.unroll)
+        look_again = jax.checkpoint(look, prevent_cse=config.unroll)
         _, (encoded, detections) = jax.lax.scan(
-            lambda none, frame: (none, look(frame)), None, frames, unroll=config.unroll
+            lambda none, frame: (none, look_again(params, frame)), None, learned, unroll=config.unroll
         )
     else:
-        encoded, detections = jax.vmap(look)(frames)
-    oracle_key, sampling_key = jax.random.split(key)
+        encoded, detections = jax.vmap(functools.partial(look, params))(learned)
+    if config.burn_in:
+        early = jax.vmap(functools.partial(look, still))(frames[burned])
+        encoded, detections = jax.tree.map(
+            lambda late, early: jnp.concatenate([late[:1], early, late[1:]]), (encoded, detections), early
+        )
+    oracle_key, sampling_key, corruption_key = jax.random.split(key, 3)
     supplied = _proposals(
         model, config, detections, truth, object_valid, annotated, frame_size, oracle_key, step
     )
@@ -146,22 +161,40 @@ def clip_terms(
     state, _, _ = rollout.frame_step(first, params, state, frames[0], given)
     use_truth = _use_truth(config, annotated, sampling_key, step)
 
-    def follow(state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple]:
-        frame, encoded, supplied, truth, use_truth = inputs
+    def follow(params: Any, state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple]:
+        frame, encoded, supplied, truth, use_truth, key = inputs
         ahead = _Ahead(model=follower, encoded=encoded, first=False)
         nothing = state_lib.no_given(num_objects, size).replace(proposals=supplied)
-        state, prob, prediction = rollout.frame_step(ahead, params, state, frame, nothing)
+        state, _, prob, prediction = rollout.segment(ahead, params, state, frame, nothing)
+        objects = prob[1:] if params is not still else jax.lax.stop_gradient(prob[1:])
+        remembered = None
+        if config.corruption.enabled:
+            remembered = corruption_lib.corrupt(objects, object_valid, key, config.corruption)
+        state = rollout.write(
+            ahead,
+            params,
+            state,
+            encoded,
+            objects,
+            given=nothing,
+            mass=prediction.read.mass,
+            remembered=remembered,
+        )
         terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config.losses)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
+    keys = jax.random.split(corruption_key, length)
+    inputs = (frames, encoded, supplied, truth, use_truth, keys)
+    if config.burn_in:
+        early = jax.tree.map(lambda x: x[burned], inputs)
+        state, _ = jax.lax.scan(functools.partial(follow, still), state, early, unroll=config.unroll)
+    follow = functools.partial(follow, params)
     if config.remat:
         follow = jax.checkpoint(follow, prevent_cse=config.unroll)
-    inputs = (frames, encoded, supplied, truth, use_truth)
-    _, (terms, cross_entropy) = jax.lax.scan(
-        follow, state, jax.tree.map(lambda x: x[1:], inputs), unroll=config.unroll
-    )
+    late = jax.tree.map(lambda x: x[burned.stop :], inputs)
+    _, (terms, cross_entropy) = jax.lax.scan(follow, state, late, unroll=config.unroll)
 
-    counts = annotated[1:]
+    counts = annotated[burned.stop :]
     terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
     terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config.losses)

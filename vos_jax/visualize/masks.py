@@ -18,7 +18,7 @@ def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
         panels.append(("truth", overlay.overlay(frame, resizing.resize_ids(truth, probe.size))))
     found = "masks"
     if probe.prediction.out is not None:
-        coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.state.object_valid)
+        coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.object_valid)
         panels.append(("coarse masks: matched proposals", overlay.overlay(frame, probe.ids(coarse))))
         found = "refined masks"
     panels.append((found, overlay.overlay(frame, probe.ids(probe.prob))))

@@ -59,12 +59,11 @@ def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
 def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
     """Yields (the user's object id, its picture): the current frame, then the memory frames in order."""
     memory = probe.memory
-    written = int(np.flatnonzero(np.asarray(probe.state.memory.slot_frame) == probe.index)[0])
     h, w = memory.prob.shape[2:]
     factor = probe.prob.shape[1] // h
     shown = np.asarray(mask_lib.downsample(jnp.asarray(probe.prob[1:]), factor)) > 0.5
     heat = jax.jit(relevance, static_argnums=2)(
-        probe.state.memory.key[written], memory, read_config(probe.model), jnp.asarray(shown, jnp.float32)
+        probe.key, memory, read_config(probe.model), jnp.asarray(shown, jnp.float32)
     )
     frame = probe.frame(probe.index)
     ids = probe.ids(probe.prob)

@@ -13,6 +13,7 @@ from vos_jax.inference import resizing, rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
+from vos_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Probe:
       before: the state before the frame.
       size: (height, width) at which the model sees frames.
       inputs: the padded frame and what was given with it.
-      state: the state after it; its memory holds the frame's own key.
+      object_valid: objects that exist in the frame.
+      key: the frame's own key.
       prob: [N+1, H/4, W/4], background first.
       prediction: the model's, before what was given and before aggregation.
     """
@@ -40,7 +42,8 @@ class Probe:
     before: state_lib.State
     size: tuple[int, int]
     inputs: tuple[np.ndarray, state_lib.Given]
-    state: state_lib.State
+    object_valid: Array
+    key: Array
     prob: np.ndarray
     prediction: state_lib.Prediction
 
@@ -63,7 +66,7 @@ class Probe:
 
     def again(self, model: state_lib.Model) -> state_lib.Prediction:
         """What another model of the same parameters would say of this frame."""
-        step = jax.jit(lambda *inputs: rollout.frame_step(model, *inputs)[2])
+        step = jax.jit(lambda *inputs: rollout.segment(model, *inputs)[3])
         return step(self.params, self.before, *self.inputs)
 
 
@@ -84,8 +87,8 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
     for earlier in range(index):
         track.step(video.frame(earlier), given.get(earlier))
     inputs = track.prepare(video.frame(index), given.get(index))
-    step = jax.jit(functools.partial(rollout.frame_step, follower.model))
-    state, prob, prediction = step(track.params, track.state, *inputs)
+    step = jax.jit(functools.partial(rollout.segment, follower.model))
+    state, encoded, prob, prediction = step(track.params, track.state, *inputs)
     return Probe(
         video=video,
         index=index,
@@ -95,7 +98,8 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
         before=track.state,
         size=track.seen,
         inputs=inputs,
-        state=state,
+        object_valid=state.object_valid,
+        key=encoded.key,
         prob=np.asarray(prob),
         prediction=prediction,
     )

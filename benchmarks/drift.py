@@ -1,0 +1,223 @@
+"""Where accuracy is lost: J with the truth held against one part of the method at a time.
+
+    python -m benchmarks.drift --data COMPOSITES [--rows own/own,true/own] [--out ROWS.jsonl]
+
+COMPOSITES is a data set in the DAVIS layout of which every frame is annotated. A row `MEMORY/PREVIOUS` says
+which masks are written to the memory (`own`, `true`, or `first`: only annotated frames are written) and which
+are the previous mask of the next frame (`own`, `true`). What `true` adds to `own` is what drift costs there.
+
+J is the mean over object-frames of the final masks at stride 4, without the first and the last frame, and the
+same of coarse and propagated masks. The file visibility.json beside the data gives, per sequence and frame,
+object id -> [visible pixels, pixels if nothing lay over it]. With it the table has columns by visible share
+and counts the frames in which an absent object has a mask of more than 100 pixels ("ghosts"). The proposals'
+columns tell how well the best of the network's candidates shows a visible object: mean IoU, recall at IoU .5,
+and, of these, the rank by the matching cost (0 is first).
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax import config as configs
+from vos_jax import errors
+from vos_jax.data import datasets, sources
+from vos_jax.inference import loading, resizing, rollout, tracker
+from vos_jax.models import masks, vos
+from vos_jax.models import matching as matching_lib
+from vos_jax.models import state as state_lib
+
+ROWS = ("own/own", "own/true", "true/own", "true/true", "first/own")
+SHARES = {"seen > 90 %": 0.9, "60 to 90 %": 0.6, "30 to 60 %": 0.3}
+# A mask of an absent object counts from so many pixels of the frame on.
+GHOST_PIXELS = 100
+
+
+def step(
+    model: vos.VOS,
+    params: Any,
+    state: state_lib.State,
+    frame: jax.Array,
+    given: state_lib.Given,
+    truth: jax.Array,
+    use_true: dict[str, jax.Array],
+) -> tuple[state_lib.State, dict[str, jax.Array]]:
+    """Segments a frame, lets the truth replace what `use_true` names, and measures every object.
+
+    Args:
+      truth: [N, H/4, W/4] share of each cell that an object covers.
+      use_true: whether the truth takes the place of the mask in the "memory" and as the "previous" one.
+    """
+    before = state
+    state, encoded, prob, prediction = rollout.segment(model, params, state, frame, given)
+    kept = jnp.where(use_true["memory"], truth, prob[1:])
+    after = rollout.write(
+        model, params, state, encoded, prob[1:], given=given, mass=prediction.read.mass, remembered=kept
+    )
+    # Only the annotated frames are written.
+    memory = jax.tree.map(
+        lambda new, old: jnp.where(use_true["first"] & ~jnp.any(given.valid), old, new),
+        after.memory,
+        before.memory,
+    )
+    after = after.replace(memory=memory, prev_prob=jnp.where(use_true["previous"], truth, after.prev_prob))
+
+    objects = jnp.arange(truth.shape[0])[:, None, None]
+    final = jnp.argmax(prob, axis=0)[None] == 1 + objects
+    stages = {"final": final} | {name: of(prediction.out) > 0.5 for name, of in vos.STAGES.items()}
+    found = {f"iou_{name}": _iou(mask, truth > 0.5) for name, mask in stages.items()}
+    found["area"] = jnp.sum(final, axis=(1, 2))
+    found["presence"] = prediction.presence
+    found["evidence"] = jnp.max(prediction.read.prob, axis=(1, 2))
+
+    count = truth.shape[0]
+    candidates = prediction.out.proposals
+    network = jnp.arange(candidates.valid.shape[0]) < candidates.valid.shape[0] - count
+    overlap = matching_lib.mask_iou(truth > 0.5, candidates.masks > 0.5)
+    overlap = jnp.where((network & candidates.valid)[None], overlap, 0.0)
+    best = jnp.argmax(overlap, axis=1)
+    own_cost = jnp.take_along_axis(prediction.out.cost, best[:, None], axis=1)
+    found["proposal_iou"] = jnp.max(overlap, axis=1, initial=0.0)
+    found["proposal_rank"] = jnp.sum((prediction.out.cost < own_cost) & candidates.valid[None], axis=1)
+    return after, found
+
+
+def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    union = jnp.sum(a | b, axis=(1, 2))
+    return jnp.where(union > 0, jnp.sum(a & b, axis=(1, 2)) / jnp.maximum(union, 1), 1.0)
+
+
+def measure(
+    follower: tracker.Tracker, run: Any, video: sources.Video, visible: list[dict] | None, row: str
+) -> list[dict[str, Any]]:
+    """Returns one dict per object and frame of a video, its first and last frame left out."""
+    memory, previous = row.split("/")
+    use_true = {
+        "memory": jnp.asarray(memory == "true"),
+        "first": jnp.asarray(memory == "first"),
+        "previous": jnp.asarray(previous == "true"),
+    }
+    given_masks, rows = video.inputs(), []
+    track = follower.start(video.size, len(video.first_frames))
+    for index in range(len(video)):
+        padded, given = track.prepare(video.frame(index), given_masks.get(index))
+        truth = _truth(video.annotation(index), track)
+        track.state, found = run(track.params, track.state, padded, given, truth, use_true)
+        track.index += 1
+        if index in given_masks or index == len(video) - 1:
+            continue
+        found = jax.device_get(found)
+        pixels = float(np.prod(video.size)) / float(np.prod(track.seen)) * state_lib.MASK_STRIDE**2
+        for user_id, number in track.objects.items():
+            entry = {name: float(value[number]) for name, value in found.items()}
+            entry |= {"sequence": video.name, "frame": index, "object": user_id}
+            entry["area"] *= pixels
+            if visible is not None:
+                seen, whole = visible[index][str(user_id)]
+                entry |= {"seen": seen, "share": seen / whole if whole else 0.0}
+            rows.append(entry)
+    return rows
+
+
+def _truth(ids: np.ndarray, track: tracker.Track) -> jax.Array:
+    """The share of each stride-4 cell that each of the track's objects covers, [N, H/4, W/4]."""
+    seen = resizing.resize_ids(ids, track.seen)
+    truth = np.zeros((track.capacity, *track.padded), np.float32)
+    for user_id, number in track.objects.items():
+        truth[number, : track.seen[0], : track.seen[1]] = seen == user_id
+    return masks.downsample(jnp.asarray(truth), state_lib.MASK_STRIDE)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The table's columns from all object-frames; absent objects count in "ghosts" alone."""
+    shown = [row for row in rows if row.get("seen", 1) > 0]
+
+    def mean(name: str, of: list[dict[str, Any]]) -> float:
+        return float(np.mean([row[name] for row in of])) if of else float("nan")
+
+    found = {"J": mean("iou_final", rows)}
+    found |= {name: mean(f"iou_{name}", rows) for name in ("coarse", "propagated")}
+    if any("share" in row for row in rows):
+        by_share = collections.defaultdict(list)
+        for row in shown:
+            by_share[next((name for name, least in SHARES.items() if row["share"] > least), "rest")].append(
+                row
+            )
+        found |= {name: mean("iou_final", by_share[name]) for name in SHARES}
+        absent = [row for row in rows if row["seen"] == 0]
+        found["ghosts"] = sum(row["area"] > GHOST_PIXELS for row in absent)
+        found["absent"] = len(absent)
+    found["proposal IoU"] = mean("proposal_iou", shown)
+    found["recall .5"] = (
+        float(np.mean([row["proposal_iou"] > 0.5 for row in shown])) if shown else float("nan")
+    )
+    hits = [row for row in shown if row["proposal_iou"] > 0.5]
+    found["rank"] = mean("proposal_rank", hits)
+    return found
+
+
+def make_run(model: vos.VOS) -> Any:
+    """Returns the compiled `step`; one program serves every row."""
+    return jax.jit(lambda *arguments: step(model, *arguments), donate_argnums=1)
+
+
+@errors.entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", required=True, help="DAVIS layout; every frame annotated")
+    parser.add_argument("--config", default="davis17")
+    parser.add_argument("--checkpoint", default="auto")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--sequences", default="", help="only these")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSONL file for every object-frame of every row")
+    rest, overrides = configs.split_arguments(sys.argv[1:])
+    options = parser.parse_args(rest)
+    names = options.rows.split(",")
+    if unknown := [name for name in names if name not in ROWS]:
+        raise errors.VosError(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
+    config = configs.load(options.config, overrides)
+    config.data.root = options.data
+    config.data.sequences = tuple(name for name in options.sequences.split(",") if name)
+    source = datasets.open_source(config.data)
+    videos = [source.video(name) for name in source.sequences()]
+    for video in videos:
+        video.check()
+    listed = pathlib.Path(options.data) / "visibility.json"
+    visibility = json.loads(listed.read_text()) if listed.is_file() else {}
+    model, params, checkpoint = loading.make_model(config, options.checkpoint)
+    if not isinstance(model, vos.VOS):
+        raise errors.VosError("benchmarks.drift needs trained weights: --checkpoint PATH")
+    follower = tracker.Tracker(
+        model,
+        params,
+        buckets=config.objects.buckets,
+        dataset=loading.dataset_index(config),
+        sizing=resizing.Sizing.of_config(config.inference),
+    )
+    run = make_run(model)
+    print(f"{jax.devices()[0].device_kind}, {checkpoint}, {options.data}: {len(videos)} sequences\n")
+    printed = False
+    for name in names:
+        rows = [
+            row for video in videos for row in measure(follower, run, video, visibility.get(video.name), name)
+        ]
+        found = summary(rows)
+        if not printed:
+            print("| memory / previous mask | object-frames | " + " | ".join(found) + " |")
+            print("|---" + "|---:" * (len(found) + 1) + "|")
+            printed = True
+        cells = [f"{v}" if isinstance(v, int) else f"{v:.3f}" for v in found.values()]
+        print(f"| {name} | {len(rows)} | {' | '.join(cells)} |", flush=True)
+        if options.out is not None:
+            with options.out.open("a") as file:
+                file.writelines(json.dumps({"row": name, **row}) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
