@@ -229,6 +229,27 @@ def train(train):
     augmentation.colour = 0.0
     # Probability of another JPEG compression.
     augmentation.jpeg = 0.0
+    # Probability of blur by defocus or a shaken camera.
+    augmentation.blur = 0.0
+    # Probability that the light changes from the first frame to the last.
+    augmentation.drift = 0.0
+    # Factor on how far photos and their objects turn, grow and shift in pseudo-clips.
+    augmentation.motion = 1.0
+
+    train.paste = paste = config_dict.ConfigDict()
+    # Probability that moving objects of other sequences and photos are laid over a clip (in pseudo-clips:
+    # instead of the still ones of other photos); sources are drawn by weight.
+    paste.prob = 0.0
+    # Fewest and most objects such a clip shows, its own included; train.max_objects of them are followed.
+    paste.objects = (3, 5)
+    # Probability that one of them shows an object of the clip a second time, often mirrored or recoloured.
+    paste.lookalike = 0.4
+    # Probability that an object passes behind the clip's own objects.
+    paste.behind = 0.4
+    # Probability that an object leaves the frame; half of these come back.
+    paste.leave = 0.2
+    # Smallest and largest object: root of its box's area, as a share of the crop's side.
+    paste.size = (0.15, 0.5)
 
     train.losses = losses = config_dict.ConfigDict()
     # Weights of the terms. Similarity against who is who.

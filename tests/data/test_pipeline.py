@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import clips, pipeline, transforms
+from vos_jax.data import clips, paste, pipeline, transforms
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -298,3 +298,36 @@ def test_real_data_gives_full_batches(shared_data):
         assert batch["object_valid"].any(1).all() and batch["frame_valid"].all()
         assert (batch["frames"].std(axis=(1, 2, 3, 4)) > 5).all()
     assert max(batch["object_valid"].sum(1).max() for batch in batches) >= 2
+
+
+PASTE = paste.Paste(prob=1.0, min_pixels=20, size=(0.3, 0.6), behind=0.0)
+
+
+def test_pasted_objects_come_of_other_sequences_for_any_workers_and_position(data):
+    settings = config(davis(data / "davis"), static(data / "static"), copy_paste=PASTE, max_objects=4)
+    batches = take(settings, 4)
+    assert_same(batches, take(dataclasses.replace(settings, num_workers=2), 4))
+    iterator = pipeline.make_pipeline(settings)
+    iterator.set_state({"step": 2, "drawn": 8, "unreadable": 0, "unusable": 0})
+    assert_same(batches[2:], [next(iterator) for _ in range(2)])
+    iterator.close()
+    strange = 0
+    for batch in batches:
+        for frames, ids in zip(batch["frames"], batch["ids"], strict=True):
+            # Blue is 10 × the number of the sequence; a photo and a video may share a number.
+            sequence = np.median(frames[0][ids[0] == 0][:, 2])
+            strange += np.any(np.abs(frames[0][ids[0] > 0][:, 2].astype(int) - sequence) > 4)
+    assert strange >= 10
+    plain = take(dataclasses.replace(settings, copy_paste=paste.Paste()), 1)
+    assert np.any(plain[0]["frames"] != batches[0]["frames"])
+
+
+def test_clips_with_frames_that_lack_truth_are_not_pasted_over(tmp_path):
+    tiny_training.write_davis(tmp_path, annotated={0, 3})
+    source = davis(tmp_path, unannotated=True)
+    for with_paste, without in zip(
+        take(config(source, copy_paste=PASTE), 3), take(config(source), 3), strict=True
+    ):
+        partly = ~with_paste["truth_valid"].all(1)
+        assert partly.any()
+        np.testing.assert_array_equal(with_paste["frames"][partly], without["frames"][partly])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.data import tiny_training
-from vos_jax.data import pseudo_clips, transforms
+from vos_jax.data import motion, pseudo_clips, transforms
 
 KEYS = [transforms.Key((3, i)) for i in range(30)]
-STILL = pseudo_clips.Motion(turn=0, scale=0, shear=0, shift=0, warp=0)
+STILL = motion.Motion(turn=0, scale=0, shear=0, shift=0, warp=0)
 
 
 def photo(objects: int = 1, size: tuple[int, int] = (96, 128), number: int = 0) -> transforms.View:
@@ -28,10 +28,10 @@ def test_thin_plate_goes_through_its_control_points_and_keeps_affine_maps():
     rng = np.random.default_rng(0)
     controls, points = rng.random((9, 2)), rng.random((40, 2))
     displacements = rng.normal(size=(9, 2))
-    at_controls = pseudo_clips.thin_plate(controls, controls) @ displacements
+    at_controls = motion.thin_plate(controls, controls) @ displacements
     np.testing.assert_allclose(at_controls, displacements, atol=1e-8)
     matrix, shift = rng.normal(size=(2, 2)), rng.normal(size=2)
-    affine = pseudo_clips.thin_plate(points, controls) @ (controls @ matrix + shift)
+    affine = motion.thin_plate(points, controls) @ (controls @ matrix + shift)
     np.testing.assert_allclose(affine, points @ matrix + shift, atol=1e-8)
 
 
@@ -39,7 +39,7 @@ def test_elastic_weights_are_shares_that_favour_the_nearest_control():
     rng = np.random.default_rng(1)
     grid = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), -1).reshape(-1, 2)
     points = rng.uniform(0, 3, (50, 2))
-    weights = pseudo_clips.elastic(points, grid)
+    weights = motion.elastic(points, grid)
     np.testing.assert_allclose(weights.sum(1), 1.0)
     assert weights.min() >= 0
     nearest = ((points[:, None] - grid[None]) ** 2).sum(-1).argmin(1)
@@ -48,24 +48,24 @@ def test_elastic_weights_are_shares_that_favour_the_nearest_control():
 
 @pytest.mark.parametrize("size", [(48, 80), (50, 33), (352, 352)])
 def test_dense_maps_are_exact_for_affine_coordinates(size):
-    points, shape = pseudo_clips.lattice(size)
+    points, shape = motion.lattice(size)
     matrix, shift = np.array([[0.9, 0.2], [-0.3, 1.2]]), np.array([5.0, -7.0])
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     expected = np.stack([x, y], -1) @ matrix.T + shift
     coarse = points @ matrix.T + shift
-    np.testing.assert_allclose(pseudo_clips.dense(coarse, shape, size), expected, atol=2e-3)
+    np.testing.assert_allclose(motion.dense(coarse, shape, size), expected, atol=2e-3)
     box = (slice(16, size[0]), slice(16, min(32, size[1])))
-    np.testing.assert_allclose(pseudo_clips.dense(coarse, shape, size, box), expected[box], atol=2e-3)
+    np.testing.assert_allclose(motion.dense(coarse, shape, size, box), expected[box], atol=2e-3)
 
 
-@pytest.mark.parametrize("motion", [pseudo_clips.PseudoClip().camera, pseudo_clips.PseudoClip().object])
-def test_motion_starts_at_rest_grows_and_never_folds(motion):
+@pytest.mark.parametrize("limits", [pseudo_clips.PseudoClip().camera, pseudo_clips.PseudoClip().object])
+def test_motion_starts_at_rest_grows_and_never_folds(limits):
     size = (96, 128)
-    points, shape = pseudo_clips.lattice(size)
+    points, shape = motion.lattice(size)
     reach = np.zeros(5)
-    for warp in pseudo_clips.WARPS:
+    for warp in motion.WARPS:
         for key in KEYS:
-            path = dataclasses.replace(motion, warps=(warp,)).path(5, size, points, key.generator())
+            path = dataclasses.replace(limits, warps=(warp,)).path(5, size, points, key.generator())
             np.testing.assert_allclose(path[0], points, atol=1e-9)
             reach += np.linalg.norm(path - points, axis=-1).mean(-1)
             field = path[-1].reshape(*shape, 2)

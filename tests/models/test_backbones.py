@@ -1,5 +1,6 @@
 """Backbones: against PyTorch's figures, both forms of the depthwise layers, and the shipped weights."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -91,6 +92,28 @@ def test_both_forms_of_the_depthwise_convolution_agree(height, width, stride, si
     np.testing.assert_allclose(shifted, grouped, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (7, 9), (2, 40)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_shifted_depthwise_convolution_has_the_gradients_of_the_grouped_one(
+    height, width, stride, size, dtype
+):
+    x = jnp.asarray(patterns.uniform("x", (2, height, width, 4)), dtype)
+    kernel = jnp.asarray(patterns.uniform("kernel", (size, size, 4)), dtype)
+    dy = jnp.asarray(patterns.uniform("dy", (2, -(-height // stride), -(-width // stride), 4)), dtype)
+
+    def gradients(form, dtype):
+        batched = jax.vmap(functools.partial(form, stride=stride), in_axes=(0, None))
+        _, vjp = jax.vjp(batched, x.astype(dtype), kernel.astype(dtype))
+        return vjp(dy.astype(dtype))
+
+    found = gradients(depthwise.shifted, dtype)
+    assert all(gradient.dtype == dtype for gradient in found)
+    for gradient, expected in zip(found, gradients(depthwise.grouped, jnp.float32), strict=True):
+        assert relative(gradient.astype(jnp.float32), expected) < (1e-5 if dtype == jnp.float32 else 0.01)
+
+
 def block_arguments(inputs: int, expanded: int, outputs: int, size: int, expand: bool) -> tuple:
     return (
         bottleneck.Dense(patterns.uniform("e", (inputs, expanded)), patterns.uniform("eb", (expanded,)))
@@ -104,12 +127,17 @@ def block_arguments(inputs: int, expanded: int, outputs: int, size: int, expand:
 
 
 @pytest.mark.parametrize(
-    ("height", "stride", "size", "expand"), [(15, 2, 3, True), (13, 1, 5, True), (8, 1, 3, False)]
+    ("height", "stride", "size", "expand"),
+    [(15, 2, 3, True), (13, 1, 5, True), (8, 1, 3, False), (8, 2, 5, False)],
 )
-def test_the_bottleneck_in_strips_equals_the_whole_with_gradients_and_vmap(height, stride, size, expand):
+@pytest.mark.parametrize("strip_rows", [6, 60])
+def test_the_bottleneck_in_strips_equals_the_whole_with_gradients_and_vmap(
+    height, stride, size, expand, strip_rows
+):
     arguments = block_arguments(6, 12 if expand else 6, 5, size, expand)
     batch = patterns.uniform("x", (2, height, 10, 6))
-    strip_bytes = 6 * 14 * 12 * 4  # about six expanded rows: several strips, the last one beyond the frame
+    # Six expanded rows are several strips, the last one beyond the frame; sixty are the whole frame.
+    strip_bytes = strip_rows * 14 * 12 * 4
 
     def run(form, **options):
         def loss(batch, arguments):

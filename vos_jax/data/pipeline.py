@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from vos_jax import checksums, errors
-from vos_jax.data import clips, pseudo_clips, sequences, transforms
+from vos_jax.data import clips, cutouts, paste, pseudo_clips, sequences, transforms
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class PipelineConfig:
       gap: frames skipped within a clip, by step.
       augmentation: its crop's size and its number of objects are set from `crop` and `max_objects`.
       pseudo: how clips are made from single images; its number of objects likewise.
+      copy_paste: how objects of other sequences and photos are laid over clips.
       max_unreadable: share of unreadable items above which a run stops.
       num_workers: worker processes; 0 decodes in threads of this process.
       num_threads: threads per worker, or of this process.
@@ -69,6 +70,7 @@ class PipelineConfig:
     gap: clips.GapSchedule = clips.GapSchedule()
     augmentation: transforms.Augmentation = transforms.Augmentation()
     pseudo: pseudo_clips.PseudoClip = pseudo_clips.PseudoClip()
+    copy_paste: paste.Paste = paste.Paste()
     max_unreadable: float = 0.01
     num_workers: int = 0
     num_threads: int = 2
@@ -151,18 +153,24 @@ class MakeExample:
             crop=dataclasses.replace(config.augmentation.crop, size=config.crop_size),
             objects=dataclasses.replace(config.augmentation.objects, max_objects=config.max_objects),
         )
+        max_gap = config.gap(step)
+        pasted = key.fold("pasted").generator().random() < config.copy_paste.prob
         if source.static if settings.pseudo is None else settings.pseudo:
-            clip, num_objects = self._pseudo(source, index, augmentation, key)
+            clip = self._pseudo(source, index, augmentation, key, alone=pasted)
         else:
             view = clips.load_clip(
                 source,
                 index,
                 length=config.clip_length,
-                max_gap=config.gap(step),
+                max_gap=max_gap,
                 unannotated=settings.unannotated,
                 key=key.fold("clip"),
             )
-            clip, num_objects = augmentation(view, key)
+            clip = transforms.render(augmentation.place(view, key))
+        # Objects need a clip whose every frame says what is in front of them.
+        if pasted and all(ids is not None for ids in clip.ids):
+            clip = self._pasted(clip, number, index, max_gap, key.fold("paste"))
+        clip, num_objects = augmentation.finish(clip, key)
         return clips.pack(
             clip,
             num_objects=num_objects,
@@ -177,17 +185,39 @@ class MakeExample:
         index: int,
         augmentation: transforms.Augmentation,
         key: transforms.Key,
-    ) -> tuple[transforms.Clip, int]:
+        *,
+        alone: bool,
+    ) -> transforms.Clip:
+        """Makes a pseudo-clip of a photo, without objects of other photos where `alone`."""
         pseudo = dataclasses.replace(self.config.pseudo, max_objects=self.config.max_objects)
         photo = clips.load_picture(source, index, key=key.fold("photo"))
         rng = key.fold("others").generator()
+        wanted = 0 if alone else pseudo.wanted(photo, key)
         others = [
             clips.load_picture(source, int(other), key=key.fold("other").fold(number))
-            for number, other in enumerate(rng.integers(len(source.names), size=pseudo.wanted(photo, key)))
+            for number, other in enumerate(rng.integers(len(source.names), size=wanted))
         ]
         return pseudo_clips.of_picture(
             photo, others, pseudo, augmentation, length=self.config.clip_length, key=key
         )
+
+    def _pasted(
+        self, clip: transforms.Clip, number: int, index: int, max_gap: int, key: transforms.Key
+    ) -> transforms.Clip:
+        """Lays objects of other sequences over a clip of sequence `index`."""
+        settings = self.config.copy_paste
+        drawn = cutouts.draw(
+            self.opened,
+            [source.weight for source in self.config.sources],
+            (number, index),
+            settings.wanted(clip, key),
+            length=len(clip.frames),
+            max_gap=max_gap,
+            min_pixels=settings.min_pixels,
+            lookalike=settings.lookalike,
+            key=key.fold("cutouts"),
+        )
+        return settings(clip, drawn, max_gap=max_gap, key=key.fold("layers"))
 
     def _blank(self) -> Batch:
         clip = transforms.Clip(

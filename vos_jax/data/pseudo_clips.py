@@ -7,158 +7,17 @@ sampled once, at crop size.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from vos_jax.data import transforms
-from vos_jax.typing import Float
+from vos_jax.data import motion, transforms
+from vos_jax.typing import Float, UInt8
 
-STRIDE = 16
-"""Pixels between two points of the lattice on which maps are computed; between them they are interpolated."""
-
-MARGIN = 2
-"""Lattice points beyond each side of the crop: interpolation needs neighbours there."""
-
-
-# --- smooth warps: a basis over the lattice, linear in its control points' displacements --------------------
-
-
-def thin_plate(
-    points: Float[np.ndarray, "G 2"], controls: Float[np.ndarray, "K 2"]
-) -> Float[np.ndarray, "G K"]:
-    """Thin-plate spline: the smoothest surface through the control points' displacements (U = r² log r).
-
-    Args:
-      points: where it is evaluated.
-      controls: control points in the same units.
-
-    Returns:
-      weights; `basis @ displacements [K, 2]` displaces the points.
-    """
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        squared = ((a[:, None] - b[None]) ** 2).sum(-1)
-        return 0.5 * squared * np.log(np.maximum(squared, 1e-12))
-
-    def affine(a: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.ones((len(a), 1)), a], axis=1)
-
-    size = len(controls)
-    system = np.zeros((size + 3, size + 3))
-    system[:size, :size] = kernel(controls, controls)
-    system[:size, size:] = affine(controls)
-    system[size:, :size] = affine(controls).T
-    solution = np.linalg.inv(system)[:, :size]
-    return np.concatenate([kernel(points, controls), affine(points)], axis=1) @ solution
-
-
-def elastic(points: Float[np.ndarray, "G 2"], controls: Float[np.ndarray, "K 2"]) -> Float[np.ndarray, "G K"]:
-    """Smooth elastic warp; a point follows the controls around it (Gaussian weights); see `thin_plate`."""
-    squared = ((points[:, None] - controls[None]) ** 2).sum(-1)
-    spacing = np.sqrt(np.prod(controls.max(0) - controls.min(0)) / len(controls))
-    logits = -squared / (2 * (0.6 * spacing) ** 2)
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
-
-
-WARPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "thin_plate": thin_plate,
-    "elastic": elastic,
-}
-
-
-# --- motion ------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Motion:
-    """How far a layer may move until the last frame of a clip; each limit is one of a uniform draw.
-
-    Args:
-      turn: degrees; scale: relative change of size; shear: tangent; shift: share of the crop's side.
-      warp: largest displacement of a control point, share of the crop's side.
-      jitter: how uneven the path is in time, in steps between two frames.
-      warps: names of `WARPS` to choose from, or callables of the same signature.
-      controls: control points per side.
-    """
-
-    turn: float = 12.0
-    scale: float = 0.15
-    shear: float = 0.08
-    shift: float = 0.1
-    warp: float = 0.04
-    jitter: float = 0.3
-    warps: tuple[str | Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = ("thin_plate", "elastic")
-    controls: int = 4
-
-    def path(
-        self, length: int, size: tuple[int, int], points: Float[np.ndarray, "G 2"], rng: np.random.Generator
-    ) -> Float[np.ndarray, "T G 2"]:
-        """Returns where each point of each frame comes from in frame 0, all in pixels (x, y) of the crop.
-
-        Frame 0 stays as it is. Later frames follow one path, each with a warp partly of its own, so that
-        neighbours in time are alike and none is a mere interpolation.
-        """
-        height, width = size
-        progress = np.arange(length) / max(1, length - 1)
-        progress[1:] += rng.uniform(-1, 1, length - 1) * self.jitter / max(1, length - 1)
-        limits = np.array([np.deg2rad(self.turn), self.scale, self.shear, self.shift, self.shift])
-        end = rng.uniform(-1, 1, 5) * limits
-        own = rng.uniform(-0.15, 0.15, (length, 5)) * limits
-        centre = rng.uniform(0.25, 0.75, 2) * (width, height)
-
-        warp = self.warps[int(rng.integers(len(self.warps)))]
-        rows = (np.arange(self.controls) + 0.5) / self.controls
-        grid = np.stack(np.meshgrid(rows, rows), -1).reshape(-1, 2)
-        grid += rng.uniform(-0.3, 0.3, grid.shape) / self.controls
-        basis = (WARPS[warp] if isinstance(warp, str) else warp)(points / (width, height), grid)
-        bend = rng.uniform(-1, 1, (1, len(grid), 2)) + 0.3 * rng.uniform(-1, 1, (length, len(grid), 2))
-        amplitude = self.warp * min(height, width)
-
-        origins = np.empty((length, *points.shape))
-        for time in range(length):
-            moved = points + basis @ bend[time] * (amplitude * progress[time])
-            turn, scale, shear, *shift = end * progress[time] + own[time] * (time > 0)
-            cos, sin = np.cos(turn), np.sin(turn)
-            matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) / (1 + scale)
-            origins[time] = (moved - centre - np.array(shift) * (width, height)) @ matrix.T + centre
-        return origins
-
-
-def lattice(size: tuple[int, int]) -> tuple[Float[np.ndarray, "G 2"], tuple[int, int]]:
-    """Returns the lattice points (x, y) of a crop, margins included, row by row, and the lattice's shape."""
-    rows, columns = (-(-side // STRIDE) + 2 * MARGIN for side in size)
-    ys, xs = ((np.arange(n) - MARGIN + 0.5) * STRIDE for n in (rows, columns))
-    return np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2), (rows, columns)
-
-
-def dense(
-    coarse: Float[np.ndarray, "G 2"],
-    shape: tuple[int, int],
-    size: tuple[int, int],
-    box: tuple[slice, slice] | None = None,
-) -> Float[np.ndarray, "h w 2"]:
-    """Interpolates a lattice of coordinates at the pixel centres of a crop; exact for affine maps.
-
-    Args:
-      coarse: coordinates at the lattice's points.
-      shape: rows and columns of the lattice.
-      size: height and width of the crop.
-      box: the part of the crop that is wanted, beginning at multiples of STRIDE; None for all.
-    """
-    box = box or (slice(0, size[0]), slice(0, size[1]))
-    first = [b.start // STRIDE for b in box]
-    last = [-(-b.stop // STRIDE) + 2 * MARGIN for b in box]
-    field = coarse.reshape(*shape, 2)[first[0] : last[0], first[1] : last[1]].astype(np.float32)
-    full = cv2.resize(
-        field, (field.shape[1] * STRIDE, field.shape[0] * STRIDE), interpolation=cv2.INTER_LINEAR
-    )
-    start = MARGIN * STRIDE
-    return full[start : start + box[0].stop - box[0].start, start : start + box[1].stop - box[1].start]
-
+LAST_ID = 254
+"""Highest id of a pasted object: 255 is no object's."""
 
 # --- sprites -----------------------------------------------------------------------------------------------
 
@@ -210,8 +69,8 @@ class PseudoClip:
       min_pixels: smaller objects are not pasted.
     """
 
-    camera: Motion = Motion()
-    object: Motion = Motion(turn=25.0, scale=0.25, shear=0.15, shift=0.3, warp=0.06)
+    camera: motion.Motion = motion.Motion()
+    object: motion.Motion = motion.Motion(turn=25.0, scale=0.25, shear=0.15, shift=0.3, warp=0.06)
     max_objects: int = 4
     size: tuple[float, float] = (0.15, 0.6)
     mirror: float = 0.5
@@ -240,13 +99,13 @@ class PseudoClip:
           length: number of frames.
           key: drives all motion.
         """
-        points, shape = lattice(view.size)
+        points, shape = motion.lattice(view.size)
         origins = self.camera.path(length, view.size, points, key.fold("camera").generator())
         assert view.ids[0] is not None
-        photo, ids = view.frames[0], _compact(view.ids[0])
+        photo, (ids,) = view.frames[0], compact(view.ids[:1])
         frames, truths = [], []
         for time in range(length):
-            maps = dense(origins[time], shape, view.size)
+            maps = motion.dense(origins[time], shape, view.size)
             # Mirroring at the borders shows no black; photo and mask are mirrored alike.
             frames.append(_sample(photo, maps, view.to_unit, cv2.INTER_LINEAR, cv2.BORDER_REFLECT))
             truths.append(_sample(ids, maps, view.to_unit, cv2.INTER_NEAREST, cv2.BORDER_REFLECT))
@@ -279,20 +138,49 @@ class PseudoClip:
         # From crop pixels (around `place`) to the sprite's unit square (around its middle).
         scale = np.array([mirrored / (factor * width), 1 / (factor * height)])
         to_unit = np.concatenate([np.diag(scale), (0.5 - scale * place)[:, None]], axis=1)
-        points, shape = lattice(size)
+        points, shape = motion.lattice(size)
         origins = self.object.path(len(frames), size, points, rng)
         for time, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
-            unit = origins[time] @ to_unit[:, :2].T + to_unit[:, 2]
-            box = _touched(unit.reshape(*shape, 2), size)
-            if box is None:
-                continue
-            maps = dense(origins[time], shape, size, box)
-            layer = _sample(pixels, maps, to_unit, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
-            opacity = layer[:, :, 3].astype(np.float32) * (1 / 255)
-            frame[box] = cv2.blendLinear(
-                np.ascontiguousarray(layer[:, :, :3]), np.ascontiguousarray(frame[box]), opacity, 1 - opacity
-            )
-            truth[box][layer[:, :, 3] > 127] = object_id
+            lay(frame, truth, pixels, origins[time], shape, to_unit, object_id)
+
+
+def lay(
+    frame: UInt8[np.ndarray, "H W 3"],
+    truth: UInt8[np.ndarray, "H W"],
+    pixels: UInt8[np.ndarray, "h w 4"],
+    coarse: Float[np.ndarray, "G 2"],
+    shape: tuple[int, int],
+    to_unit: Float[np.ndarray, "2 3"],
+    object_id: int,
+    *,
+    before: UInt8[np.ndarray, "H W"] | None = None,
+) -> None:
+    """Draws one sprite over a frame and its ids, in place.
+
+    Args:
+      frame: RGB.
+      truth: object ids; a pixel belongs to the sprite where the sprite is more than half opaque.
+      pixels: RGB and opacity.
+      coarse: where the points of the lattice of shape `shape` come from.
+      to_unit: maps these origins to the sprite's unit square.
+      object_id: of the sprite.
+      before: opacity of what stands in front of the sprite; None: nothing does.
+    """
+    size = (frame.shape[0], frame.shape[1])
+    unit = coarse @ to_unit[:, :2].T + to_unit[:, 2]
+    box = _touched(unit.reshape(*shape, 2), size)
+    if box is None:
+        return
+    maps = motion.dense(coarse, shape, size, box)
+    layer = _sample(pixels, maps, to_unit, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+    alpha = layer[:, :, 3]
+    if before is not None:
+        alpha = cv2.multiply(alpha, 255 - before[box], scale=1 / 255)
+    opacity = alpha.astype(np.float32) * (1 / 255)
+    frame[box] = cv2.blendLinear(
+        np.ascontiguousarray(layer[:, :, :3]), np.ascontiguousarray(frame[box]), opacity, 1 - opacity
+    )
+    truth[box][alpha > 127] = object_id
 
 
 def of_picture(
@@ -303,23 +191,24 @@ def of_picture(
     *,
     length: int,
     key: transforms.Key,
-) -> tuple[transforms.Clip, int]:
-    """Returns an augmented pseudo-clip of a picture and its number of objects.
+) -> transforms.Clip:
+    """Returns a pseudo-clip of a picture, augmented but for `Augmentation.finish`.
 
     Raises:
-      UnusableClip: it shows no object.
+      UnusableClip: the picture shows no object.
     """
     # One frame has no order to flip: time is flipped once there are frames.
     clip = pseudo(augmentation.place(picture, key), others, length=length, key=key.fold("pseudo"))
-    return augmentation.finish(augmentation.temporal_flip(clip, key.fold("temporal_flip")), key)
+    return augmentation.temporal_flip(clip, key.fold("temporal_flip"))
 
 
-def _compact(ids: np.ndarray) -> np.ndarray:
-    """Renumbers ids 1, 2, ..: the highest numbers are left for pasted objects."""
-    present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[1:]) + 1
+def compact(ids: Sequence[UInt8[np.ndarray, "H W"]]) -> list[UInt8[np.ndarray, "H W"]]:
+    """Renumbers the ids of all frames 1, 2, ..: the highest numbers are left for pasted objects."""
+    counts = sum(np.bincount(frame.ravel(), minlength=256) for frame in ids)
+    present = np.flatnonzero(np.asarray(counts)[1:]) + 1
     table = np.zeros(256, np.uint8)
     table[present] = np.arange(1, len(present) + 1)
-    return cv2.LUT(ids, table)
+    return [cv2.LUT(frame, table) for frame in ids]
 
 
 def _sample(
@@ -347,8 +236,8 @@ def _touched(unit: Float[np.ndarray, "g G 2"], size: tuple[int, int]) -> tuple[s
     ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     box = []
     for hits, side in ((ys, size[0]), (xs, size[1])):
-        low = int(np.clip((hits[0] - MARGIN - 1) * STRIDE, 0, side))
-        high = int(np.clip((hits[-1] - MARGIN + 2) * STRIDE, 0, side))
+        low = int(np.clip((hits[0] - motion.MARGIN - 1) * motion.STRIDE, 0, side))
+        high = int(np.clip((hits[-1] - motion.MARGIN + 2) * motion.STRIDE, 0, side))
         if low >= high:
             return None
         box.append(slice(low, high))

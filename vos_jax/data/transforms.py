@@ -305,14 +305,14 @@ class ColourJitter:
             return clip
         limits = np.array([self.brightness, self.contrast, self.saturation, self.hue])
         draws = rng.uniform(-1, 1, (1, 4)) + 0.1 * rng.uniform(-1, 1, (len(clip.frames), 4))
-        matrices = [_colour_matrix(*(draw * limits)) for draw in draws]
-        return _recolour(clip, lambda time, frame: cv2.transform(frame, matrices[time]))
+        matrices = [colour_matrix(*(draw * limits)) for draw in draws]
+        return recolour(clip, lambda time, frame: cv2.transform(frame, matrices[time]))
 
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def _colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
     """Returns the [3, 4] matrix of one jitter: turn around the grey axis, mix with grey, scale around 128."""
     angle = np.deg2rad(hue)
     axis = np.ones(3) / np.sqrt(3)
@@ -346,10 +346,10 @@ class JpegQuality:
             assert decoded is not None  # it was encoded above
             return decoded
 
-        return _recolour(clip, again)
+        return recolour(clip, again)
 
 
-def _recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Clip:
+def recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Clip:
     """Changes the real part of every frame; padding stays black."""
     height, width = clip.size
     shape = clip.frames[0].shape[:2]
@@ -364,7 +364,7 @@ class Augmentation:
 
     Args:
       upscale: enlarge frames in which the crop does not fit; without it they are padded instead.
-      extra: further callables (clip, key) -> clip after the crop.
+      extra: further callables (clip, key) -> clip, after `colour` and before `jpeg`.
     """
 
     scale: Scale = Scale()
@@ -389,10 +389,10 @@ class Augmentation:
     def finish(self, clip: Clip, key: Key) -> tuple[Clip, int]:
         """Pads a rendered clip, chooses its objects, changes its colours; returns it and its object count."""
         clip, num_objects = self.objects(pad(clip, self.crop.size), key.fold("objects"))
-        clip = self.jpeg(self.colour(clip, key.fold("colour")), key.fold("jpeg"))
+        clip = self.colour(clip, key.fold("colour"))
         for number, transform in enumerate(self.extra):
             clip = transform(clip, key.fold("extra").fold(number))
-        return clip, num_objects
+        return self.jpeg(clip, key.fold("jpeg")), num_objects
 
     def __call__(self, view: View, key: Key) -> tuple[Clip, int]:
         return self.finish(render(self.place(view, key)), key)

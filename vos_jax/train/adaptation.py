@@ -192,9 +192,10 @@ class Adapter:
             key = transforms.Key((config.seed, number))
             others = (picture,) * pseudo.wanted(picture, key)
             try:
-                clip, num_objects = pseudo_clips.of_picture(
+                clip = pseudo_clips.of_picture(
                     picture, others, pseudo, augmentation, length=config.length, key=key
                 )
+                clip, num_objects = augmentation.finish(clip, key)
             except transforms.UnusableClip:
                 failures += 1
                 if failures == _TRIALS:

@@ -11,7 +11,17 @@ from flax import traverse_util
 from ml_collections import config_dict
 
 from vos_jax import errors
-from vos_jax.data import clips, datasets, pipeline, pseudo_clips, sequences, sources, transforms
+from vos_jax.data import (
+    appearance,
+    clips,
+    datasets,
+    paste,
+    pipeline,
+    pseudo_clips,
+    sequences,
+    sources,
+    transforms,
+)
 from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
 from vos_jax.train import checkpoints, corruption, evaluation, losses, optim, parallel, step
@@ -84,6 +94,7 @@ def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pip
             "(--config train_static, train_davis) or set --config.train.sources.davis.weight=1"
         )
     change = train.augmentation
+    pseudo = pseudo_clips.PseudoClip(min_pixels=change.paste_min_pixels)
     return pipeline.PipelineConfig(
         sources=tuple(_source(source) for source in drawn.values()),
         clip_length=train.clip_length,
@@ -101,8 +112,14 @@ def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pip
             ),
             colour=transforms.ColourJitter(prob=change.colour),
             jpeg=transforms.JpegQuality(prob=change.jpeg),
+            extra=(appearance.Blur(prob=change.blur), appearance.Drift(prob=change.drift)),
         ),
-        pseudo=pseudo_clips.PseudoClip(min_pixels=change.paste_min_pixels),
+        pseudo=dataclasses.replace(
+            pseudo,
+            camera=pseudo.camera.times(change.motion),
+            object=pseudo.object.times(change.motion),
+        ),
+        copy_paste=paste.Paste(**train.paste, min_pixels=change.paste_min_pixels),
         max_unreadable=train.max_unreadable,
         num_workers=train.workers,
         num_threads=train.threads,

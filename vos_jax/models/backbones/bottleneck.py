@@ -2,10 +2,13 @@
 
 Its expanded tensor is six times the block's input: 40 MB for a 480×864 frame. A GPU or TPU has one operation
 per layer and the bandwidth for that. On CPU that tensor's way through memory took most of the time, so there
-the block runs in strips of rows: a strip is expanded, convolved and projected while it lies in the cache.
+the block runs in strips of rows: a strip is expanded, convolved and projected while it lies in the cache. A
+gradient needs the tensor anyway: where one is asked for, the block runs layer by layer on CPU, too.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +37,18 @@ class Spatial(NamedTuple):
 
 
 def whole(
-    x: Float[Array, "H W Ci"], expand: Dense | None, spatial: Spatial, project: Dense, *, stride: int
+    x: Float[Array, "H W Ci"],
+    expand: Dense | None,
+    spatial: Spatial,
+    project: Dense,
+    *,
+    stride: int,
+    convolve: Callable[..., Array] = depthwise.grouped,
 ) -> Float[Array, "h w Co"]:
     """Layer by layer: expand 1×1, ReLU6, depthwise k×k, ReLU6, project 1×1."""
     if expand is not None:
         x = jax.nn.relu6(x @ expand.kernel + expand.bias[None, None, :])
-    y = depthwise.grouped(x, spatial.kernel, stride=stride)
+    y = convolve(x, spatial.kernel, stride=stride)
     y = jax.nn.relu6(y + spatial.bias[None, None, :])
     return y @ project.kernel + project.bias[None, None, :]
 
@@ -55,40 +64,55 @@ def strips(
 ) -> Float[Array, "h w Co"]:
     """The same sums as `whole`, strip by strip; the strips overlap by the rows that the kernel spans."""
     size, channels = spatial.kernel.shape[0], spatial.kernel.shape[-1]
-    (h, w), (top, bottom), (left, right) = _geometry(x, size, stride)
     row_bytes = (x.shape[1] + size - stride) * channels * x.dtype.itemsize
     most = max((strip_bytes // row_bytes - size) // stride + 1, 1)
+    rows = -(-x.shape[0] // stride)
     # Without an expansion nothing large is made on the way, and strips only cost.
-    num_strips = 1 if expand is None else -(-h // most)
-    rows = -(-h // num_strips)
-    bottom += (num_strips * rows - h) * stride  # the last strip may reach below the frame
+    if expand is None or rows <= most:
+        return _shifted(x, expand, spatial, project, stride=stride)
+    num_strips = -(-rows // most)
+    return _strips(x, expand, spatial, project, stride, -(-rows // num_strips))
 
-    if expand is not None:
-        # The bias is the weight of one more channel, 1 in the frame and 0 in the padding: thus the padding is
-        # still 0 after the expansion, and the large tensor needs no copy for it.
-        x = jnp.concatenate([x, jnp.ones((*x.shape[:2], 1), x.dtype)], axis=-1)
-        weights = jnp.concatenate([expand.kernel, expand.bias[None, :]])
-    x = jnp.pad(x, ((top, bottom), (left, right), (0, 0)))
+
+_shifted = functools.partial(whole, convolve=depthwise.shifted)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _strips(x: Array, expand: Dense, spatial: Spatial, project: Dense, stride: int, rows: int) -> Array:
+    """Strips of `rows` rows of the output."""
+    size = spatial.kernel.shape[0]
+    h, w = (-(-n // stride) for n in x.shape[:2])
+    num_strips = -(-h // rows)
+    (top, bottom), sides = (depthwise.same_padding(n, kernel=size, stride=stride) for n in x.shape[:2])
+    bottom += (num_strips * rows - h) * stride  # the last strip may reach below the frame
+    # The bias is the weight of one more channel, 1 in the frame and 0 in the padding: thus the padding is
+    # still 0 after the expansion, and the large tensor needs no copy for it.
+    x = jnp.concatenate([x, jnp.ones((*x.shape[:2], 1), x.dtype)], axis=-1)
+    x = jnp.pad(x, ((top, bottom), sides, (0, 0)))
+    weights = jnp.concatenate([expand.kernel, expand.bias[None, :]])
 
     def strip(start: Array) -> Float[Array, "rows w Co"]:
         part = lax.dynamic_slice_in_dim(x, start, (rows - 1) * stride + size, axis=0)
-        if expand is not None:
-            part = jax.nn.relu6(part @ weights)
+        part = jax.nn.relu6(part @ weights)
         y = depthwise.shifted_valid(part, spatial.kernel, stride=stride)
         y = jax.nn.relu6(y + spatial.bias[None, None, :])
         return y @ project.kernel + project.bias[None, None, :]
 
-    if num_strips == 1:
-        return strip(jnp.zeros((), jnp.int32))
     out = lax.map(strip, jnp.arange(num_strips) * (rows * stride))
     return out.reshape(num_strips * rows, w, -1)[:h]
 
 
-def _geometry(x: Float[Array, "H W C"], size: int, stride: int) -> tuple[tuple[int, int], ...]:
-    """The output's size, and the zeros around the rows and around the columns."""
-    height, width, _ = x.shape
-    out = (-(-height // stride), -(-width // stride))
-    return out, *(depthwise.same_padding(n, kernel=size, stride=stride) for n in (height, width))
+def _forward(*block: Any) -> tuple[Array, Any]:
+    *arguments, stride, _ = block
+    return jax.vjp(functools.partial(_shifted, stride=stride), *arguments)
+
+
+def _backward(stride: int, rows: int, gradient: Callable[[Array], Any], dy: Array) -> Any:
+    del stride, rows
+    return gradient(dy)
+
+
+_strips.defvjp(_forward, _backward)
 
 
 def inverted_bottleneck(
@@ -104,10 +128,8 @@ def inverted_bottleneck(
         stride: of the depthwise layer.
     """
 
-    def on_cpu(*arguments):
-        return strips(*arguments, stride=stride)
-
-    def elsewhere(*arguments):
-        return whole(*arguments, stride=stride)
-
-    return lax.platform_dependent(x, expand, spatial, project, cpu=on_cpu, default=elsewhere)
+    forms = {
+        "cpu": functools.partial(strips, stride=stride),
+        "default": functools.partial(whole, stride=stride),
+    }
+    return lax.platform_dependent(x, expand, spatial, project, **forms)
