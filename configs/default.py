@@ -73,7 +73,7 @@ def get_config():
     # A frame in so many stays in the bank.
     memory.every = 5
     # Give the previous frame a slot as well, until the next frame replaces it.
-    memory.previous = True
+    memory.previous = False
     # Who leaves a full bank: the oldest ("fifo") or the least read ("usage") unpinned slot; "consolidate":
     # the oldest, whose most used pixels stay, in one slot more for all of them.
     memory.eviction = "fifo"
