@@ -11,11 +11,6 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
 from vos_jax.typing import Array, Float, Shaped
 
-# An object is found where the memory's own propagated mask R^p is above this somewhere. On composites of the
-# held-back sequences the peak of R^p is above .9 in 98 of 100 good masks, and in masks of absent objects at
-# most .75.
-FOUND = 0.5
-
 
 def frame_step(
     model: state_lib.Model,
@@ -76,8 +71,7 @@ def segment(
         jnp.nan_to_num(prediction.prob, nan=0.0, posinf=0.0, neginf=0.0),
     )
     prob = masks.aggregate(prob, object_valid)
-    found = given.valid | (jnp.max(prediction.read.prob, axis=(1, 2)) > FOUND)
-    return state.replace(object_valid=object_valid, found=found), encoded, prob, prediction
+    return state.replace(object_valid=object_valid), encoded, prob, prediction
 
 
 def write(

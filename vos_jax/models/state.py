@@ -22,7 +22,6 @@ class State(flax.struct.PyTreeNode):
     prev_prob: Float[Array, "N H/4 W/4"]  # the previous frame's masks, after aggregation
     last_box: Float[Array, "N 4"]  # where each object was last seen, pixels of the padded frame
     object_valid: Bool[Array, "N"]
-    found: Bool[Array, "N"]  # the memory found the object in the previous frame
     frame_index: Int[Array, ""]
     frame_size: Float[Array, "2"]  # real (height, width) inside the padded frame
     dataset: Int[Array, ""]  # whose lambda the matching uses
@@ -108,7 +107,6 @@ def init_state(
         prev_prob=jnp.zeros((num_objects, height // MASK_STRIDE, width // MASK_STRIDE), jnp.float32),
         last_box=jnp.tile(jnp.asarray([[0, 0, *frame_size]], jnp.float32), (num_objects, 1)),
         object_valid=jnp.zeros((num_objects,), bool),
-        found=jnp.zeros((num_objects,), bool),
         frame_index=jnp.zeros((), jnp.int32),
         frame_size=jnp.asarray(frame_size, jnp.float32),
         dataset=jnp.asarray(dataset, jnp.int32),
@@ -133,5 +131,4 @@ def grow(state: State, num_objects: int) -> State:
         prev_prob=jnp.pad(state.prev_prob, ((0, extra), (0, 0), (0, 0))),
         last_box=jnp.concatenate([state.last_box, jnp.tile(whole_frame[None], (extra, 1))]),
         object_valid=jnp.pad(state.object_valid, (0, extra)),
-        found=jnp.pad(state.found, (0, extra)),
     )

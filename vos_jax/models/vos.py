@@ -151,7 +151,7 @@ class VOSNet(nn.Module):
     ) -> state_lib.Prediction:
         """Finds every object in the frame: read, propose, make templates, align, match, refine."""
         c = self.config
-        read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob, state.found)
+        read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob)
         propagated = masks.upsample(read.prob, STRIDE // state_lib.MASK_STRIDE)
 
         detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
