@@ -262,6 +262,9 @@ class BatchIterator(grain.DatasetIterator):
             self._running = iter(_prefetched(self._batches[self.step :], self._config))
         assert self._running is not None
         batch = dict(next(self._running))
+        if self._config.num_workers:
+            # Copied: JAX may hold a batch until the process ends, too late to free its shared memory.
+            batch = {name: np.array(value) for name, value in batch.items()}
         self.step += 1
         self.drawn += len(batch["dataset"])
         notes = [note.tobytes().rstrip(b"\0").decode(errors="replace") for note in batch.pop("_note")]
