@@ -14,14 +14,13 @@ import functools
 import logging
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 
 import jax
 
 import vos_jax
-from vos_jax import command, devices, errors, lock, parts
+from vos_jax import checkout, command, devices, errors, lock, parts
 from vos_jax import config as configs
 from vos_jax.data import pipeline
 from vos_jax.inference import loading, record, resizing, writer
@@ -141,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         note = {
             "config": plain,
             "version": vos_jax.__version__,
-            "commit": _commit(),
+            "commit": checkout.commit(),
             "command": shlex.join(["python", "train.py", *arguments]),
         }
         if leads:
@@ -237,22 +236,6 @@ def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
             f"{workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "
             "--workdir, or go on with the new one by --allow_config_change"
         )
-
-
-def _commit() -> str | None:
-    """The commit that runs, "+changes" where files differ from it; None outside a checkout."""
-    folder = pathlib.Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-        )
-        return result.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_a_packed_data_set_imports_no_class_of_its_own_choice(tmp_path, monkeypa
     content = {"featuresDict": {"features": {"a": {"pythonClassName": "evil_features.Evil"}}}}
     (tmp_path / "features.json").write_text(json.dumps(content))
     with pytest.raises(errors.VosError, match="evil_features"):
-        len(records.Records(tmp_path, "train"))
+        len(records.CatalogueRecords(tmp_path, "train"))
 
 
 @pytest.mark.parametrize(

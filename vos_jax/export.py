@@ -58,17 +58,49 @@ def export(
     if out.suffix != ".safetensors":
         raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
     step, noted = checkpoints.find(workdir, which)
-    flat = traverse_util.flatten_dict(checkpoints.load_ema(workdir, step), sep="/")
+    return save(
+        checkpoints.load_ema(workdir, step),
+        out,
+        noted={**noted, "step": step},
+        dtype=dtype,
+        notes=notes,
+        where=f"{workdir}: checkpoint {step}",
+    )
+
+
+def save(
+    ema: Any,
+    out: pathlib.Path,
+    *,
+    noted: Mapping[str, Any],
+    dtype: str = "bfloat16",
+    notes: Mapping[str, str] = types.MappingProxyType({}),
+    where: str = "these weights",
+) -> dict:
+    """Writes averaged weights to `out`, and their record beside it; returns the record.
+
+    Args:
+      ema: nested dicts of arrays on the host.
+      out, dtype, notes: as `export` takes them.
+      noted: "step", "score" (or None) and "config", and if known "commit" and "command".
+      where: what errors call the weights.
+
+    Raises:
+      VosError: as `export`.
+    """
+    if out.suffix != ".safetensors":
+        raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
+    step = noted["step"]
+    flat = traverse_util.flatten_dict(ema, sep="/")
     tensors = {key: _narrow(np.asarray(value, np.float32), dtype) for key, value in sorted(flat.items())}
     for key, value in tensors.items():
         if not np.isfinite(value.astype(np.float32)).all():
-            raise errors.VosError(f"{workdir}: checkpoint {step}: {key} is not finite; export another one")
+            raise errors.VosError(f"{where}: {key} is not finite; export another one")
     try:
         described = _described(noted)
     except (KeyError, TypeError, AttributeError) as error:
         raise errors.VosError(
-            f"{workdir}: checkpoint {step}: its config is damaged or of another version ({error}); export "
-            "another one"
+            f"{where}: its config is damaged or of another version ({error}); export another one"
         ) from error
     variant = described["variant"]
     # Metadata says what the tensors are; everything else is in the record.

@@ -12,7 +12,7 @@ from tensorflow_datasets.core import registered
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import build, builders, clips, pipeline, sequences
+from vos_jax.data import build, builders, clips, pipeline, records, sequences
 
 tfds.disable_progress_bar()
 
@@ -92,6 +92,31 @@ def test_photos_are_packed_shrunk_and_make_pseudo_clips(tmp_path):
     iterator.close()
 
 
+def test_fewer_bytes_by_quality_and_by_every_nth_frame(folder, tmp_path):
+    arguments = ["--kind", "davis_folder", "--root", str(folder), "--out", str(tmp_path)]
+    assert build.main([*arguments, "--name", "few", "--every", "2", "--jpeg_quality", "30"]) == 0
+    assert build.main([*arguments, "--name", "wrong", "--jpeg_quality", "0"]) == 2
+    assert build.main([*arguments, "--name", "wrong", "--every", "0"]) == 2
+    found = clips.open_sequences(config("array_record", tmp_path, unannotated=True))
+    files = clips.open_sequences(config("davis_folder", folder))
+    assert records.packed_names(tmp_path) == list(found.names) == ["sparse", "video0", "video1"]
+    assert [found.length(i) for i in range(3)] == [3, 3, 3]
+    # Of the masks of frames 1 and 4 the second is kept, and is frame 2 now.
+    assert found.annotated(0).tolist() == found.holding(0).tolist() == [2]
+    np.testing.assert_array_equal(found.ids(1, 1), files.ids(1, 2))
+    difference = np.abs(found.frame(1, 1).astype(int) - files.frame(1, 2))
+    assert 0 < difference.mean() < 10
+    assert records.packed_names(folder) is None
+
+
+def test_a_missing_shard_is_named(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "packed")
+    (shard,) = tmp_path.rglob("*.array_record-*")
+    shard.unlink()
+    with pytest.raises(errors.VosError, match=r"cannot open split 'train' \(0 of its 1 files are there\)"):
+        clips.open_sequences(config("array_record", tmp_path / "packed"))
+
+
 def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys):
     arguments = ["--kind", "davis_folder", "--root", str(folder), "--out", str(tmp_path), "--name", "a"]
     assert build.main([*arguments, "--sequences", "video1"]) == 0
@@ -166,7 +191,6 @@ def test_an_index_that_contradicts_its_records_is_refused(packed, tmp_path, numb
     ("name", "told"),
     [
         ("dataset_info.json", "cannot open split 'train'"),
-        ("features.json", "features.json: cannot read it"),
         ("metadata.json", r"no index of sequences \(metadata.json\)"),
         ("*.array_record-*", "unreadable|cannot open split"),
     ],

@@ -1,6 +1,7 @@
 """configs/default.py and the dataclasses that it is turned into say the same."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -56,6 +57,19 @@ def test_data_folders_go_to_the_sources_that_are_drawn_from():
     alone = configs.load("train_static")
     setup.apply_data(alone, ["five", "evaluation=a=b"])
     assert (alone.train.sources.static.root, alone.train.evaluation.root) == ("five", "a=b")
+
+
+def test_a_packed_folder_is_read_as_such(tmp_path):
+    """What a recipe holds back may have been left out while packing, and then matches nothing."""
+    index = {"static": False, "sequences": [{"name": "flamingo"}, {"name": "cow"}]}
+    (tmp_path / "metadata.json").write_text(json.dumps(index))
+    config = configs.load("train_davis")
+    setup.apply_data(config, [f"davis={tmp_path}"])
+    assert config.train.sources.davis.kind == "davis_folder", "no dataset_info.json: not packed"
+    (tmp_path / "dataset_info.json").write_text("{}")
+    setup.apply_data(config, [f"davis={tmp_path}"])
+    assert config.train.sources.davis.kind == "array_record"
+    assert config.train.sources.davis.exclude == ("flamingo",)
 
 
 def test_only_what_is_learned_from_counts_as_a_change():

@@ -25,6 +25,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
     parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
     parser.add_argument("--short_side", type=int, help="shrink larger frames to this")
+    parser.add_argument(
+        "--jpeg_quality",
+        type=int,
+        metavar="1..100",
+        help="of all frames; default: 95 for those that are shrunk or no JPEGs, others keep their bytes",
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
     parser.add_argument("--sequences", nargs="*", default=[], help="names or patterns to take; default: all")
     parser.add_argument("--exclude", nargs="*", default=[], help="names or patterns to leave out")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")
@@ -54,7 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     tfds.disable_progress_bar()
 
-    print(builders.pack(config, args.out, name=args.name, overwrite=args.overwrite))
+    target = builders.pack(
+        config,
+        args.out,
+        name=args.name,
+        overwrite=args.overwrite,
+        jpeg_quality=args.jpeg_quality,
+        every=args.every,
+    )
+    print(target)
     return 0
 
 

@@ -6,6 +6,8 @@ object) goes into the dataset's metadata.json, so nothing is scanned when traini
 """
 
 import concurrent.futures
+import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -25,17 +27,19 @@ from vos_jax.data import clips, frames, sequences, transforms
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
-"""Of frames that have to be encoded again: shrunk ones, and files that are no JPEGs."""
+"""Of frames that have to be encoded again, where no other is asked for: shrunk ones, and files that are no
+JPEGs."""
 
 
 class PackedSequences(tfds.core.GeneratorBasedBuilder):
-    """Writes a `Sequences` as one split; frames keep their bytes unless they are shrunk.
+    """Writes a `Sequences` as one split; frames keep their bytes unless they are shrunk or given a quality.
 
     Args:
       source: what to pack.
       index: one entry per sequence, from `make_index`.
       name: name of the dataset's config.
       data_dir: folder that receives packed_sequences/NAME/VERSION.
+      jpeg_quality: see `encode_frame`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -48,8 +52,9 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
         index: list[dict[str, Any]],
         name: str,
         data_dir: str | os.PathLike,
+        jpeg_quality: int | None = None,
     ):
-        self._source, self._index = source, index
+        self._source, self._index, self._jpeg_quality = source, index, jpeg_quality
         config = tfds.core.BuilderConfig(name=name)
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
@@ -82,7 +87,7 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
                 yield (
                     entry["start"] + time,
                     {
-                        "frame": encode_frame(self._source, number, time),
+                        "frame": encode_frame(self._source, number, time, self._jpeg_quality),
                         "ids": encode_ids(self._source, number, time if time in annotated else None),
                         "annotated": time in annotated,
                         "sequence": entry["name"],
@@ -91,14 +96,21 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
                 )
 
 
-def encode_frame(source: sequences.FileSequences, index: int, time: int) -> bytes:
-    """Returns a frame's own JPEG bytes, or newly encoded ones where it is shrunk or no JPEG."""
+def encode_frame(
+    source: sequences.FileSequences, index: int, time: int, jpeg_quality: int | None = None
+) -> bytes:
+    """Returns a frame's own JPEG bytes, or newly encoded ones where they are no JPEG, shrunk or asked for.
+
+    Args:
+      jpeg_quality: 1 to 100, of every frame; None: `JPEG_QUALITY`, of those that have to be encoded.
+    """
     path = source.files[index].frame_paths[time]
     data = frames.read_file(path)
-    if source.config.short_side is None and data[:2] == b"\xff\xd8":
+    if jpeg_quality is None and source.config.short_side is None and data[:2] == b"\xff\xd8":
         return data
     frame = cv2.cvtColor(source.frame(index, time), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    settings = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality or JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    return cv2.imencode(".jpg", frame, settings)[1].tobytes()
 
 
 def encode_ids(source: sequences.FileSequences, index: int, time: int | None) -> bytes:
@@ -112,6 +124,19 @@ def encode_ids(source: sequences.FileSequences, index: int, time: int | None) ->
     # Ids compress as well without a filter, and decode in half the time.
     settings = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     return cv2.imencode(".png", ids, settings)[1].tobytes()
+
+
+def thin(source: sequences.FileSequences, every: int) -> sequences.FileSequences:
+    """Returns the sequences with frames 0, `every`, 2 `every`, ... of each; photos stay as they are."""
+    files = tuple(
+        dataclasses.replace(
+            video,
+            frame_paths=video.frame_paths[::every],
+            mask_paths={t // every: path for t, path in video.mask_paths.items() if t % every == 0},
+        )
+        for video in source.files
+    )
+    return dataclasses.replace(source, files=files, held=None)
 
 
 def make_index(source: sequences.FileSequences, *, threads: int = 4) -> list[dict[str, Any]]:
@@ -154,6 +179,8 @@ def pack(
     *,
     name: str | None = None,
     overwrite: bool = False,
+    jpeg_quality: int | None = None,
+    every: int = 1,
     make_builder: Callable[..., tfds.core.DatasetBuilder] = PackedSequences,
 ) -> pathlib.Path:
     """Packs a source of files and returns the dataset's folder, readable as kind "array_record".
@@ -163,14 +190,22 @@ def pack(
       out: folder that receives packed_sequences/NAME/VERSION.
       name: defaults to the last part of the root.
       overwrite: replace a dataset of that name; it stays until the new one is complete.
+      jpeg_quality: of all frames, 1 to 100; None: frames that need not be shrunk keep their bytes.
+      every: take every so many-th frame of a video.
       make_builder: the builder, of `PackedSequences`' arguments.
 
     Raises:
-      VosError: an unreadable source or file, a dataset that is there already, a disk that cannot be written.
+      VosError: an unreadable source or file, a value out of range, a dataset that is there
+        already, a disk that cannot be written.
     """
+    if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
+        raise errors.VosError(f"--jpeg_quality is {jpeg_quality}; it must be in 1 to 100")
+    if every < 1:
+        raise errors.VosError(f"--every is {every}; it must be at least 1")
     source = clips.open_sequences(config)
     if not isinstance(source, sequences.FileSequences):
         raise errors.VosError(f"{config.root}: only folders can be packed, not kind '{config.kind}'")
+    source = thin(source, every)
     name = name or re.sub(r"\W+", "_", pathlib.Path(config.root).resolve().name).strip("_").lower()
     if not re.fullmatch(r"\w+", name):
         raise errors.VosError(f"dataset name '{name}': only letters, digits and underscores (--name NAME)")
@@ -179,14 +214,17 @@ def pack(
     work = out / f".packing-{uuid.uuid4().hex[:8]}"
     try:
         work.mkdir(parents=True)
-        builder = make_builder(source=source, index=[], name=name, data_dir=work)
+        make = functools.partial(
+            make_builder, source=source, name=name, data_dir=work, jpeg_quality=jpeg_quality
+        )
+        builder = make(index=[])
         target = out / pathlib.Path(builder.data_dir).relative_to(work)
         if target.exists() and not overwrite:
             raise errors.VosError(
                 f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
             )
         log.info("checking %d sequences", len(source.names))
-        builder = make_builder(source=source, index=make_index(source), name=name, data_dir=work)
+        builder = make(index=make_index(source))
         builder.download_and_prepare()
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

@@ -12,6 +12,10 @@ import dataclasses
 import functools
 import json
 import logging
+import multiprocessing
+import os
+import signal
+import threading
 from typing import Any
 
 import cv2
@@ -288,6 +292,9 @@ class BatchIterator(grain.DatasetIterator):
             self._running = iter(_prefetched(self._batches[self.step :], self._config))
         assert self._running is not None
         batch = dict(next(self._running))
+        if self._config.num_workers:
+            # Copied: JAX may hold a batch until the process ends, too late to free its shared memory.
+            batch = {name: np.array(value) for name, value in batch.items()}
         self.step += 1
         self.drawn += len(batch["dataset"])
         notes = [note.tobytes().rstrip(b"\0").decode(errors="replace") for note in batch.pop("_note")]
@@ -372,9 +379,24 @@ def _prefetched(batches: grain.MapDataset, config: PipelineConfig) -> grain.Iter
 
 
 def _init_worker(worker: int, workers: int) -> None:
-    """Keeps OpenCV to the worker's own threads: the workers share the cores already."""
+    """Prepares a worker: OpenCV keeps to the worker's own threads, and only the parent ends the worker.
+
+    `timeout` and Ctrl-C signal the whole process group. A worker that died of it would leave its batches in
+    shared memory; the parent, which stops in good order, asks its workers to end and frees them.
+    """
     del worker, workers
     cv2.setNumThreads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when its parent has died without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)
 
 
 def make_pipeline(config: PipelineConfig, *, process_index: int = 0, process_count: int = 1) -> BatchIterator:

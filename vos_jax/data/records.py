@@ -1,19 +1,81 @@
-"""Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis."""
+"""Training sequences in records: packed by `vos_jax.data.builders`, or the TFDS catalogue's davis.
+
+What we packed is read by array_record alone; only the catalogue's davis needs tensorflow-datasets.
+"""
 
 import dataclasses
 import itertools
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
+import grain
 import numpy as np
 
 from vos_jax import errors, untrusted
-from vos_jax.data import sequences
+from vos_jax.data import examples, sequences
 from vos_jax.typing import Int, UInt8, cached_property
 
 
-class Records:
-    """Random access to a prepared TFDS dataset: records as dicts of encoded bytes, opened where used."""
+class Records(Protocol):
+    """Random access to the records of a split, as dicts."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> dict[str, Any]: ...
+
+
+class PackedRecords:
+    """Records written by `vos_jax.data.builders`: dicts of their byte strings, opened where used."""
+
+    def __init__(self, folder: pathlib.Path, split: str):
+        self._folder, self._split = folder, split
+        self._opened: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    def _open(self) -> Any:
+        if self._opened is None:
+            try:
+                self._opened = grain.sources.ArrayRecordDataSource(self._shards())
+            # Whatever a damaged file makes array_record raise.
+            except Exception as error:
+                raise errors.VosError(
+                    f"{self._folder}: cannot open split '{self._split}' ({_brief(error)}); "
+                    "pack it again with python -m vos_jax.data.build"
+                ) from error
+        return self._opened
+
+    def _shards(self) -> list[str]:
+        """The split's files, in order; ValueError where they are not all there."""
+        try:
+            info = untrusted.read_json(self._folder / "dataset_info.json")
+            lengths = {split["name"]: split["shardLengths"] for split in info["splits"]}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"dataset_info.json lists no splits: {error}") from error
+        if self._split not in lengths:
+            raise ValueError(f"there are: {', '.join(map(str, lengths))}")
+        found = sorted(path for path in self._folder.glob("*.array_record-*-of-*") if path.is_file())
+        found = [str(path) for path in found if path.name.split(".")[0].endswith(f"-{self._split}")]
+        if len(found) != len(lengths[self._split]):
+            raise ValueError(f"{len(found)} of its {len(lengths[self._split])} files are there")
+        return found
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        data = self._open()
+        try:
+            return examples.byte_features(data[position])
+        except Exception as error:
+            raise errors.VosError(
+                f"{self._folder}: record {position} is unreadable ({_brief(error)})"
+            ) from error
+
+
+class CatalogueRecords:
+    """Records of a prepared TFDS dataset as nested dicts, images encoded; opened where used."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         self._folder, self._split = folder, split
@@ -40,7 +102,7 @@ class Records:
             except Exception as error:
                 raise errors.VosError(
                     f"{self._folder}: cannot open split '{self._split}' ({_brief(error)}); "
-                    "pack it with python -m vos_jax.data.build, or prepare it with file_format='array_record'"
+                    "prepare it with file_format='array_record'"
                 ) from error
             self._opened = data, parser
         return self._opened
@@ -82,11 +144,14 @@ def _check_features(folder: pathlib.Path) -> None:
             waiting += value.values() if isinstance(value, dict) else value
 
 
+_DEPTHS = ("", "*/", "*/*/", "*/*/*/")
+"""Where a dataset may lie below the root that names it."""
+
+
 def _find_dataset(config: sequences.SourceConfig) -> pathlib.Path:
     """Returns the one folder at or below root that holds a prepared TFDS dataset."""
     root = pathlib.Path(config.root)
-    depths = ("", "*/", "*/*/", "*/*/*/")
-    found = sorted(p.parent for depth in depths for p in root.glob(depth + "dataset_info.json"))
+    found = sorted(p.parent for depth in _DEPTHS for p in root.glob(depth + "dataset_info.json"))
     if len(found) != 1:
         what = f"several: {', '.join(str(p.relative_to(root)) for p in found[:5])}" if found else "none"
         raise errors.VosError(f"{root}: expected one prepared dataset (a dataset_info.json), found {what}")
@@ -159,6 +224,19 @@ def _is_whole(entry: Any, count: int) -> bool:
     return rising(entry.get("annotated"), length) and rising(entry.get("holding"), length)
 
 
+def packed_names(root: str | pathlib.Path) -> list[str] | None:
+    """Names of the sequences that are packed at or below a folder; None where no packed dataset is found."""
+    folders = [path.parent for depth in _DEPTHS for path in pathlib.Path(root).glob(depth + "metadata.json")]
+    if len(folders) != 1 or not (folders[0] / "dataset_info.json").is_file():
+        return None
+    try:
+        return [
+            str(entry["name"]) for entry in untrusted.read_json(folders[0] / "metadata.json")["sequences"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def open_records(config: sequences.SourceConfig) -> RecordSequences:
     """A dataset packed by `python -m vos_jax.data.build`."""
     folder = _find_dataset(config)
@@ -170,7 +248,7 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
             f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m "
             "vos_jax.data.build have one. For the catalogue's davis say kind='tfds'"
         ) from error
-    records = Records(folder, config.split)
+    records = PackedRecords(folder, config.split)
     if type(static) is not bool or not isinstance(index, list):
         raise errors.VosError(f"{folder / 'metadata.json'}: damaged; pack the data set again")
     for number, entry in enumerate(index):
@@ -227,7 +305,7 @@ class CatalogueSequences:
 def open_catalogue(config: sequences.SourceConfig) -> CatalogueSequences:
     """The catalogue's `davis/480p` or another config of it, prepared below root as ArrayRecord."""
     folder = _find_dataset(config)
-    records = Records(folder, config.split)
+    records = CatalogueRecords(folder, config.split)
     try:
         heads = [records[i]["metadata"] for i in range(len(records))]
         names = [head["video_name"].decode() for head in heads]

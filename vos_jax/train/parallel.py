@@ -242,7 +242,7 @@ class Trainer:
     def _pmap_step(self, state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, dict]:
         results = self._gradients(state.params, batch, state.key, state.step)
         gradients, metrics = jax.lax.pmean(results, DATA)
-        return self._update(state, gradients), {**metrics, "grad_norm": optax.global_norm(gradients)}
+        return self._update(state, gradients), {**metrics, "grad_norm": optax.tree.norm(gradients)}
 
     def _shard_map_step(self, state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, dict]:
         whole = jax.eval_shape(lambda: state.params)
@@ -277,4 +277,4 @@ class Trainer:
         # Outside, arrays are global again: a norm is over the whole tree, however it is sliced.
         state = self._update(state, gradients)
         state = jax.lax.with_sharding_constraint(state, self.shardings(state))
-        return state, {**metrics, "grad_norm": optax.global_norm(gradients)}
+        return state, {**metrics, "grad_norm": optax.tree.norm(gradients)}

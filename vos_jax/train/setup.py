@@ -1,6 +1,7 @@
 """From a config to what a training run is made of; configs/default.py says what the keys mean."""
 
 import dataclasses
+import fnmatch
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -18,6 +19,7 @@ from vos_jax.data import (
     paste,
     pipeline,
     pseudo_clips,
+    records,
     sequences,
     sources,
     transforms,
@@ -55,6 +57,8 @@ NOT_LEARNED_FROM = (
 def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
     """Puts the folders of `--data` into the config: `NAME=DIR`; a plain `DIR` where there is one source.
 
+    A folder that `vos_jax.data.build` packed is read as such, whatever kind the recipe names.
+
     Raises:
       VosError: a name that is no source, or a folder without one where several are drawn from.
     """
@@ -73,11 +77,21 @@ def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
             train.evaluation.root = path
         elif name in train.sources:
             train.sources[name].root = path
+            _take_packed(train.sources[name])
         else:
             raise errors.VosError(
                 f"--data {folder}: no source of that name; there are {', '.join(train.sources)} and "
                 "evaluation"
             )
+
+
+def _take_packed(source: config_dict.ConfigDict) -> None:
+    """Makes a source of files one of records where its folder is packed."""
+    names = records.packed_names(source.root)
+    if names is not None:
+        source.kind = "array_record"
+        # What was left out while packing needs no pattern, which would have to match something.
+        source.exclude = tuple(pattern for pattern in source.exclude if fnmatch.filter(names, pattern))
 
 
 def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pipeline.PipelineConfig:

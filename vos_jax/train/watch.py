@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from rich import console
 
 from vos_jax import errors, parts
@@ -48,9 +47,11 @@ class Watch:
         self._since: float | None = None
         self._writes = jax.process_index() == 0
         if self._writes:
+            import tensorboardX  # here: other users of this module do without
+
             with _clear_errors(self.folder):
                 for name in (METRICS, EVALUATIONS):
-                    _keep_until(self.folder / name, start)
+                    keep_until(self.folder / name, start)
                 self._board = tensorboardX.SummaryWriter(str(self.folder / TENSORBOARD), purge_step=start + 1)
 
     @contextlib.contextmanager
@@ -79,7 +80,7 @@ class Watch:
             return
         row = {"step": step, **metrics, **speed}
         with _clear_errors(self.folder):
-            _append(self.folder / METRICS, row)
+            append(self.folder / METRICS, row)
             for name, value in row.items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(f"train/{name}", value, step)
@@ -91,7 +92,7 @@ class Watch:
         if not self._writes:
             return
         with _clear_errors(self.folder):
-            _append(self.folder / EVALUATIONS, {"step": step, "J": found.score, **found.sequences})
+            append(self.folder / EVALUATIONS, {"step": step, "J": found.score, **found.sequences})
             self._board.add_scalar("evaluation/J", found.score, step)
             for name, value in found.sequences.items():
                 self._board.add_scalar(f"evaluation/{name}", value, step)
@@ -163,7 +164,7 @@ def check_finite(
     raise errors.VosError(f"step {step}: {', '.join(bad)} no longer finite; {kept}. {hint}")
 
 
-def _keep_until(path: pathlib.Path, step: int) -> None:
+def keep_until(path: pathlib.Path, step: int) -> None:
     """Removes the lines of later steps, and a last line that was cut off."""
     if not path.exists():
         return
@@ -176,7 +177,8 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
         part.write_text("".join(kept))
 
 
-def _append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Adds a line of JSON to a file."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 

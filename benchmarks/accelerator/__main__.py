@@ -1,0 +1,182 @@
+"""Measures an accelerator, then trains on it until its minutes are up; the same command resumes.
+
+    python -m benchmarks.accelerator --minutes 9 --out DIR
+    python -m benchmarks.accelerator --minutes 9 --out DIR --train train_small2 --init lite0.safetensors
+        --data static=packed/photos davis=packed/davis --config.train.workers=8 --config.dtype=bfloat16
+
+In this order, one program at a time: peak rates of the device; a training step of the first batch and its
+costliest kernels; a frame of the tracker; a training step of the other batches, where smaller ones fitted
+into memory; and with --train, training. DIR/figures.jsonl and figures.txt grow with each figure. A figure
+that cannot be had (out of memory, a compiler's error) is noted as failed, and the next one is measured.
+Figures of the same device and settings that DIR holds already are not measured again.
+
+Training logs DIR/curve.jsonl and keeps the averaged weights and its state in files of at most 15 MiB
+(benchmarks/accelerator/state_files.py says what resuming from them loses). --data takes folders that
+`python -m vos_jax.data.build` packed; reading them needs no tensorflow-datasets.
+"""
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from benchmarks.accelerator import clock, figures, programs, state_files, training
+from vos_jax import checkout, devices, errors, parts
+from vos_jax import config as configs
+from vos_jax.train import setup
+
+MEASURED = "train_small2"
+BATCHES = (16, 32, 64, 128)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line: options, and the config overrides among them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--out", type=pathlib.Path, required=True, metavar="DIR", help="where figures and weights go")
+    add("--minutes", type=float, default=9.0, help="for all of it")
+    add("--train", metavar="CONFIG", help=f"also train by this config; without, {MEASURED} is measured")
+    add("--init", metavar="imagenet|random|FILE", help="weights to begin with")
+    add("--data", metavar="NAME=DIR", nargs="+", default=[], help="packed sources: davis=packed/davis")
+    add("--batches", type=_numbers, metavar="N,N", help="in this order; default 16,32,64,128")
+    add("--batch", type=int, help="to train with; default: the measured one of most clips per second")
+    add("--size", type=_size, default=(480, 864), metavar="HxW", help="of the tracker's frames")
+    add("--frames", type=int, default=80, help="the tracker follows; the last half is timed")
+    add("--peaks", type=_numbers, metavar="N,MB", help="matrices of N x N, a copy of MB megabytes")
+    add("--measure_minutes", type=float, help="no figure begins later; with --train half of --minutes")
+    add("--reserve", type=float, default=60.0, help="seconds before the end at which training stops")
+    add("--save_every", type=float, default=60.0, help="seconds between two writes of the state")
+    add("--cache", type=pathlib.Path, metavar="DIR", help="of compiled programs; default: OUT/cache")
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    options.batches = options.batches or ((options.batch,) if options.batch else BATCHES)
+    return options, overrides
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = (int(part) for part in text.split("x"))
+    return height, width
+
+
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options, overrides = parse(arguments)
+    whole = clock.Clock(60 * options.minutes)
+    half = options.minutes / 2 if options.train else options.minutes
+    measuring = clock.Clock(60 * (options.measure_minutes or half), within=whole)
+
+    # ---------------------------------------------------------------- config, folder, device
+    config = configs.load(options.train or MEASURED, overrides)
+    setup.apply_data(config, options.data)
+    config.train.init = options.init or config.train.init
+    _prepare(options.out, options.cache or options.out / "cache")
+    flags = os.environ.get("XLA_FLAGS")
+    device = f"{devices.choose(None)} x {jax.device_count()}, jax {jax.__version__}"
+    device += f", XLA_FLAGS {flags}" if flags else ""
+    commit = checkout.commit()
+    _say(f"{device}; commit {commit or 'unknown'}")
+
+    # ---------------------------------------------------------------- what is asked for, before it costs time
+    before = state_files.noted_config(options.out) if options.train else None
+    if before is not None:
+        config.train.batch = options.batch or before["train"]["batch"]
+        if changes := setup.changed(before, configs.as_dict(config)):
+            raise errors.VosError(
+                f"{options.out}: its state is of another config ({'; '.join(changes[:5])}); go on with that "
+                "one, or choose another --out"
+            )
+    program = training.Program(config)
+    if options.train:
+        program.make_data().close()
+
+    # ---------------------------------------------------------------- figures
+    found = figures.Figures(options.out, device, commit, _say)
+    asked = {"config": options.train or MEASURED, "overrides": " ".join(sorted(overrides))}
+    side, megabytes = options.peaks or ((8192, 2048) if jax.default_backend() != "cpu" else (2048, 256))
+    found.measure(
+        "peaks",
+        {"side": side, "megabytes": megabytes},
+        lambda: programs.device_peaks(side, megabytes),
+        measuring,
+    )
+    rates, too_large = {}, float("inf")
+    # What each kind of figure says comes before more of one kind: compiling takes most of the time.
+    for index, batch in enumerate(options.batches):
+        if batch >= too_large:
+            continue
+        row = found.measure(
+            "training step",
+            asked | {"batch": batch},
+            lambda batch=batch: programs.training_step(program, batch),
+            measuring,
+        )
+        if figures.out_of_memory(row):
+            too_large = batch
+        if "values" in row:
+            rates[batch] = row["values"]["clips_per_second"]
+        if index > 0:
+            continue
+        if rates:
+            found.measure(
+                "training kernels",
+                asked | {"batch": batch},
+                lambda batch=batch: programs.training_kernels(program, batch),
+                measuring,
+            )
+        found.measure(
+            "tracker step",
+            asked | {"size": list(options.size), "objects": 1, "frames": options.frames},
+            lambda: programs.tracker_step(program, options.size, options.frames),
+            measuring,
+        )
+
+    # ---------------------------------------------------------------- training
+    if options.train:
+        if before is None:
+            best = max(rates, key=lambda batch: rates[batch], default=config.train.batch)
+            config.train.batch = options.batch or best
+        noted = {
+            "config": configs.as_dict(config),
+            "commit": commit,
+            "command": shlex.join(["python", "-m", "benchmarks.accelerator", *arguments]),
+        }
+        deadline = clock.Clock(whole.left() - options.reserve)
+        step = training.train(
+            program, options.out, noted=noted, deadline=deadline, save_every=options.save_every, say=_say
+        )
+        _say(f"trained to step {step} of {config.train.steps} with batches of {config.train.batch}")
+    _say(f"{whole.left():.0f} s left; {options.out / 'figures.txt'}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _prepare(out: pathlib.Path, cache: pathlib.Path) -> None:
+    """Makes the folders and lets JAX keep programs, and XLA its choices of kernels, in the cache."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.VosError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
+    parts.sweep(out)
+    jax.config.update("jax_compilation_cache_dir", str(cache.resolve()))
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

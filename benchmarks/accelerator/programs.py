@@ -1,0 +1,117 @@
+"""What is measured: the device's peaks, the training step, the tracker's step."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import peaks, train_speed
+from benchmarks.accelerator import kernels
+from benchmarks.accelerator.training import Program
+from vos_jax.data import rendered
+from vos_jax.inference import loading, tracker
+from vos_jax.train import setup
+
+_STEPS_SECONDS, _MOST_STEPS = 6.0, 30
+_PROFILED_STEPS = 2
+
+
+def device_peaks(side: int, megabytes: int) -> dict[str, float]:
+    """TFLOP/s of large matrix products and GB/s of a large copy.
+
+    Args:
+      side: rows and columns of the matrices.
+      megabytes: of the copied vector.
+    """
+    kinds = {"float32": ("float32", "highest"), "bfloat16": ("bfloat16", None)}
+    if jax.default_backend() == "gpu":
+        kinds["tf32"] = ("float32", "high")
+    found = {f"{name}_tflops": peaks.product(side, *kind) / 1e12 for name, kind in kinds.items()}
+    return found | {"gigabytes_per_second": peaks.copy(megabytes) / 1e9}
+
+
+def training_step(program: Program, batch: int) -> dict[str, float]:
+    """Seconds of a training step of a batch, of compiling it, and clips per second.
+
+    Steps are dispatched one after another and waited for once, as in training. The first call, which traces
+    and compiles, counts as compilation.
+    """
+    run, clips = program.begin(), _noise(program, batch)
+    begin = time.perf_counter()
+    run, metrics = program.trainer.step(run, clips)
+    jax.block_until_ready(metrics)
+    compiled = time.perf_counter()
+    run, metrics = program.trainer.step(run, clips)
+    jax.block_until_ready(metrics)
+    steps = int(np.clip(_STEPS_SECONDS / (time.perf_counter() - compiled), 2, _MOST_STEPS))
+    start = time.perf_counter()
+    for _ in range(steps):
+        run, metrics = program.trainer.step(run, clips)
+    jax.block_until_ready(metrics)
+    seconds = (time.perf_counter() - start) / steps
+    found = {
+        "step_seconds": seconds,
+        "clips_per_second": batch / seconds,
+        "compile_seconds": compiled - begin,
+        "steps": steps,
+    }
+    used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return found if used is None else {**found, "peak_gigabytes_so_far": used / 1e9}
+
+
+def training_kernels(program: Program, batch: int, count: int = 20) -> dict[str, Any]:
+    """The costliest kernels of two training steps of a batch; compiled before they are profiled."""
+    run, clips = program.begin(), _noise(program, batch)
+    run, metrics = program.trainer.step(run, clips)
+    jax.block_until_ready(metrics)
+
+    def steps() -> Any:
+        nonlocal run
+        for _ in range(_PROFILED_STEPS):
+            run, metrics = program.trainer.step(run, clips)
+        return metrics
+
+    return {"profiled_steps": _PROFILED_STEPS, "kernels": kernels.costliest(steps, count)}
+
+
+def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[str, float]:
+    """Milliseconds of a frame of the tracker with one object, and seconds to compile its step.
+
+    Args:
+      program: whose model and first weights follow the object.
+      size: height and width of a frame.
+      frames: to follow; the last half is timed, when the memory has filled.
+    """
+    config = program.config
+    run = tracker.Tracker(
+        setup.make_model(config, hard=True),
+        program.params,
+        buckets=(1,),
+        dataset=loading.dataset_index(config),
+    )
+    source = rendered.RenderedSource(size=size, frames=8, objects=1)
+    video = source.video(source.sequences()[0])
+    shown = [video.frame(index) for index in range(len(video))]
+    track, times, step_seconds = run.start(size, 1), [], 0.0
+    for index in range(frames):
+        if index == frames // 2:
+            step_seconds = run.seconds["inference"]
+        begin = time.perf_counter()
+        # Forward and backward, so that the loop has no cut.
+        place = index % 14
+        track.step(shown[place if place < 8 else 14 - place], video.annotation(0) if index == 0 else None)
+        times.append(time.perf_counter() - begin)
+    timed = frames - frames // 2
+    return {
+        "frame_ms": 1e3 * float(np.median(times[frames // 2 :])),
+        "step_ms": 1e3 * (run.seconds["inference"] - step_seconds) / timed,
+        "compile_seconds": run.seconds["compile"],
+        "frames": timed,
+    }
+
+
+def _noise(program: Program, batch: int) -> dict[str, jax.Array]:
+    config = program.config.copy_and_resolve_references()
+    config.train.batch = batch
+    return program.trainer.put_batch(train_speed.make_batch(config))

@@ -1,0 +1,142 @@
+"""Training until a deadline, resumable from a few small files."""
+
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from ml_collections import config_dict
+
+from benchmarks.accelerator import clock, state_files
+from vos_jax import errors
+from vos_jax.data import pipeline
+from vos_jax.train import optim, parallel, setup, signals, state, step, watch
+
+CURVE = "curve.jsonl"
+
+
+class Program:
+    """The training program of a config, and what it begins with; compiled once for every batch.
+
+    Args:
+      config: see configs/default.py; `train.batch` may be any.
+
+    Raises:
+      VosError: a value out of range, or weights to begin with that are missing or of another model.
+    """
+
+    def __init__(self, config: config_dict.ConfigDict):
+        self.config = config
+        self.model = setup.make_model(config, hard=False)
+        optim_config = setup.optim_config(config)
+        self.schedule = optim.schedule(optim_config)
+        init_key, self._run_key = jax.random.split(jax.random.key(config.seed))
+        self.params = setup.init_params(config, self.model, init_key)
+        self._tx = optim.make_tx(optim_config, self.params)
+        self.trainer = parallel.Trainer(
+            step.make_loss_fn(self.model, setup.step_config(config)),
+            self._tx,
+            setup.parallel_config(config),
+            ema_decay=optim_config.ema_decay,
+        )
+
+    def begin(self) -> state.TrainState:
+        """Returns the state before the first step, on the devices."""
+        init = jax.jit(functools.partial(state.init_train_state, tx=self._tx))
+        return self.trainer.place(init(self.params, key=self._run_key))
+
+    def make_data(self) -> pipeline.BatchIterator:
+        """Opens the training data, in batches of `train.batch`; VosError where they are missing."""
+        return pipeline.make_pipeline(setup.pipeline_config(self.config, self.model.config.datasets))
+
+
+def train(
+    program: Program,
+    folder: pathlib.Path,
+    *,
+    noted: Mapping[str, Any],
+    deadline: clock.Clock,
+    save_every: float = 60.0,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Trains until the deadline, `train.steps` or a signal, and returns the step it came to.
+
+    Goes on from a state that lies in the folder (`state_files`). FOLDER/curve.jsonl gets a line for every
+    `train.log_every`-th step.
+
+    Args:
+      program: what is trained, with its config's batch.
+      folder: of the state and the curve.
+      noted: goes into the record of the weights: "config", "commit", "command".
+      deadline: no step begins that would not be done and written by then.
+      save_every: seconds between two writes of the state.
+
+    Raises:
+      VosError: data are missing, the loss is no longer finite, or nothing can be written; the last state
+        that was written stays.
+    """
+    settings, total, data = program.config.train, program.config.train.steps, program.make_data()
+    run, start = program.begin(), 0
+    if (restored := state_files.restore(folder, jax.eval_shape(lambda: run))) is not None:
+        found, position = restored
+        run, start = program.trainer.place(found.replace(key=run.key)), int(found.step)
+        data.set_state(position)
+        say(f"training goes on from step {start}")
+    watch.keep_until(folder / CURVE, start)
+    began = saved_when = logged_when = time.monotonic()
+    number = saved_at = logged = start
+    pending: dict[str, Any] | None = None
+    slowest = save_seconds = 0.0
+
+    def settle() -> None:
+        """Waits for the last step: its loss is a number, and is noted."""
+        nonlocal pending, logged, logged_when
+        if pending is None:
+            return
+        metrics = {name: float(value) for name, value in jax.device_get(pending).items()}
+        pending = None
+        if not math.isfinite(metrics["loss"]):
+            raise errors.VosError(
+                f"step {number}: the loss is {metrics['loss']}; {folder} keeps the state of step {saved_at}. "
+                "A lower train.optim.learning_rate may help"
+            )
+        if number % settings.log_every == 0 or number == total:
+            now = time.monotonic()
+            row = {"step": number, "seconds": now - began}
+            row["clips_per_second"] = (number - logged) * settings.batch / (now - logged_when)
+            row |= {"lr": float(program.schedule(number - 1)), **metrics}
+            watch.append(folder / CURVE, row)
+            say(f"step {number}/{total}: loss {row['loss']:.4g}, {row['clips_per_second']:.4g} clips/s")
+            logged, logged_when = number, now
+
+    def save() -> None:
+        nonlocal saved_at, saved_when, save_seconds
+        settle()
+        begin = time.monotonic()
+        state_files.save(folder, jax.device_get(run), data.get_state(), noted)
+        saved_at, saved_when = number, time.monotonic()
+        save_seconds = saved_when - begin
+
+    with signals.Stop() as stop:
+        try:
+            while number < total and stop.signal is None:
+                # The step before may still be running.
+                if deadline.left() < 2 * slowest + 2 * save_seconds:
+                    break
+                begin = time.monotonic()
+                clips = program.trainer.put_batch(next(data))
+                settle()
+                run, pending = program.trainer.step(run, clips)
+                number += 1
+                if number > start + 2:  # the first ones compile, and start the workers
+                    slowest = max(slowest, time.monotonic() - begin)
+                if time.monotonic() - saved_when > save_every:
+                    save()
+            if number > saved_at:
+                save()
+        finally:
+            data.close()
+    return number
