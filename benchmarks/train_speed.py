@@ -2,10 +2,12 @@
 
     PYTHONPATH=. python benchmarks/train_speed.py --davis data/DAVIS --static data/static
     PYTHONPATH=. python benchmarks/train_speed.py --variants resnet50 --batch 8 --steps 20
+    PYTHONPATH=. python benchmarks/train_speed.py --config train_small2
 
 Rows: the pipeline with the mixture of configs/train_davis.py; the step of each variant at 352x352 and 3
-frames, with the whole network learning and with a frozen backbone; `--parts` times the forward pass too.
-Weights are random: they change no time. Compiling takes minutes per row on a CPU.
+frames, with the whole network learning and with a frozen backbone. With `--config`, the step of that config
+at its own sizes: as it is, without proposals, and with a frozen backbone. `--parts` times the forward pass
+too. Weights are random: they change no time. Compiling takes a minute per row on a CPU.
 """
 
 import argparse
@@ -100,21 +102,28 @@ def main() -> None:
     )
     parser.add_argument("--davis", help="DAVIS layout; without, the pipeline's row has photos only")
     parser.add_argument("--static", help="photos with masks; without --davis and this the row is left out")
+    parser.add_argument("--config", help="of configs/; in place of --variants and --backbones")
     parser.add_argument("--variants", nargs="*", default=["lite0", "resnet50"])
     parser.add_argument("--backbones", nargs="*", default=["full", "frozen"], choices=["full", "frozen"])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=352)
+    parser.add_argument("--batch", type=int, help="4, or the config's own")
+    parser.add_argument("--crop", type=int, help="352, or the config's own")
     parser.add_argument("--workers", type=int, default=0, help="processes of the pipeline")
     parser.add_argument("--seconds", type=float, default=10.0, help="for the pipeline")
     parser.add_argument("--steps", type=int, default=5, help="measured per row")
     parser.add_argument("--parts", action="store_true", help="also the forward pass alone; compiles more")
     args, overrides = parser.parse_known_args()
 
-    def config_of(*more: str):
-        given = [f"train.batch={args.batch}", f"train.crop={args.crop}", f"train.workers={args.workers}"]
-        return configs.load("train_davis", [*given, *more, *overrides])
+    sizes = {"batch": args.batch, "crop": args.crop, "workers": args.workers}
+    if args.config is None:
+        sizes = {"batch": 4, "crop": 352} | {name: x for name, x in sizes.items() if x is not None}
 
-    print(f"{jax.devices()[0].device_kind}: {args.batch} clips of 3 x {args.crop} x {args.crop}")
+    def config_of(*more: str):
+        given = [f"train.{name}={x}" for name, x in sizes.items() if x is not None]
+        return configs.load(args.config or "train_davis", [*given, *more, *overrides])
+
+    train = config_of().train
+    clip = f"{train.clip_length} x {train.crop} x {train.crop}"
+    print(f"{jax.devices()[0].device_kind}: {train.batch} clips of {clip}")
     if args.davis or args.static:
         config = config_of()
         for name, root in (("davis", args.davis), ("static", args.static)):
@@ -122,16 +131,27 @@ def main() -> None:
             config.train.sources[name].weight = config.train.sources[name].weight if root else 0.0
         rate = pipeline_rate(config, args.seconds)
         print(f"pipeline alone, {args.workers} worker(s): {rate:.2f} clips/s", flush=True)
-    print(f"{'variant':<10}{'backbone':<10}{'s/step':>8}{'clips/s':>9}{'forward s':>11}{'compile s':>11}")
-    for variant in args.variants:
-        for backbone in args.backbones:
-            frozen = "backbone" if backbone == "frozen" else ""
-            config = config_of(f"model.variant={variant}", f"train.optim.frozen={frozen}")
-            found = step_times(config, args.steps, parts=args.parts)
-            forward = f"{found['forward']:.2f}" if args.parts else "-"
-            rate = args.batch / found["step"]
-            row = f"{found['step']:>8.2f}{rate:>9.2f}{forward:>11}{found['compile']:>11.0f}"
-            print(f"{variant:<10}{backbone:<10}{row}", flush=True)
+    print(f"{'step':<20}{'s/step':>8}{'clips/s':>9}{'forward s':>11}{'compile s':>11}")
+    for name, changes in rows_of(args).items():
+        found = step_times(config_of(*changes), args.steps, parts=args.parts)
+        forward = f"{found['forward']:.2f}" if args.parts else "-"
+        rate = train.batch / found["step"]
+        print(
+            f"{name:<20}{found['step']:>8.2f}{rate:>9.2f}{forward:>11}{found['compile']:>11.0f}", flush=True
+        )
+
+
+def rows_of(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The table's rows: names, and what they change in the config."""
+    frozen = "train.optim.frozen=backbone"
+    if args.config is not None:
+        return {"as it is": [], "no proposals": ["model.proposals=none"], "frozen backbone": [frozen]}
+    backbones = {"full": "train.optim.frozen=", "frozen": frozen}
+    return {
+        f"{variant} {backbone}": [f"model.variant={variant}", backbones[backbone]]
+        for variant in args.variants
+        for backbone in args.backbones
+    }
 
 
 if __name__ == "__main__":

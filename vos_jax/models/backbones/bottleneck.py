@@ -79,7 +79,7 @@ _shifted = functools.partial(whole, convolve=depthwise.shifted)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _strips(x: Array, expand: Dense, spatial: Spatial, project: Dense, stride: int, rows: int) -> Array:
-    """Strips of `rows` rows of the output."""
+    """`strips` of `rows` rows of the output each."""
     size = spatial.kernel.shape[0]
     h, w = (-(-n // stride) for n in x.shape[:2])
     num_strips = -(-h // rows)
