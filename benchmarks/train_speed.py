@@ -47,7 +47,8 @@ def make_batch(config) -> dict[str, np.ndarray]:
     for time_index in range(config.train.clip_length):
         start = side // 2 + 8 * time_index
         batch["ids"][:, time_index, side : 2 * side, start : start + side] = 1
-    batch["object_valid"][:, 0] = True
+    batch["instances"] = batch["ids"]
+    batch["object_valid"][:, 0] = batch["instance_valid"][:, 0] = batch["exhaustive"][:] = True
     batch["frame_valid"][:] = batch["truth_valid"][:] = True
     batch["frame_size"][:] = config.train.crop
     return batch

@@ -178,6 +178,9 @@ def train(train):
     train.crop = 352
     # Most objects of a clip; fewer are padded.
     train.max_objects = 4
+    # Most labelled instances of a clip, followed or not, that the proposal network learns from; further ones
+    # count neither as objects nor as background.
+    train.max_instances = 8
     # What to begin with: "imagenet" (backbone trained, heads random), "random", or an exported .safetensors;
     # train.py's --init.
     train.init = "imagenet"
@@ -388,6 +391,9 @@ def source(kind, root, *, dataset_name="default", exclude=(), short_side=0):
     section.resolution = "480p"
     # All objects are one (DAVIS 2016).
     section.merge_objects = False
+    # Names or patterns whose masks leave objects unlabelled ("*": all): outside their masks the proposal
+    # network is not punished for what it takes for an object.
+    section.partial = ()
     # Whether frames without a mask may be in a clip.
     section.unannotated = False
     # Larger frames are shrunk to this short side while decoding; 0 keeps their size.

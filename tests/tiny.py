@@ -80,4 +80,7 @@ def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) ->
         "truth_valid": np.ones((size, length), bool),
         "frame_size": np.tile(np.array([64, 64], np.int32), (size, 1)),
         "dataset": np.zeros(size, np.int32),
+        "instances": np.stack([ids for _, ids in clips]),
+        "instance_valid": np.tile(np.arange(objects) < 2, (size, 1)),
+        "exhaustive": np.ones(size, bool),
     }

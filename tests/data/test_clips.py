@@ -228,8 +228,31 @@ def test_a_short_clip_is_packed_with_invalid_frames():
         "truth_valid": ((4,), "bool"),
         "frame_size": ((2,), "int32"),
         "dataset": ((), "int32"),
+        "instances": ((4, 48, 64), "uint8"),
+        "instance_valid": ((8,), "bool"),
+        "exhaustive": ((), "bool"),
     }
+    np.testing.assert_array_equal(example["instances"], example["ids"])
+    assert example["instance_valid"].sum() == 1
     assert example["frame_valid"].tolist() == [True, True, False, False]
     assert example["truth_valid"].tolist() == [True, False, False, False]
     np.testing.assert_array_equal(example["frames"][3], frame + 1)
     assert example["dataset"] == 2 and example["frame_size"].tolist() == [48, 64]
+
+
+def test_all_instances_are_numbered_those_followed_first_and_those_beyond_capacity_are_ignored():
+    labelled = [np.zeros((4, 10), np.uint8) for _ in range(2)]
+    labelled[0][0, :9] = 9  # the largest
+    labelled[0][1, :2] = 5  # followed
+    labelled[0][2, :4] = 7
+    labelled[1][3, :3] = 2  # enters late
+    followed = [np.where(ids == 5, 1, 0).astype(np.uint8) for ids in labelled]
+    (first, second, none), count = clips.number_instances([*labelled, None], [*followed, None], capacity=3)
+    assert count == 3 and none is None
+    assert {int(i): set(first[labelled[0] == i].tolist()) for i in (0, 5, 7, 9)} == {
+        0: {0}, 5: {1}, 7: {3}, 9: {2}
+    }  # fmt: skip
+    assert set(second[3, :3].tolist()) == {clips.IGNORE}
+    (first, second, _), count = clips.number_instances([*labelled, None], [*followed, None], capacity=8)
+    assert count == 4 and set(second[3, :3].tolist()) == {4}
+    assert clips.number_instances([None], [None], capacity=2) == ([None], 0)

@@ -72,6 +72,9 @@ def test_batches_have_static_shapes_and_real_content(data):
             "truth_valid": ((4, 3), "bool"),
             "frame_size": ((4, 2), "int32"),
             "dataset": ((4,), "int32"),
+            "instances": ((4, 3, 32, 32), "uint8"),
+            "instance_valid": ((4, 8), "bool"),
+            "exhaustive": ((4,), "bool"),
         }
         counts = batch["object_valid"].sum(1)
         assert counts.min() >= 1 and batch["frame_valid"].all() and batch["truth_valid"].all()
@@ -331,3 +334,25 @@ def test_clips_with_frames_that_lack_truth_are_not_pasted_over(tmp_path):
         partly = ~with_paste["truth_valid"].all(1)
         assert partly.any()
         np.testing.assert_array_equal(with_paste["frames"][partly], without["frames"][partly])
+
+
+def test_objects_that_are_dropped_remain_instances(tmp_path):
+    tiny_training.write_davis(tmp_path, objects=2)
+    objects = transforms.SelectObjects(drop=1.0, min_pixels=1)
+    settings = config(davis(tmp_path), augmentation=transforms.Augmentation(objects=objects), crop=48)
+    for batch in take(settings, 3):
+        # A crop may hold one of the two.
+        assert (batch["object_valid"].sum(1) == 1).all() and 2 in batch["instance_valid"].sum(1)
+        # The colours say what is an object: red is 40 × its id.
+        shown = batch["frames"][..., 0] > 30
+        assert np.mean(shown != (batch["instances"] > 0)) < 0.06
+        assert np.mean(shown != (batch["ids"] > 0)) > 0.06
+        assert batch["exhaustive"].all()
+
+
+def test_sequences_whose_labels_are_partial_say_so(data):
+    (batch,) = take(config(davis(data / "davis", partial=("video[13]",)), batch=5), 1)
+    sequence = np.rint(batch["frames"][:, 0, 0, 0, 2] / 10)
+    np.testing.assert_array_equal(batch["exhaustive"], (sequence != 1) & (sequence != 3))
+    with pytest.raises(errors.VosError, match="no sequence matches 'vidoe"):
+        pipeline.make_pipeline(config(davis(data / "davis", partial=("vidoe*",))))

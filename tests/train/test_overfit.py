@@ -26,6 +26,9 @@ def clip():
         "truth_valid": np.ones(3, bool),
         "frame_size": np.asarray(SIZE, np.int32),
         "dataset": np.int32(0),
+        "instances": ids,
+        "instance_valid": np.ones(2, bool),
+        "exhaustive": np.bool_(True),
     }
 
 

@@ -207,6 +207,65 @@ def test_a_frame_without_objects_only_asks_for_silence(trained, losses_and_gradi
     assert (gradient[0] >= 0).all() and gradient[0].any()
 
 
+def hand_made(logits: dict[tuple[float, float], float]):
+    """Detections of one level, stride 8, on 32x32 pixels, that find nothing but what `logits` say."""
+    locations = np.asarray(proposals.locations_of((4, 4), 8))
+    count = len(locations)
+    found = np.full(count, -20.0, np.float32)
+    for place, logit in logits.items():
+        found[(locations == place).all(1)] = logit
+    return proposals.Detections(
+        locations=locations,
+        strides=np.full(count, 8.0, np.float32),
+        location_valid=np.ones(count, bool),
+        objectness_logits=found,
+        centerness_logits=np.zeros(count, np.float32),
+        boxes=np.tile(np.array([0, 0, 8, 8], np.float32), (count, 1)),
+        proposals=proposals.empty(1, (32, 32)),
+        mask_logits=np.zeros((1, 28, 28), np.float32),
+    )
+
+
+def focal(logit: float, target: float) -> float:
+    prob = 1 / (1 + np.exp(-logit))
+    right, weight = (prob, 0.25) if target else (1 - prob, 0.75)
+    return -weight * (1 - right) ** 2 * np.log(right)
+
+
+def test_unlabelled_and_ignored_places_by_hand():
+    """One object in the upper left; the network is sure of another one at (20, 28), unsure at (28, 4)."""
+    truth = np.zeros((2, 8, 8), np.float32)
+    truth[0, :4, :4] = 1  # 16x16 pixels, centre (8, 8): the locations 4 and 12 are within 1.5 strides
+    logits = {(4.0, 4.0): 1.0, (20.0, 28.0): 3.0, (28.0, 4.0): -2.0}
+    ignored = np.zeros((8, 8), np.float32)
+    ignored[5, 7] = 0.1  # the cell of (20, 28)
+    compiled = jit(
+        lambda out, truth, ignored, exhaustive: proposal_losses.proposal_losses(
+            out, truth, np.array([True, False]), np.array([32, 32]), ignored=ignored, exhaustive=exhaustive
+        )["objectness"]
+    )
+
+    def objectness(truth, ignored, exhaustive):
+        return float(compiled(hand_made(logits), truth, ignored, exhaustive))
+
+    positives = focal(1.0, 1) + 3 * focal(-20.0, 1)
+    sure, unsure = focal(3.0, 0), focal(-2.0, 0)
+    nowhere = 0 * ignored
+    assert objectness(truth, nowhere, True) == pytest.approx((positives + sure + unsure) / 4, rel=1e-4)
+    # Nobody labelled what is at (20, 28); at (28, 4) the network itself says background.
+    assert objectness(truth, nowhere, False) == pytest.approx((positives + unsure) / 4, rel=1e-4)
+    assert objectness(truth, ignored, True) == pytest.approx((positives + unsure) / 4, rel=1e-4)
+    # Labelled as a second object that counts, its pixels are known; an invalid object labels nothing.
+    labelled = truth.copy()
+    labelled[0, 5, 7] = 1
+    with_part = objectness(labelled, nowhere, False)
+    without = objectness(labelled, nowhere, True)
+    assert with_part == pytest.approx(without, rel=1e-4)
+    invalid = truth.copy()
+    invalid[1, 5, 7] = 1
+    assert objectness(invalid, nowhere, False) == pytest.approx((positives + unsure) / 4, rel=1e-4)
+
+
 def test_gradients_trace_over_a_batch():
     """What training does: a gradient through everything, the suppression's loop included, under vmap."""
     config = proposals.ProposalConfig(channels=8, head_layers=1, mask_layers=1, candidates=32, capacity=4)

@@ -101,6 +101,7 @@ def test_what_is_padding_changes_nothing(run):
     rng = np.random.default_rng(3)
     spoiled["frames"][0, 2] = rng.integers(0, 255, (64, 64, 3))
     spoiled["ids"][0, 2] = rng.integers(0, 3, (64, 64))
+    spoiled["instances"][0, 2] = spoiled["instances"][1, 1] = 1
     spoiled["ids"][1, 1] = rng.integers(0, 3, (64, 64))
     spoiled["ids"][1] = np.where(spoiled["ids"][1] == 2, 7, spoiled["ids"][1])
     found = run(spoiled, SAMPLED)
@@ -125,6 +126,21 @@ def test_an_object_that_the_first_frame_does_not_show_is_not_asked_for(run):
     late = run(batch)[1]
     batch["object_valid"][:, 1] = False
     assert late == pytest.approx(run(batch)[1], rel=1e-5)
+
+
+def test_instances_that_nobody_follows_teach_the_proposal_network_only(run):
+    batch = tiny.batch()
+    batch["object_valid"][:, 1] = False
+    both = run(batch)[1]
+    batch["instances"][batch["instances"] == 2] = 0
+    one = run(batch)[1]
+    of_proposals = {"objectness", "centerness", "box", "mask_bce", "mask_dice", "loss"}
+    for name, value in both.items():
+        if name not in of_proposals:
+            assert one[name] == pytest.approx(value, rel=1e-5), name
+    assert both["objectness"] != pytest.approx(one["objectness"], rel=1e-3)
+    batch["exhaustive"][:] = False
+    assert all(np.isfinite(value) for value in run(batch)[1].values())
 
 
 def test_randomness_is_by_step_and_clip(run):

@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from vos_jax import errors
@@ -197,19 +198,80 @@ def check_sizes(
 Example = dict[str, np.ndarray]
 
 
-def pack(clip: transforms.Clip, *, num_objects: int, length: int, max_objects: int, dataset: int) -> Example:
+IGNORE = 255
+"""Marks pixels of `instances` that are neither background nor an instance to learn from."""
+
+
+def number_instances(
+    labelled: Sequence[UInt8[np.ndarray, "H W"] | None],
+    followed: Sequence[UInt8[np.ndarray, "H W"] | None],
+    *,
+    capacity: int,
+) -> tuple[list[UInt8[np.ndarray, "H W"] | None], int]:
+    """Numbers every labelled instance of a clip 1..K, those followed first, then the largest.
+
+    Args:
+      labelled: ids of all instances in each frame, None without annotation.
+      followed: ids of those that the clip is about.
+      capacity: K; instances beyond it become IGNORE.
+
+    Returns:
+      The numbered frames, and how many instances there are, at most K.
+    """
+    sizes, kept = np.zeros(256, int), np.zeros(256, int)
+    for ids, chosen in zip(labelled, followed, strict=True):
+        if ids is not None and chosen is not None:
+            sizes += np.bincount(ids.ravel(), minlength=256)
+            kept += np.bincount(ids[chosen > 0], minlength=256)
+    # Sorted by the last key first.
+    order = np.lexsort((-sizes, kept == 0))
+    found = [int(i) for i in order if i and sizes[i]]
+    table = np.zeros(256, np.uint8)
+    table[found] = IGNORE
+    table[found[:capacity]] = np.arange(1, len(found[:capacity]) + 1)
+    frames = [None if ids is None else cv2.LUT(ids, table) for ids in labelled]
+    return frames, min(len(found), capacity)
+
+
+def pack(
+    clip: transforms.Clip,
+    *,
+    num_objects: int,
+    length: int,
+    max_objects: int,
+    dataset: int,
+    labelled: Sequence[UInt8[np.ndarray, "H W"] | None] | None = None,
+    max_instances: int = 8,
+    exhaustive: bool = True,
+) -> Example:
     """Returns a clip as the arrays of one training example, all of static shape.
 
     Keys: `frames` uint8 [T, H, W, 3]; `ids` uint8 [T, H, W], 0 background, 1..N objects (void and unknown
     count as background, there is no 255); `object_valid` bool [N]; `frame_valid` bool [T]; `truth_valid`
     bool [T], False where a frame has no annotation (its ids are 0); `frame_size` int32 [2], real height and
-    width (padding lies at the bottom and right); `dataset` int32 [], index of the λ (DESIGN §6). A clip
-    shorter than T repeats its last frame with `frame_valid` False.
+    width (padding lies at the bottom and right); `dataset` int32 [], index of the λ (DESIGN §6).
+
+    For the proposal network: `instances` uint8 [T, H, W], 1..K every labelled instance, followed or not, in
+    frame 0 or later, IGNORE where an instance has no number; `instance_valid` bool [K]; `exhaustive` bool [],
+    False where an unlabelled pixel may show an object, too.
+
+    A clip shorter than T repeats its last frame with `frame_valid` False.
+
+    Args:
+      clip: padded, with the ids of the objects that it is about.
+      num_objects: how many objects these are.
+      length, max_objects, max_instances: T, N and K.
+      dataset: index of the λ.
+      labelled: ids of all labelled instances; None: those of the clip.
+      exhaustive: the labels name everything that is seen.
     """
     real = len(clip.frames)
     missing = length - real
     blank = np.zeros(clip.frames[0].shape[:2], np.uint8)
     frame_valid = np.arange(length) < real
+    instances, num_instances = number_instances(
+        clip.ids if labelled is None else labelled, clip.ids, capacity=max_instances
+    )
     annotated = np.array([ids is not None for ids in clip.ids] + [False] * missing)
     return {
         "frames": np.stack(clip.frames + clip.frames[-1:] * missing),
@@ -219,4 +281,7 @@ def pack(clip: transforms.Clip, *, num_objects: int, length: int, max_objects: i
         "truth_valid": frame_valid & annotated,
         "frame_size": np.array(clip.size, np.int32),
         "dataset": np.array(dataset, np.int32),
+        "instances": np.stack([blank if ids is None else ids for ids in instances] + [blank] * missing),
+        "instance_valid": np.arange(max_instances) < num_instances,
+        "exhaustive": np.array(exhaustive),
     }

@@ -53,6 +53,7 @@ class PipelineConfig:
       batch: clips per step over all processes.
       seed: of everything random.
       max_objects: N.
+      max_instances: K, labelled instances for the proposal network; pixels of further ones count nowhere.
       dataset_names: index -> name of the λ of the matching cost; every source's `dataset_name` is among them.
       gap: frames skipped within a clip, by step.
       augmentation: its crop's size and its number of objects are set from `crop` and `max_objects`.
@@ -70,6 +71,7 @@ class PipelineConfig:
     batch: int = 8
     seed: int = 0
     max_objects: int = 4
+    max_instances: int = 8
     dataset_names: tuple[str, ...] = ("default",)
     gap: clips.GapSchedule = clips.GapSchedule()
     augmentation: transforms.Augmentation = transforms.Augmentation()
@@ -95,6 +97,7 @@ class PipelineConfig:
             ("crop", min(self.crop_size), 1),
             ("batch", self.batch, 1),
             ("max_objects", self.max_objects, 1),
+            ("max_instances", self.max_instances, 1),
             ("seed", self.seed, 0),
             ("num_workers", self.num_workers, 0),
             ("num_threads", self.num_threads, 1),
@@ -174,13 +177,14 @@ class MakeExample:
         # Objects need a clip whose every frame says what is in front of them.
         if pasted and all(ids is not None for ids in clip.ids):
             clip = self._pasted(clip, number, index, max_gap, key.fold("paste"))
+        labelled = transforms.pad(clip, config.crop_size).ids
         clip, num_objects = augmentation.finish(clip, key)
-        return clips.pack(
+        return self._pack(
             clip,
             num_objects=num_objects,
-            length=config.clip_length,
-            max_objects=config.max_objects,
             dataset=config.dataset_names.index(settings.dataset_name),
+            labelled=labelled,
+            exhaustive=sequences.is_exhaustive(source.names[index], settings),
         )
 
     def _pseudo(
@@ -227,13 +231,12 @@ class MakeExample:
         clip = transforms.Clip(
             (np.zeros((*self.config.crop_size, 3), np.uint8),), (None,), self.config.crop_size
         )
-        return clips.pack(
-            clip,
-            num_objects=0,
-            length=self.config.clip_length,
-            max_objects=self.config.max_objects,
-            dataset=0,
-        )
+        return self._pack(clip, num_objects=0, dataset=0)
+
+    def _pack(self, clip: transforms.Clip, **details: Any) -> Batch:
+        config = self.config
+        sizes = {name: getattr(config, name) for name in ("max_objects", "max_instances")}
+        return clips.pack(clip, length=config.clip_length, **sizes, **details)
 
 
 def _encode(notes: list[str]) -> np.ndarray:

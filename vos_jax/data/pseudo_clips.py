@@ -102,7 +102,7 @@ class PseudoClip:
         points, shape = motion.lattice(view.size)
         origins = self.camera.path(length, view.size, points, key.fold("camera").generator())
         assert view.ids[0] is not None
-        photo, (ids,) = view.frames[0], compact(view.ids[:1])
+        photo, (ids,) = view.frames[0], compact([view.ids[0]])
         frames, truths = [], []
         for time in range(length):
             maps = motion.dense(origins[time], shape, view.size)

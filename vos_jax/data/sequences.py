@@ -37,6 +37,8 @@ class SourceConfig:
       split, year, resolution: as in ImageSets/YEAR/SPLIT.txt and JPEGImages/RESOLUTION, where these exist;
         `split` is also the folder of YouTube-VOS and the split of records.
       merge_objects: all objects count as one (DAVIS 2016).
+      partial: names or patterns whose masks leave objects unlabelled, as a set of single objects does: there
+        an unlabelled object is not background to the proposal network.
       unannotated: frames without a mask may be in a clip (never first); else only annotated frames are drawn.
       short_side: larger frames are shrunk to this while decoding; None keeps their size.
       pseudo: make pseudo-clips from single frames; None: exactly where the sequences are single images.
@@ -52,6 +54,7 @@ class SourceConfig:
     year: int = 2017
     resolution: str = "480p"
     merge_objects: bool = False
+    partial: tuple[str, ...] = ()
     unannotated: bool = False
     short_side: int | None = None
     pseudo: bool | None = None
@@ -93,8 +96,14 @@ def select(known: Sequence[str], config: SourceConfig) -> list[int]:
             found.update(hits)
         return found
 
+    matching(config.partial)
     taken = matching(config.sequences) if config.sequences else set(range(len(known)))
     return sorted(taken - matching(config.exclude))
+
+
+def is_exhaustive(name: str, config: SourceConfig) -> bool:
+    """Tells whether the masks of a sequence label everything that its frames show."""
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in config.partial)
 
 
 def usable(known: Sequence[str], problems: Sequence[str | None], config: SourceConfig) -> list[int]:

@@ -129,6 +129,9 @@ def batch_shapes(config: config_dict.ConfigDict) -> dict[str, jax.ShapeDtypeStru
         "truth_valid": of(clips, jnp.bool_),
         "frame_size": of((train.batch, 2), jnp.int32),
         "dataset": of((train.batch,), jnp.int32),
+        "instances": of((*clips, train.crop, train.crop), jnp.uint8),
+        "instance_valid": of((train.batch, train.max_instances), jnp.bool_),
+        "exhaustive": of((train.batch,), jnp.bool_),
     }
 
 

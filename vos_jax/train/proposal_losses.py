@@ -15,6 +15,7 @@ from vos_jax.typing import Array, Bool, Float, Int
 # The first level also takes all smaller boxes, the last all larger ones.
 RANGE_IN_STRIDES = (4.0, 8.0)
 CENTRE_RADIUS = 1.5  # strides: a location counts as positive if it is this near the middle of the box
+UNLABELLED_PROB = 0.25  # objectness above which an unlabelled location may be an object nobody labelled
 MASK_IOU = 0.5  # a proposal teaches the mask head if its box overlaps a true one by more
 
 
@@ -102,14 +103,26 @@ def proposal_losses(
     truth_prob: Float[Array, "N H4 W4"],
     truth_valid: Bool[Array, "N"],
     frame_size: Float[Array, "2"],
+    *,
+    ignored: Float[Array, "H4 W4"] | None = None,
+    exhaustive: Bool[Array, ""] | bool = True,
 ) -> dict[str, Float[Array, ""]]:
     """The proposal network's losses on ONE frame, each normalised by this frame's own counts.
+
+    A location that no object claims is a negative, with two exceptions. On ignored pixels it counts not at
+    all. Where labels are not exhaustive, an unlabelled location counts only while the network gives it an
+    objectness of at most UNLABELLED_PROB: there the network agrees that it is background, and without these
+    locations background would drift upwards; above, it may have found an object that nobody labelled, and a
+    negative would unlearn it. Locations on a labelled object are negatives in any case: whose pixel it is, is
+    known. After the background recalibration loss (Zhang et al. 2020), which turns such negatives around.
 
     Args:
       detections: of the network on this frame.
       truth_prob: [N, H/4, W/4] true masks in [0, 1]; what is above .5 is the object.
       truth_valid: [N]; other objects, and objects with no pixel here, do not count.
       frame_size: [2] real (height, width); the truth beyond it is ignored.
+      ignored: share of each cell that is neither background nor one of the objects; None: nowhere.
+      exhaustive: whether what is unlabelled is background.
 
     Returns:
       "objectness" (focal, per positive location), "centerness" (cross-entropy, mean over positives),
@@ -128,6 +141,17 @@ def proposal_losses(
     positive = targets.positive
     number = jnp.maximum(positive.sum(), 1)
 
+    row, column = (
+        jnp.clip((d.locations[:, axis] // MASK_STRIDE).astype(jnp.int32), 0, inside.shape[axis] - 1)
+        for axis in (0, 1)
+    )
+    labelled = jnp.where(truth_valid[:, None, None], truth_prob, 0.0).sum(0)[row, column] > 0.5
+    prob = jax.nn.sigmoid(jax.lax.stop_gradient(d.objectness_logits.astype(jnp.float32)))
+    unknown = ~labelled & ~jnp.asarray(exhaustive) & (prob > UNLABELLED_PROB)
+    if ignored is not None:
+        unknown |= ignored[row, column] > 0
+    counts = d.location_valid & (positive | ~unknown)
+
     focal = optax.losses.sigmoid_focal_loss(
         d.objectness_logits.astype(jnp.float32), positive.astype(jnp.float32), alpha=0.25, gamma=2.0
     )
@@ -137,7 +161,7 @@ def proposal_losses(
     box = 1.0 - box_lib.giou(d.boxes.astype(jnp.float32), truth_boxes[targets.object_index])
     weight = targets.centerness
     return {
-        "objectness": jnp.where(d.location_valid, focal, 0.0).sum() / number,
+        "objectness": jnp.where(counts, focal, 0.0).sum() / number,
         "centerness": jnp.where(positive, centerness, 0.0).sum() / number,
         "box": jnp.where(positive, weight * box, 0.0).sum() / jnp.maximum(weight.sum(), 1e-6),
         **mask_losses(d.mask_logits, d.proposals.boxes, d.proposals.valid, truth_prob, truth_valid),

@@ -116,6 +116,7 @@ def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pip
         batch=train.batch,
         seed=config.seed,
         max_objects=train.max_objects,
+        max_instances=train.max_instances,
         dataset_names=tuple(names),
         gap=clips.GapSchedule(**train.gap),
         augmentation=transforms.Augmentation(

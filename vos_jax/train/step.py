@@ -200,7 +200,14 @@ def clip_terms(
     terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config.losses)
     if detections is not None:
         of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
-        found = jax.vmap(of_frame, in_axes=(0, 0, None))(detections, truth, object_valid)
+        valid = clip["instance_valid"]
+        # The share of a cell that is IGNORE comes last.
+        labels = truth_of(jnp.minimum(clip["instances"], valid.shape[0] + 1), valid.shape[0] + 1)
+        found = jax.vmap(
+            lambda detections, labels: of_frame(
+                detections, labels[:-1], valid, ignored=labels[-1], exhaustive=clip["exhaustive"]
+            )
+        )(detections, labels)
         found = {name: losses_lib.mean_over_frames(values, annotated) for name, values in found.items()}
         terms |= found
     return terms
