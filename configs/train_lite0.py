@@ -26,6 +26,15 @@ def get_config():
         source.kind = "array_record"
         # Left out when the data were packed.
         source.exclude = ()
+    # Of these a photo or video may show more than its mask says.
+    train.sources.static.partial = (
+        "animals_caltech/*",
+        "davis17_challenge_firstframes/*",
+        "humanseg/*",
+        "voc2012/*",
+        "weizmann_horse/*",
+    )
+    train.sources.davis.partial = ("*",)
     # 100,000 clips.
     train.steps = 25_000
     train.max_objects = 3
