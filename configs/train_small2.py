@@ -3,7 +3,7 @@
 Command:  python train.py --config train_small2 --workdir runs/small2 --init vos_jax/weights/lite0.safetensors
           --data static=data/static davis=data/DAVIS
 Hardware: 2 CPU cores, 5 GB
-Time:     some 2 s per step of 4 clips where nothing else runs
+Time:     some 1.5 s per step of 4 clips where nothing else runs
 Expected: docs/results.md
 """
 
