@@ -193,6 +193,17 @@ def test_near_pixels_read_what_all_would_and_others_nothing():
         np.testing.assert_array_equal(got[~near], np.asarray(last)[~near] if name == "value" else 0.0)
 
 
+def test_a_shrunken_object_is_looked_for_everywhere_and_reads_every_pixel():
+    query, memory, prev = with_small_objects()
+    # Half a cell of the four that the memory holds; the other object is as large as it was.
+    prev = prev.at[1].set(0.0).at[1, 16:18, 28:32].set(1.0)
+    everywhere, found = read_lib.read(query, memory, NEAR), read_lib.read(query, memory, NEAR, prev)
+    assert found.near[1].all() and not found.near[0].all()
+    for name in ("value", "embed", "prob"):
+        expected, got = (np.asarray(getattr(x, name))[1] for x in (everywhere, found))
+        np.testing.assert_allclose(got, expected, atol=1e-5, err_msg=name)
+
+
 def test_far_memory_is_merged_and_its_weight_stays():
     query, memory, prev = with_small_objects()
     everywhere, found = read_lib.read(query, memory, NEAR), read_lib.read(query, memory, NEAR, prev)
