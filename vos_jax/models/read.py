@@ -268,7 +268,7 @@ def object_based(
         seen = memory.prob.reshape(n * num_slots, h, w)
         memory_near = masks.reachable(seen, (h, w), config.reach, COVERED).reshape(memory.prob.shape)
         # The mean of far pixels serves queries near the object only. An object that is looked for in the
-        # whole frame reads every pixel: with the mean, all 35 absent objects of the development set had a mask.
+        # whole frame reads every pixel: with the mean, 35 of 35 absent objects had a mask.
         memory_near |= jnp.all(near, axis=(1, 2))[:, None, None, None]
     return _stream(query_key, memory, config=config, near=near, memory_near=memory_near)
 
