@@ -98,6 +98,8 @@ def get_config():
     training_free.topk = 10
     # How far from its own place a pixel reads, in cells; the first frame is read whole.
     training_free.window = 8
+    # Give the previous frame a slot: masks are handed on between neighbours. In place of memory.previous.
+    training_free.previous = True
 
     config.objects = objects = config_dict.ConfigDict()
     # Object counts are padded to the next of these, so that few programs are compiled.

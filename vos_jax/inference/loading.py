@@ -105,7 +105,7 @@ def make_training_free(config: config_dict.ConfigDict) -> tuple[state_lib.Model,
         backbone=backbones.BACKBONES[name](dtype=jnp.dtype(config.dtype)),
         key_size=sum(channels[level] for level in settings.features),
         config=settings,
-        memory_config=memory_config(config),
+        memory_config=dataclasses.replace(memory_config(config), previous=config.training_free.previous),
     )
     return model, backbones.load_pretrained(name)
 
