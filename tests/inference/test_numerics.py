@@ -133,15 +133,16 @@ def test_what_overflows_the_memorys_type_is_not_read(dtype):
     value[1, 3, 3], value[0, 0, 0] = np.nan, -np.inf
     prob = np.full((2, 4, 6), 0.5, np.float32)
     prob[0, 0, 0] = np.nan
+    entry = memory.Entry(
+        key=jnp.asarray(key),
+        embed=jnp.ones((4, 6, 2)),
+        value=jnp.asarray(value),
+        prob=jnp.asarray(prob),
+        pixel_valid=jnp.asarray(key[..., 0] > 0),
+    )
     written = memory.write(
         empty,
-        memory.Entry(
-            key=jnp.asarray(key),
-            embed=jnp.ones((4, 6, 2)),
-            value=jnp.asarray(value),
-            prob=jnp.asarray(prob),
-            pixel_valid=key[..., 0] > 0,
-        ),
+        lambda: entry,
         frame_index=jnp.int32(0),
         pinned=jnp.bool_(True),
         first=jnp.ones(2, bool),

@@ -9,7 +9,7 @@ from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import clips, sequences
 from vos_jax.models import vos
-from vos_jax.train import checkpoints, losses, optim, parallel, setup, step
+from vos_jax.train import checkpoints, corruption, losses, optim, parallel, setup, step
 
 RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "paper")
 
@@ -18,7 +18,8 @@ RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "p
     ("section", "kind", "elsewhere"),
     [
         ("losses", losses.LossConfig, set()),
-        ("step", step.StepConfig, {"losses", "frozen"}),
+        ("step", step.StepConfig, {"losses", "frozen", "corruption"}),
+        ("corruption", corruption.CorruptionConfig, set()),
         ("optim", optim.OptimConfig, {"steps", "lr_scales"}),
         ("parallel", parallel.ParallelConfig, set()),
         ("checkpoint", checkpoints.CheckpointConfig, set()),

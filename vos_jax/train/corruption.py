@@ -71,7 +71,7 @@ def corrupt(
     ) -> tuple[Array, Array]:
         choice_key, take_key, lose_key = jax.random.split(key, 3)
         chances = jnp.asarray([config.take, config.lose, config.grow])
-        take, lose, grow = jax.random.bernoulli(choice_key, chances) & valid & (jnp.max(prob) > 0.5)
+        take, lose, grow = jax.random.bernoulli(choice_key, chances) & valid & (jnp.sum(prob) > 1.0)
         area = jnp.sum(prob)
         claim = jnp.where(take, _blob(takeable, area, take_key) * (takeable > 0), 0.0)
         claim = jnp.maximum(claim, jnp.where(grow, grown, 0.0))
