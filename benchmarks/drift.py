@@ -188,6 +188,11 @@ def main() -> None:
     videos = [source.video(name) for name in source.sequences()]
     for video in videos:
         video.check()
+        for index, name in enumerate(video.frame_names):
+            if video.annotation(index) is None:
+                raise errors.VosError(
+                    f"{video.name}: frame {name} has no mask; benchmarks.drift needs one for every frame"
+                )
     listed = pathlib.Path(options.data) / "visibility.json"
     visibility = json.loads(listed.read_text()) if listed.is_file() else {}
     model, params, checkpoint = loading.make_model(config, options.checkpoint)

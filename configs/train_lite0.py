@@ -22,10 +22,6 @@ def get_config():
     train = config.train
     train.sources.static.weight = 0.6
     train.sources.davis.weight = 0.4
-    for source in (train.sources.static, train.sources.davis):
-        source.kind = "array_record"
-        # Left out when the data were packed.
-        source.exclude = ()
     # Of these a photo or video may show more than its mask says.
     train.sources.static.partial = (
         "animals_caltech/*",

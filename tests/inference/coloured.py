@@ -29,7 +29,7 @@ def make_model(capacity=4):
         config=training_free.TrainingFreeConfig(
             features=("c2",), stride=4, centred=False, temperature=0.01, topk=4, window=0
         ),
-        memory_config=memory.MemoryConfig(capacity=capacity, every=2),
+        memory_config=memory.MemoryConfig(capacity=capacity, every=2, previous=True),
     )
 
 

@@ -19,7 +19,7 @@ def jitted_write(memory, entry, **settings):
 
 
 def fresh(num_objects=2, **kwargs):
-    config = memory_lib.MemoryConfig(**{"capacity": 5, "every": 3} | kwargs)
+    config = memory_lib.MemoryConfig(**{"capacity": 5, "every": 3, "previous": True} | kwargs)
     memory = memory_lib.init_memory(config, num_objects, GRID, key_size=1, embed_size=1, value_size=1)
     return config, memory
 

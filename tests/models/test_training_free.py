@@ -30,7 +30,7 @@ def test_more_padding_changes_no_real_mask():
         backbone=PointwiseBackbone(),
         key_size=6,
         config=training_free.TrainingFreeConfig(window=0),
-        memory_config=memory_lib.MemoryConfig(capacity=4),
+        memory_config=memory_lib.MemoryConfig(capacity=4, previous=True),
     )
     frames, ids = tiny.video(4, (64, 64))
 

@@ -238,3 +238,9 @@ def test_corrupted_memories_change_what_later_frames_say(run, params):
     batch = {"clip": np.arange(2, dtype=np.int32), **tiny.batch()}
     metrics = jax.device_get(compute(params, batch, jax.random.key(0), jnp.int32(PLAIN)))[1]
     assert float(metrics["refined_ce"]) != pytest.approx(run(batch)[1]["refined_ce"], rel=1e-4)
+
+
+def test_burn_in_that_leaves_no_frame_to_learn_from_is_refused(params):
+    loss_fn = step.make_loss_fn(tiny.model(), dataclasses.replace(CONFIG, burn_in=2))
+    with pytest.raises(errors.VosError, match="burn_in is 2, and clips have 3 frames"):
+        jax.eval_shape(loss_fn, params, tiny.batch(), jax.random.key(0), jnp.int32(PLAIN))

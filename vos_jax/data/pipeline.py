@@ -12,19 +12,14 @@ import dataclasses
 import functools
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
-from absl import flags
 
 from vos_jax import checksums, errors
-from vos_jax.data import clips, cutouts, paste, pseudo_clips, sequences, transforms
+from vos_jax.data import clips, cutouts, paste, pseudo_clips, sequences, transforms, workers
 
 log = logging.getLogger(__name__)
 
@@ -292,7 +287,14 @@ class BatchIterator(grain.DatasetIterator):
         if self._closed:
             raise ValueError("the iterator is closed")
         if self._running is None:
-            self._running = iter(_prefetched(self._batches[self.step :], self._config))
+            config = self._config
+            running = workers.prefetched(
+                self._batches[self.step :],
+                num_workers=config.num_workers,
+                num_threads=config.num_threads,
+                prefetch=config.prefetch,
+            )
+            self._running = iter(running)
         assert self._running is not None
         batch = dict(next(self._running))
         if self._config.num_workers:
@@ -364,42 +366,6 @@ class BatchIterator(grain.DatasetIterator):
         if self._running is not None:
             self._running.close()
             self._running = None
-
-
-def _prefetched(batches: grain.MapDataset, config: PipelineConfig) -> grain.IterDataset:
-    """Returns batches made ahead, by threads here or by worker processes; the order is the same."""
-    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
-    running = batches.to_iter_dataset(options)
-    if config.num_workers == 0:
-        return running
-    if not flags.FLAGS.is_parsed():
-        # grain passes flags to its workers; outside absl.app.run nobody has parsed any.
-        flags.FLAGS.mark_as_parsed()
-    workers = grain.MultiprocessingOptions(
-        num_workers=config.num_workers, per_worker_buffer_size=config.prefetch
-    )
-    return running.mp_prefetch(workers, worker_init_fn=_init_worker)
-
-
-def _init_worker(worker: int, workers: int) -> None:
-    """Prepares a worker: OpenCV keeps to the worker's own threads, and only the parent ends the worker.
-
-    `timeout` and Ctrl-C signal the whole process group. A worker that died of it would leave its batches in
-    shared memory; the parent, which stops in good order, asks its workers to end and frees them.
-    """
-    del worker, workers
-    cv2.setNumThreads(1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when its parent has died without a word."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)
 
 
 def make_pipeline(config: PipelineConfig, *, process_index: int = 0, process_count: int = 1) -> BatchIterator:

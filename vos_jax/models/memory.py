@@ -36,7 +36,7 @@ class MemoryConfig:
     capacity: int = 8
     every: int = 5
     eviction: str = "fifo"
-    previous: bool = True
+    previous: bool = False
 
     def __post_init__(self):
         if self.capacity < 1 + UNPINNED_SLOTS:

@@ -21,16 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models import affinity as affinity_lib
-from vos_jax.models import masks
+from vos_jax.models import masks, search_region
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import pixels as pixels_lib
 from vos_jax.typing import Array, Bool, Float, Int
 
 # Evidence of a memory pixel outside an object: log(1e-4) = -9.2 in the logits.
 EPSILON = 1e-4
-# An object whose mask has become so much smaller than it was is hidden, away or lost: it is looked for in the
-# whole frame. Chosen on composites of held-back sequences (docs/results.md).
-SHRUNKEN = 0.25
 # A memory cell is an object's where so much of it is covered.
 COVERED = 0.02
 
@@ -357,13 +354,6 @@ def l2(
     return shared(query_key, memory, dataclasses.replace(config, affinity="l2"), near)
 
 
-def _shrunken(prev_prob: Float[Array, "N H/4 W/4"], memory: memory_lib.Memory) -> Bool[Array, "N"]:
-    """Marks objects whose previous mask is less than `SHRUNKEN` of their largest one in memory."""
-    known = memory.object_in_slot & memory.slot_valid[None, :]
-    largest = jnp.max(jnp.where(known, jnp.mean(memory.prob, axis=(2, 3)), 0.0), axis=1)
-    return jnp.mean(prev_prob, axis=(1, 2)) < SHRUNKEN * largest
-
-
 READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized, "l2": l2}
 
 
@@ -395,7 +385,7 @@ def read(
     near = jnp.broadcast_to(known[:, None, None], (n, h, w))
     if config.reach == 0 or prev_prob is None:
         return variant(query_key, memory, config).replace(near=near)
-    near &= masks.reachable(prev_prob, (h, w), config.reach) | _shrunken(prev_prob, memory)[:, None, None]
+    near &= search_region.search_region(prev_prob, memory, config.reach)
     read = variant(query_key, memory, config, near)
     # Of each object alone: what is read around another one changes nothing. Elsewhere stands what the last
     # frame held there: RefineNet has never seen a value of nothing.

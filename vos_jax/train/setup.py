@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -28,6 +29,8 @@ from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
 from vos_jax.train import checkpoints, corruption, evaluation, losses, optim, parallel, step
 from vos_jax.typing import PRNGKeyArray
+
+log = logging.getLogger(__name__)
 
 NOT_LEARNED_FROM = (
     "checkpoint",
@@ -87,11 +90,15 @@ def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
 
 def _take_packed(source: config_dict.ConfigDict) -> None:
     """Makes a source of files one of records where its folder is packed."""
-    names = records.packed_names(source.root)
-    if names is not None:
-        source.kind = "array_record"
-        # What was left out while packing needs no pattern, which would have to match something.
-        source.exclude = tuple(pattern for pattern in source.exclude if fnmatch.filter(names, pattern))
+    packed = records.packed_names(source.root)
+    if packed is None:
+        return
+    source.kind = "array_record"
+    # What was left out while packing needs no pattern, which would have to match something.
+    kept = tuple(pattern for pattern in source.exclude if fnmatch.filter(packed, pattern))
+    if gone := [pattern for pattern in source.exclude if pattern not in kept]:
+        log.warning("%s: holds no %s, so there is nothing to exclude", source.root, ", ".join(gone))
+    source.exclude = kept
 
 
 def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pipeline.PipelineConfig:

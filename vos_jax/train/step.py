@@ -68,7 +68,7 @@ class StepConfig:
     def __post_init__(self):
         for name in ("sampling_prob", "oracle_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise VosError(f"train.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+                raise VosError(f"train.step.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
         for name in ("sampling_begin", "oracle_end", "burn_in"):
             if getattr(self, name) < 0:
                 raise VosError(f"train.step.{name} is {getattr(self, name)}; it must be at least 0")
@@ -119,6 +119,11 @@ def clip_terms(
     """
     frames, frame_size = clip["frames"], clip["frame_size"].astype(jnp.float32)
     length, height, width = frames.shape[:3]
+    if config.burn_in > length - 2:
+        raise VosError(
+            f"train.step.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
+            f"from behind the first; set it to at most {length - 2}, or make train.clip_length larger"
+        )
     num_objects = clip["object_valid"].shape[0]
     truth = truth_of(clip["ids"], num_objects)
     # What the first frame does not show has nothing to be followed by.
@@ -161,18 +166,19 @@ def clip_terms(
     state, _, _ = rollout.frame_step(first, params, state, frames[0], given)
     use_truth = _use_truth(config, annotated, sampling_key, step)
 
-    def follow(params: Any, state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple]:
+    def follow(state: state_lib.State, inputs: tuple, *, learns: bool) -> tuple[state_lib.State, tuple]:
+        weights = params if learns else still
         frame, encoded, supplied, truth, use_truth, key = inputs
         ahead = _Ahead(model=follower, encoded=encoded, first=False)
         nothing = state_lib.no_given(num_objects, size).replace(proposals=supplied)
-        state, _, prob, prediction = rollout.segment(ahead, params, state, frame, nothing)
-        objects = prob[1:] if params is not still else jax.lax.stop_gradient(prob[1:])
+        state, _, prob, prediction = rollout.segment(ahead, weights, state, frame, nothing)
+        objects = prob[1:] if learns else jax.lax.stop_gradient(prob[1:])
         remembered = None
         if config.corruption.enabled:
             remembered = corruption_lib.corrupt(objects, object_valid, key, config.corruption)
         state = rollout.write(
             ahead,
-            params,
+            weights,
             state,
             encoded,
             objects,
@@ -187,12 +193,12 @@ def clip_terms(
     inputs = (frames, encoded, supplied, truth, use_truth, keys)
     if config.burn_in:
         early = jax.tree.map(lambda x: x[burned], inputs)
-        state, _ = jax.lax.scan(functools.partial(follow, still), state, early, unroll=config.unroll)
-    follow = functools.partial(follow, params)
+        state, _ = jax.lax.scan(functools.partial(follow, learns=False), state, early, unroll=config.unroll)
+    learn = functools.partial(follow, learns=True)
     if config.remat:
-        follow = jax.checkpoint(follow, prevent_cse=config.unroll)
+        learn = jax.checkpoint(learn, prevent_cse=config.unroll)
     late = jax.tree.map(lambda x: x[burned.stop :], inputs)
-    _, (terms, cross_entropy) = jax.lax.scan(follow, state, late, unroll=config.unroll)
+    _, (terms, cross_entropy) = jax.lax.scan(learn, state, late, unroll=config.unroll)
 
     counts = annotated[burned.stop :]
     terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
