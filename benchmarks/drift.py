@@ -107,7 +107,9 @@ def measure(
     track = follower.start(video.size, len(video.first_frames))
     for index in range(len(video)):
         padded, given = track.prepare(video.frame(index), given_masks.get(index))
-        truth = _truth(video.annotation(index), track)
+        ids = video.annotation(index)
+        assert ids is not None  # `main` has looked
+        truth = _truth(ids, track)
         track.state, found = run(track.params, track.state, padded, given, truth, use_true)
         track.index += 1
         if index in given_masks or index == len(video) - 1:
@@ -115,9 +117,9 @@ def measure(
         found = jax.device_get(found)
         pixels = float(np.prod(video.size)) / float(np.prod(track.seen)) * state_lib.MASK_STRIDE**2
         for user_id, number in track.objects.items():
-            entry = {name: float(value[number]) for name, value in found.items()}
-            entry |= {"sequence": video.name, "frame": index, "object": user_id}
+            entry: dict[str, Any] = {name: float(value[number]) for name, value in found.items()}
             entry["area"] *= pixels
+            entry |= {"sequence": video.name, "frame": index, "object": user_id}
             if visible is not None:
                 seen, whole = visible[index][str(user_id)]
                 entry |= {"seen": seen, "share": seen / whole if whole else 0.0}

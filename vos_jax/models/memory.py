@@ -317,15 +317,15 @@ def write(
     entry, known = new() if config.writes_all else jax.lax.cond(written, new, lambda: _get(memory, slot))
     # An evicted pin may have been a removed object's first; nobody may go on pointing at it.
     first_slot = jnp.where(memory.first_slot == slot, -1, memory.first_slot)
-    said = {
+    header = {
         "slot_valid": memory.slot_valid.at[slot].set(True),
         "slot_pinned": memory.slot_pinned.at[slot].set(pinned),
         "slot_frame": memory.slot_frame.at[slot].set(frame_index),
         "usage": memory.usage.at[slot].set(0.0),
         "first_slot": jnp.where(first, slot, first_slot),
     }
-    said = {name: jnp.where(written, value, getattr(memory, name)) for name, value in said.items()}
-    return _put(memory, slot, entry, known).replace(**said)
+    header = {name: jnp.where(written, value, getattr(memory, name)) for name, value in header.items()}
+    return _put(memory, slot, entry, known).replace(**header)
 
 
 def _numbers(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Wrong masks on purpose: what a memory holds after many frames, for clips that have only a few.
+"""Corrupts the masks that are written to the memory in training, as drift does in long videos.
 
 A clip is too short for masks to drift, so a model that learns from clips alone trusts whatever is written.
 Here the written mask of an object sometimes takes pixels of another one, loses some of its own, or grows. The

@@ -202,13 +202,8 @@ def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
         )
     settings = loading.vos_config(config)
     if not hard:
-        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one,
-        # and every frame is as far from the one before as kept frames are.
-        settings = dataclasses.replace(
-            settings,
-            read=dataclasses.replace(settings.read, reach=0.0),
-            memory=dataclasses.replace(settings.memory, every=1),
-        )
+        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one.
+        settings = dataclasses.replace(settings, read=dataclasses.replace(settings.read, reach=0.0))
     return vos.VOS(config=settings, hard=hard)
 
 

@@ -290,9 +290,13 @@ def _use_truth(
 
 
 def _follower(model: vos.VOS, length: int) -> vos.VOS:
-    """The model as the scan over a clip needs it: handed its proposals, no more slots than are ever read."""
+    """Returns the model for the scan over a clip: handed its proposals, no more slots than are ever read.
+
+    Every frame is written: clips skip frames, so each is as far from the one before as kept frames are.
+    """
     memory = dataclasses.replace(
         model.config.memory,
+        every=1,
         capacity=min(model.config.memory.capacity, max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)),
     )
     return vos.VOS(config=dataclasses.replace(model.config, memory=memory, use_proposals=False), hard=False)
