@@ -3,8 +3,8 @@
 Command:  python eval.py --config davis16 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
 Time:     27 s per video and 0.27 s per frame; --adapt 0 leaves the 27 s out
-Expected: J&F 0.838 on the ten sequences of docs/results.md; --adapt 0: 0.793 (both with
-          memory.previous=true, not measured again without it); --checkpoint none: 0.587
+Expected: J&F 0.811 with --adapt 0 on the ten sequences of docs/results.md; without it not measured with these
+          weights (the former ones, and memory.previous=true: 0.838); --checkpoint none: 0.587
 """
 
 from vos_jax import config as configs
