@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors, lock, parts
+from vos_jax import command, devices, errors, files
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -139,10 +139,10 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
-    writer.check_writable(out)
+    files.check_writable(out)
     if group.leads:
-        lock.hold(out)
-        parts.sweep(out)
+        files.lock_folder(out)
+        files.remove_leftovers(out)
     with group.leader_first("record"):
         log = record.Record(
             out,
@@ -269,7 +269,7 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)
     if options.out is not None:
-        writer.check_writable(out)
+        files.check_writable(out)
     start = time.perf_counter()
     summary = scoring.score_folder(
         source,
@@ -291,7 +291,7 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
         console.print_results(screen, found)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
-        writer.check_writable(out)
+        files.check_writable(out)
         results.write(screen, source, out, found)
     if options.zip:
         screen.print(f"for the server: {submission.pack(source, folder, out / 'submission.zip')}")

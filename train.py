@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
-from vos_jax import checkout, command, devices, errors, lock, parts
+from vos_jax import checkout, command, devices, errors, files
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import loading, record, resizing, writer
+from vos_jax.inference import loading, resizing
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(ahead_of_time.describe(ahead_of_time.compile_step(config, options.topology)))
         return
     workdir = pathlib.Path(options.workdir)
-    _check_writable(workdir)
+    files.check_writable(workdir, "--workdir")
     plain = configs.as_dict(config)
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _refuse_changes(workdir, plain, allow=options.allow_config_change)
     leads = jax.process_index() == 0
     if leads:
-        lock.hold(workdir, "--workdir")
-        parts.sweep(workdir)
+        files.lock_folder(workdir, "--workdir")
+        files.remove_leftovers(workdir)
     say = screen.print if leads else lambda *_: None
 
     # ---------------------------------------------------------------- data
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "command": shlex.join(["python", "train.py", *arguments]),
         }
         if leads:
-            record.write_json(workdir / "config.json", note)
+            files.write_json(workdir / "config.json", note)
 
         # ---------------------------------------------------------------- train
         with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.batch) as view:
@@ -216,13 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(f"trained to step {number}; python -m vos_jax.export {workdir} OUT.safetensors")
     if stop.signal is not None and stop.signal.name == "SIGINT":
         raise KeyboardInterrupt
-
-
-def _check_writable(workdir: pathlib.Path) -> None:
-    try:
-        writer.check_writable(workdir)
-    except errors.VosError as error:
-        raise errors.VosError(str(error).replace("--out", "--workdir")) from error
 
 
 def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:

@@ -25,7 +25,7 @@ import jax.export
 import jax.numpy as jnp
 
 from vos_jax import config as configs
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.inference import loading, rollout
 from vos_jax.models import masks
 from vos_jax.models import state as state_lib
@@ -113,8 +113,8 @@ def main(arguments: list[str]) -> None:
     packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with parts.whole(options.out) as part:
-            part.write_bytes(packed)
+        with files.atomic(options.out) as temporary:
+            temporary.write_bytes(packed)
     except OSError as error:
         raise errors.VosError(
             f"{options.out}: cannot be written ({error.strerror}); choose another OUT"

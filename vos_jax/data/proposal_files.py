@@ -29,8 +29,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, parts, untrusted
-from vos_jax.data import masks, names, sources
+from vos_jax import errors, files
+from vos_jax.data import masks, sources
 from vos_jax.models.proposals import MASK_STRIDE, Proposals
 from vos_jax.typing import Bool, Float
 
@@ -97,7 +97,7 @@ def read(path: str | os.PathLike) -> VideoProposals:
 
 def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
     """Where a video's proposals lie: FOLDER/VIDEO.json."""
-    return pathlib.Path(folder) / f"{names.safe_name(video, 'video')}.json"
+    return pathlib.Path(folder) / f"{files.safe_name(video, 'video')}.json"
 
 
 def read_video(folder: str | os.PathLike, video: sources.Video) -> VideoProposals:
@@ -143,8 +143,8 @@ def write(path: str | os.PathLike, proposals: VideoProposals) -> None:
         for frame, records in proposals.frames.items()
     }
     data = {"format": FORMAT, "video": proposals.video, "size": list(proposals.size), "frames": frames}
-    with parts.whole(path) as part:
-        part.write_text(json.dumps(data), encoding="utf-8")
+    with files.atomic(path) as temporary:
+        temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
 def arrays(
@@ -351,12 +351,12 @@ def _split(name: str, where: str) -> tuple[str, str]:
     if len(parts) < 2:
         raise errors.VosError(f"{where}: image name {name!r} must end in video/frame")
     stem = parts[-1].rsplit(".", 1)[0] if "." in parts[-1] else parts[-1]
-    return names.safe_name(parts[-2], "video"), names.safe_name(stem, "frame")
+    return files.safe_name(parts[-2], "video"), files.safe_name(stem, "frame")
 
 
 def _read_json(path: str | os.PathLike) -> Any:
     try:
-        return untrusted.read_json(path)
+        return files.read_json(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
