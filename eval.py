@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors, files
+from vos_jax import command, devices, errors, files, geometry
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -27,7 +27,6 @@ from vos_jax.inference import (
     probabilities,
     processes,
     record,
-    resizing,
     results,
     segmentation,
     settings,
@@ -193,7 +192,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                     video,
                     config.model.proposals_dir,
                     num_proposals,
-                    resizing.Sizing.of_config(config.inference),
+                    geometry.working_size(video.size, config.inference.min_size, config.inference.max_size),
                 ),
                 direction=config.inference.direction,
                 save_probabilities=config.eval.save_probabilities,

@@ -23,7 +23,7 @@ import vos_jax
 from vos_jax import checkout, command, devices, errors, files
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import loading, resizing
+from vos_jax.inference import loading
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -103,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
     dataset = loading.dataset_index(config)
-    sizing = resizing.Sizing.of_config(config.inference)
+    limits = config.inference.min_size, config.inference.max_size
     evaluate = (
-        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, sizing) if videos else None
+        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, *limits) if videos else None
     )
     draw = preview.make_preview(judged)
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, files, weights_io
+from vos_jax import errors, files, geometry, weights_io
 from vos_jax.data import masks
 from vos_jax.inference import tracked
 from vos_jax.inference import tracker as tracker_lib
@@ -88,13 +88,13 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
     index, size, objects, first_frames = _read_note(path, metadata.get("track"), capacity)
-    seen = tracker.sizing.seen(size)
+    seen = tracker.working_size(size)
     expected = jax.eval_shape(
         functools.partial(
             state_lib.init_state,
             tracker.model,
             capacity,
-            state_lib.padded_size(seen),
+            geometry.padded_size(seen),
             seen,
         )
     )

@@ -2,11 +2,25 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vos_jax.typing import Array, Bool, Float, UInt8
+from vos_jax.typing import Array, Bool, Float, Shaped, UInt8
 
 # Odds are clamped here, so that a certain mask stays finite (STM's soft aggregation).
 CLAMP = 1e-7
+
+
+def one_hot(ids: Shaped[Array | np.ndarray, "H W"], num_objects: int) -> Bool[Array | np.ndarray, "N H W"]:
+    """Marks the pixels of objects 1 to N, one map per object.
+
+    Args:
+      ids: integer object ids, 0 for background; ids above N are in no map.
+      num_objects: N.
+
+    Returns:
+      An array of the library that `ids` are of.
+    """
+    return ids[None] == np.arange(1, num_objects + 1, dtype=ids.dtype)[:, None, None]
 
 
 def downsample(prob: Float[Array, "*n H W"], factor: int) -> Float[Array, "*n h w"]:
