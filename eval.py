@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors, files, geometry
+from vos_jax import command, devices, errors, files, geometry, processes
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -25,7 +25,6 @@ from vos_jax.inference import (
     followers,
     loading,
     probabilities,
-    processes,
     record,
     results,
     segmentation,
@@ -139,7 +138,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
     files.check_writable(out)
-    if group.leads:
+    if group.is_leader:
         files.lock_folder(out)
         files.remove_leftovers(out)
     with group.leader_first("record"):
@@ -168,10 +167,10 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
         scores,
         concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
     ):
-        # Before anything is noted: all processes part the same videos.
-        group.wait("finished")
+        # Before anything is noted: all processes partition the same videos.
+        group.barrier("finished")
         last.enter_context(group.together("done"))
-        todo = group.share([v for v in videos if v.name not in finished], segmentation.cost)
+        todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
         if group.count > 1:
             screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
         total = sum(map(len, todo))
@@ -214,7 +213,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 fps = len(video) / log.working_seconds(video.name)
                 screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
-        if group.leads:
+        if group.is_leader:
             for video in videos:
                 if video.name in finished:
                     hand_on(video)
@@ -224,15 +223,15 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 for video, segmented in ready:
                     log.note(video.name, segmented.seconds, segmented.presence)
                     hand_on(video)
-        if group.leads:
+        if group.is_leader:
             log.gather()
-            processes.check(log.unfinished(videos))
+            processes.check_finished(log.unfinished(videos))
             for video in videos:
                 if video.name not in scored:
                     hand_on(video, undrawn=False)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
-        if not group.leads:
+        if not group.is_leader:
             return
         object_scores = [score for video in videos for score in scored[video.name].result()]
         summary = scoring.table(source, object_scores)

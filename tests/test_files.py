@@ -15,7 +15,7 @@ import segment as segment_program
 import train as train_program
 from tests.data import video_maker
 from tests.inference import coloured
-from vos_jax import errors, files
+from vos_jax import errors, files, processes
 from vos_jax.data import masks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -114,7 +114,7 @@ def refused(capsys) -> bool:
 def test_a_second_eval_segment_or_train_on_one_folder_stops(tmp_path, holder, capsys, monkeypatch):
     """Two evals on one folder mixed their masks and overwrote each other's record."""
     # In this process JAX is at work already, and may not look for others any more.
-    monkeypatch.setattr(train_program.distributed, "initialise", lambda *_: False)
+    monkeypatch.setattr(processes, "join", lambda *_, **__: processes.ProcessGroup())
     out, workdir = str(tmp_path / "out"), tmp_path / "out"
     assert eval_program.main(["--config", "demo", "--checkpoint", "none", "--out", out]) == 2
     assert refused(capsys)

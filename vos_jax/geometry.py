@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.typing import Float, UInt8
+from vos_jax.typing import Float, Shaped, UInt8
 
 MASK_STRIDE = 4
 """Pixels per cell of predicted and carried masks, along either axis."""
@@ -61,11 +61,11 @@ def padded_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def pad(array: Any, size: tuple[int, int], mode: str = "edge") -> Any:
+def pad(array: Shaped[Any, "H W *c"], size: tuple[int, int], mode: str = "edge") -> Shaped[Any, "h w *c"]:
     """Pads an array at the bottom and right.
 
     Args:
-      array: [H, W, ...], of numpy or JAX; may be traced.
+      array: of numpy or JAX; may be traced.
       size: the result's (height, width), each at least that of `array`.
       mode: "edge" repeats the border, for frames; "constant" fills with zeros, for masks and ids.
 
@@ -129,18 +129,18 @@ def resize_ids(ids: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
     return present[winner].astype(np.uint8)
 
 
-def overwrite(ids: Any, prompt_ids: Any) -> Any:
+def overwrite(ids: UInt8[Any, "H W"], prompt_ids: UInt8[Any, "H W"]) -> UInt8[Any, "H W"]:
     """Replaces the masks of prompted objects by the prompt's, exact to the pixel.
 
     An object in the prompt keeps no pixel outside of its prompted mask; the prompt's pixels win over all
     other objects.
 
     Args:
-      ids: uint8 [H, W] object ids, of numpy or JAX; may be traced.
-      prompt_ids: uint8 [H, W] object ids, of the same library; 0 where nothing is prompted.
+      ids: object ids of numpy or JAX; may be traced.
+      prompt_ids: object ids of the same library; 0 where nothing is prompted.
 
     Returns:
-      uint8 [H, W] object ids, of the same library.
+      Object ids of the same library.
     """
     if isinstance(prompt_ids, jax.Array):
         module: Any = jnp

@@ -1,5 +1,7 @@
 """Soft masks of several objects: changing their resolution, and making them share each pixel."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +12,15 @@ from vos_jax.typing import Array, Bool, Float, Shaped, UInt8
 CLAMP = 1e-7
 
 
-def one_hot(ids: Shaped[Array | np.ndarray, "H W"], num_objects: int) -> Bool[Array | np.ndarray, "N H W"]:
+def one_hot(ids: Shaped[Any, "H W"], num_objects: int) -> Bool[Any, "N H W"]:
     """Marks the pixels of objects 1 to N, one map per object.
 
     Args:
-      ids: integer object ids, 0 for background; ids above N are in no map.
+      ids: integer object ids of numpy or JAX, 0 for background; ids above N are in no map.
       num_objects: N.
 
     Returns:
-      An array of the library that `ids` are of.
+      Maps of the same library.
     """
     return ids[None] == np.arange(1, num_objects + 1, dtype=ids.dtype)[:, None, None]
 
