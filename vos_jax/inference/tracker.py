@@ -370,7 +370,8 @@ class Track:
                 slots[user_id] = 1 + objects[user_id]
                 valid[objects[user_id]] = True
             slot_ids = geometry.pad(slots[geometry.resize_ids(ids, self.seen)], self.padded, mode="constant")
-            given = given.replace(prob=jnp.asarray(masks.one_hot(slot_ids, self.capacity), jnp.float32))
+            prob = masks.one_hot(slot_ids, self.capacity).astype(np.float32)
+            given = given.replace(prob=jnp.asarray(prob))
         self.objects, self._first_frames = objects, first_frames
         return given.replace(valid=jnp.asarray(valid), remove=jnp.asarray(removed))
 
