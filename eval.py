@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors, lock, parts
+from vos_jax import command, devices, errors, files, geometry, processes
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -25,9 +25,7 @@ from vos_jax.inference import (
     followers,
     loading,
     probabilities,
-    processes,
     record,
-    resizing,
     results,
     segmentation,
     settings,
@@ -139,10 +137,10 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
-    writer.check_writable(out)
-    if group.leads:
-        lock.hold(out)
-        parts.sweep(out)
+    files.check_writable(out)
+    if group.is_leader:
+        files.lock_folder(out)
+        files.remove_leftovers(out)
     with group.leader_first("record"):
         log = record.Record(
             out,
@@ -169,10 +167,10 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
         scores,
         concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
     ):
-        # Before anything is noted: all processes part the same videos.
-        group.wait("finished")
+        # Before anything is noted: all processes partition the same videos.
+        group.barrier("finished")
         last.enter_context(group.together("done"))
-        todo = group.share([v for v in videos if v.name not in finished], segmentation.cost)
+        todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
         if group.count > 1:
             screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
         total = sum(map(len, todo))
@@ -193,7 +191,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                     video,
                     config.model.proposals_dir,
                     num_proposals,
-                    resizing.Sizing.of_config(config.inference),
+                    geometry.working_size(video.size, config.inference.min_size, config.inference.max_size),
                 ),
                 direction=config.inference.direction,
                 save_probabilities=config.eval.save_probabilities,
@@ -215,7 +213,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 fps = len(video) / log.working_seconds(video.name)
                 screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
-        if group.leads:
+        if group.is_leader:
             for video in videos:
                 if video.name in finished:
                     hand_on(video)
@@ -225,15 +223,15 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 for video, segmented in ready:
                     log.note(video.name, segmented.seconds, segmented.presence)
                     hand_on(video)
-        if group.leads:
+        if group.is_leader:
             log.gather()
-            processes.check(log.unfinished(videos))
+            processes.check_finished(log.unfinished(videos))
             for video in videos:
                 if video.name not in scored:
                     hand_on(video, undrawn=False)
         print_scored(wait=True)
         pictures = [drawing.result() for drawing in drawn]
-        if not group.leads:
+        if not group.is_leader:
             return
         object_scores = [score for video in videos for score in scored[video.name].result()]
         summary = scoring.table(source, object_scores)
@@ -269,7 +267,7 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)
     if options.out is not None:
-        writer.check_writable(out)
+        files.check_writable(out)
     start = time.perf_counter()
     summary = scoring.score_folder(
         source,
@@ -291,7 +289,7 @@ def score_only(screen, options: argparse.Namespace, config, source: sources.Vide
         console.print_results(screen, found)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
-        writer.check_writable(out)
+        files.check_writable(out)
         results.write(screen, source, out, found)
     if options.zip:
         screen.print(f"for the server: {submission.pack(source, folder, out / 'submission.zip')}")

@@ -24,7 +24,7 @@ import numpy as np
 
 import vos_jax
 from vos_jax import config as configs
-from vos_jax import devices, errors, lock, parts
+from vos_jax import devices, errors, files
 from vos_jax.data import given_masks, masks, prefetch, video_files
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import followers, loading, session, snapshots, tracker, writer
@@ -109,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follower = followers.make_plain(config, model, params)
     annotations_lib.check(annotations, follower)
     model_name = snapshots.fingerprint(model, params)
-    writer.check_writable(out)
-    lock.hold(out)
-    parts.sweep(out)
+    files.check_writable(out)
+    files.lock_folder(out)
+    files.remove_leftovers(out)
     run = session.Session(
         out, settings(config, media, annotations, model_name), model_name, overwrite=options.overwrite
     )

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
-from vos_jax import checkout, command, devices, errors, lock, parts
+from vos_jax import checkout, command, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import loading, record, resizing, writer
+from vos_jax.inference import loading
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
-    distributed,
     evaluation,
     optim,
     parallel,
@@ -83,29 +82,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(ahead_of_time.describe(ahead_of_time.compile_step(config, options.topology)))
         return
     workdir = pathlib.Path(options.workdir)
-    _check_writable(workdir)
+    files.check_writable(workdir, "--workdir")
     plain = configs.as_dict(config)
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
-    distributed.initialise(options.coordinator, options.num_processes, options.process_id)
+    group = processes.join(options.coordinator, options.num_processes, options.process_id, detect=True)
     device = devices.choose(options.device)
     _refuse_changes(workdir, plain, allow=options.allow_config_change)
-    leads = jax.process_index() == 0
-    if leads:
-        lock.hold(workdir, "--workdir")
-        parts.sweep(workdir)
-    say = screen.print if leads else lambda *_: None
+    if group.is_leader:
+        files.lock_folder(workdir, "--workdir")
+        files.remove_leftovers(workdir)
+    say = screen.print if group.is_leader else lambda *_: None
 
     # ---------------------------------------------------------------- data
     model = setup.make_model(config, hard=False)
     drawn = setup.pipeline_config(config, model.config.datasets)
-    data = pipeline.make_pipeline(drawn, process_index=jax.process_index(), process_count=jax.process_count())
+    data = pipeline.make_pipeline(drawn, process_index=group.index, process_count=group.count)
     videos = setup.evaluation_videos(config, drawn)
     judged = setup.make_model(config, hard=True)
     dataset = loading.dataset_index(config)
-    sizing = resizing.Sizing.of_config(config.inference)
+    limits = config.inference.min_size, config.inference.max_size
     evaluate = (
-        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, sizing) if videos else None
+        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, *limits) if videos else None
     )
     draw = preview.make_preview(judged)
 
@@ -143,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "commit": checkout.commit(),
             "command": shlex.join(["python", "train.py", *arguments]),
         }
-        if leads:
-            record.write_json(workdir / "config.json", note)
+        if group.is_leader:
+            files.write_json(workdir / "config.json", note)
 
         # ---------------------------------------------------------------- train
         with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.batch) as view:
@@ -199,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if train.picture_every and number % train.picture_every == 0:
                     with view.pause():
                         weights = evaluation.to_host(run.ema)
-                        if leads:
+                        if group.is_leader:
                             clip = {name: value[0] for name, value in batch.items()}
                             view.picture(number, draw(weights, clip))
             settle()
@@ -216,13 +214,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(f"trained to step {number}; python -m vos_jax.export {workdir} OUT.safetensors")
     if stop.signal is not None and stop.signal.name == "SIGINT":
         raise KeyboardInterrupt
-
-
-def _check_writable(workdir: pathlib.Path) -> None:
-    try:
-        writer.check_writable(workdir)
-    except errors.VosError as error:
-        raise errors.VosError(str(error).replace("--out", "--workdir")) from error
 
 
 def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:

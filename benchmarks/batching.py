@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import long_video
 from vos_jax import config as configs
-from vos_jax import devices, errors
+from vos_jax import devices, errors, geometry
 from vos_jax.data import rendered
 from vos_jax.inference import loading, rollout, tracker
 from vos_jax.models import masks
@@ -58,7 +58,7 @@ def compare(model, params, inputs: tuple, batches: list[int], repeats: int):
 
     def step(params, state: state_lib.State, frame, given):
         state, prob, _ = rollout.frame_step(model, params, state, frame, given)
-        return state, masks.to_ids(prob, state_lib.MASK_STRIDE)
+        return state, masks.to_ids(prob, geometry.MASK_STRIDE)
 
     alone = jax.jit(step).lower(params, *inputs).compile()
     _, one = jax.block_until_ready(alone(params, *inputs))

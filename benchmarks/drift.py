@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.data import datasets, sources
-from vos_jax.inference import loading, resizing, rollout, tracker
+from vos_jax.inference import loading, rollout, tracker
 from vos_jax.models import masks, vos
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import state as state_lib
@@ -68,8 +68,7 @@ def step(
     )
     after = after.replace(memory=memory, prev_prob=jnp.where(use_true["previous"], truth, after.prev_prob))
 
-    objects = jnp.arange(truth.shape[0])[:, None, None]
-    final = jnp.argmax(prob, axis=0)[None] == 1 + objects
+    final = masks.one_hot(jnp.argmax(prob, axis=0), truth.shape[0])
     stages = {"final": final} | {name: of(prediction.out) > 0.5 for name, of in vos.STAGES.items()}
     found = {f"iou_{name}": _iou(mask, truth > 0.5) for name, mask in stages.items()}
     found["area"] = jnp.sum(final, axis=(1, 2))
@@ -115,7 +114,7 @@ def measure(
         if index in given_masks or index == len(video) - 1:
             continue
         found = jax.device_get(found)
-        pixels = float(np.prod(video.size)) / float(np.prod(track.seen)) * state_lib.MASK_STRIDE**2
+        pixels = float(np.prod(video.size)) / float(np.prod(track.seen)) * geometry.MASK_STRIDE**2
         for user_id, number in track.objects.items():
             entry: dict[str, Any] = {name: float(value[number]) for name, value in found.items()}
             entry["area"] *= pixels
@@ -129,11 +128,12 @@ def measure(
 
 def _truth(ids: np.ndarray, track: tracker.Track) -> jax.Array:
     """The share of each stride-4 cell that each of the track's objects covers, [N, H/4, W/4]."""
-    seen = resizing.resize_ids(ids, track.seen)
-    truth = np.zeros((track.capacity, *track.padded), np.float32)
+    slots = np.zeros(256, np.uint8)
     for user_id, number in track.objects.items():
-        truth[number, : track.seen[0], : track.seen[1]] = seen == user_id
-    return masks.downsample(jnp.asarray(truth), state_lib.MASK_STRIDE)
+        slots[user_id] = 1 + number
+    slot_ids = geometry.pad(slots[geometry.resize_ids(ids, track.seen)], track.padded, mode="constant")
+    truth = jnp.asarray(masks.one_hot(slot_ids, track.capacity), jnp.float32)
+    return masks.downsample(truth, geometry.MASK_STRIDE)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -205,7 +205,8 @@ def main() -> None:
         params,
         buckets=config.objects.buckets,
         dataset=loading.dataset_index(config),
-        sizing=resizing.Sizing.of_config(config.inference),
+        min_size=config.inference.min_size,
+        max_size=config.inference.max_size,
     )
     run = make_run(model)
     print(f"{jax.devices()[0].device_kind}, {checkpoint}, {options.data}: {len(videos)} sequences\n")

@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import cost, peaks, stages
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data import rendered
@@ -77,7 +77,7 @@ def stage_rows(
     def evaluate(function: Any, *arguments: Any) -> Any:
         return jax.jit(function)(*arguments)
 
-    padded = jax.device_put(track._pad(frame))
+    padded = jax.device_put(geometry.pad(frame, track.padded))
     rows = {}
     for name, function, arguments in stages.of_frame(run.model, run.params, track.state, padded, evaluate):
         compiled = jax.jit(function)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.inference import rollout
 from vos_jax.models import alignment, masks, refine, vos
 from vos_jax.models import matching as matching_lib
@@ -78,7 +79,7 @@ def of_frame(
     def step(params: Any, state: state_lib.State, frame: Any) -> Any:
         given = state_lib.no_given(state.prev_prob.shape[0], frame.shape[:2])
         state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
-        return state, masks.to_ids(prob, state_lib.MASK_STRIDE), prediction.presence
+        return state, masks.to_ids(prob, geometry.MASK_STRIDE), prediction.presence
 
     yield Stage(WHOLE, step, (params, state, frame))
 
@@ -104,4 +105,4 @@ def _match(net: vos.VOSNet, similarity: Any, candidates: Any, compared: Any, sta
 
 
 def _finish(prob: jax.Array, valid: jax.Array) -> Any:
-    return masks.to_ids(masks.aggregate(prob, valid), state_lib.MASK_STRIDE)
+    return masks.to_ids(masks.aggregate(prob, valid), geometry.MASK_STRIDE)

@@ -9,8 +9,8 @@ import numpy as np
 import eval as eval_program
 import segment
 import train
+from vos_jax import geometry
 from vos_jax.data import build, check, masks
-from vos_jax.inference import resizing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/tutorial.md").read_text()
@@ -29,7 +29,7 @@ def commands():
 def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Followed at its own size: what the code says is the same.
-    monkeypatch.setattr(resizing, "MAX_ENLARGEMENT", 1.0)
+    monkeypatch.setattr(geometry, "MAX_ENLARGEMENT", 1.0)
     code = {}
     make, track, edit = blocks("python")
     exec(make, code)

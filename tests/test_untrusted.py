@@ -13,12 +13,11 @@ from PIL import Image
 
 from tests.data import video_maker
 from vos_jax import config as configs
-from vos_jax import errors, untrusted
+from vos_jax import errors, files
 from vos_jax.data import (
     frames,
     given_masks,
     masks,
-    names,
     proposal_files,
     sequences,
     sources,
@@ -106,7 +105,7 @@ def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
     """A reader with a limit allocated the limit, a gigabyte, for every file."""
     (tmp_path / "small").write_bytes(b"x")
     tracemalloc.start()
-    assert untrusted.read_bytes(tmp_path / "small") == b"x"
+    assert files.read_bytes(tmp_path / "small") == b"x"
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -177,7 +176,7 @@ def test_files_larger_than_any_honest_one_are_not_read(tmp_path, little_memory):
     with pytest.raises(errors.VosError, match="at most 1024 MiB"):
         masks.read_mask(tmp_path / "huge.png")
     with pytest.raises(OSError, match="512 MiB"):
-        untrusted.read_json(tmp_path / "huge.png")
+        files.read_json(tmp_path / "huge.png")
 
 
 def test_links_within_a_data_set_are_followed(tmp_path):
@@ -210,7 +209,7 @@ def test_json_nested_without_end_is_no_traceback(tmp_path, read):
 )
 def test_names_that_leave_their_folder_or_command_the_terminal_are_refused(tmp_path, name):
     with pytest.raises(errors.VosError) as told:
-        names.safe_name(name)
+        files.safe_name(name)
     str(told.value).encode()
     (tmp_path / "meta.json").write_text(json.dumps({"videos": {name: {"objects": {}}}}))
     with pytest.raises(errors.VosError):

@@ -14,14 +14,9 @@ import safetensors.numpy
 from PIL import Image
 
 from tests.inference import coloured
-from vos_jax import errors, untrusted, weights_io
+from vos_jax import errors, files, weights_io
 from vos_jax.convert import torch_pickle
-from vos_jax.data import (
-    proposal_files,
-    records,
-    sources,
-    videos,
-)
+from vos_jax.data import proposal_files, records, sources, videos
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
@@ -100,7 +95,7 @@ def test_probabilities_run_no_pickle(tmp_path):
 
 def test_no_reader_unpickles():
     """`pickle` and `np.load` outside the two places that guard them."""
-    root = pathlib.Path(untrusted.__file__).parent
+    root = pathlib.Path(files.__file__).parent
     found = [
         f"{path.relative_to(root)}: {word}"
         for path in sorted(root.rglob("*.py"))

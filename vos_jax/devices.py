@@ -1,22 +1,34 @@
-"""What the programs compute on: the user's choice, checked before any work."""
+"""The devices that a program computes on, and the cache of programs compiled for them."""
 
 import ctypes
+import hashlib
+import os
+import pathlib
 import platform
+import stat
 from typing import Any
 
 import jax
 
-from vos_jax import program_cache
 from vos_jax.errors import VosError
 from vos_jax.typing import Device
 
 NAMES = ("cpu", "gpu", "tpu")
 
+CACHE_VARIABLE = "VOS_JAX_CACHE"
+"""Environment variable that names another folder, or `off`; JAX_COMPILATION_CACHE_DIR overrides it."""
+
+MAX_CACHE_BYTES = 2 << 30
+"""Size limit of the cache of compiled programs, in bytes; the oldest programs are deleted first."""
+
 
 def prefer(name: str | None) -> None:
-    """Asks JAX for `name` ("cpu", "gpu", "tpu"; None = the best there is) and touches no device yet.
+    """Asks JAX for a kind of device without touching any.
 
-    For what has to come between: `train.distributed.initialise`, after which it is too late to ask.
+    Call it before `processes.join`, after which it is too late to ask.
+
+    Args:
+      name: "cpu", "gpu" or "tpu"; None: the best there is.
     """
     if name is not None:
         # Left to itself JAX prefers an accelerator; naming one would fail with JAX's own traceback.
@@ -24,35 +36,38 @@ def prefer(name: str | None) -> None:
 
 
 def choose(name: str | None) -> str:
-    """Makes JAX use `name` ("cpu", "gpu", "tpu"; None = the best there is) and returns its description.
+    """Makes JAX use a kind of device and returns its description.
 
-    Call it before anything computes: JAX settles on its devices at first use. What is compiled from then on
-    is kept for the next run (`program_cache`).
+    Call it before anything computes: JAX settles on its devices at first use. Programs compiled from then on
+    are cached for the next run.
+
+    Args:
+      name: "cpu", "gpu" or "tpu"; None: the best there is.
 
     Raises:
         VosError: JAX sees no such device, or settled on another one before.
     """
     prefer(name)
-    program_cache.keep()
+    _cache_programs()
     try:
         found = jax.default_backend()
         device = jax.devices()[0]
     except RuntimeError as error:
         raise VosError(f"JAX cannot start its devices: {str(error).splitlines()[0]}") from error
     if found == "cpu":
-        keep_freed_memory()
+        _keep_freed_memory()
     if name is not None and found != name:
         raise VosError(f"--device {name}: JAX sees only {found} here; install JAX for {name} (see README.md)")
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
 
 
 def local() -> list[Device]:
-    """The devices of this process that work is spread over."""
+    """Returns the devices of this process that work is spread over."""
     return jax.local_devices()
 
 
 def peak_memory_mb() -> float:
-    """Most memory in MB that one device has held so far; on CPU, which does not count it, this process."""
+    """Returns the most memory that one device has held so far, in MB; on CPU, that of this process."""
     peaks: list[Any] = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
     if None in peaks:
         import resource  # not everywhere there
@@ -63,8 +78,8 @@ def peak_memory_mb() -> float:
     return max(peaks) / 1e6
 
 
-def keep_freed_memory() -> None:
-    """Lets this process keep what it frees, where the C library is glibc; elsewhere does nothing.
+def _keep_freed_memory() -> None:
+    """Tells glibc not to return freed memory to the system; does nothing with other C libraries.
 
     glibc maps every block above 32 MB anew and hands it back when freed, so each frame would pay the page
     faults of all its large temporaries again.
@@ -75,3 +90,55 @@ def keep_freed_memory() -> None:
     m_mmap_max, m_trim_threshold = -4, -1  # malloc.h
     libc.mallopt(m_mmap_max, 0)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+# --- compiled programs --------------------------------------------------------------------------------------
+
+
+def _cache_programs() -> None:
+    """Turns on JAX's compilation cache in a private folder; does nothing if there can be none.
+
+    A program is machine code: a folder that other users may write to is not used, and each kind of processor
+    has one of its own.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE, "")
+    settings: Any = jax.config  # its flags are attributes that a type checker does not see
+    if chosen == "off" or settings.jax_compilation_cache_dir:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = pathlib.Path(chosen or os.path.join(home, "vos_jax")) / f"programs-{_processor()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(folder):
+            return
+        _make_room(folder)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _processor() -> str:
+    """Returns a name that differs between processors that cannot run each other's machine code."""
+    described = platform.machine() + platform.processor()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            described += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        pass
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def _is_private(folder: pathlib.Path) -> bool:
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _make_room(folder: pathlib.Path) -> None:
+    """Deletes the oldest programs until at most `MAX_CACHE_BYTES` are left."""
+    programs = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir())
+    excess = sum(size for _, size, _ in programs) - MAX_CACHE_BYTES
+    for _, size, path in programs:
+        if excess <= 0:
+            return
+        path.unlink(missing_ok=True)
+        excess -= size

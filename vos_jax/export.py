@@ -25,7 +25,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.train import checkpoints
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -122,10 +122,10 @@ def save(
         out.parent.mkdir(parents=True, exist_ok=True)
         # The record first goes: a file without one is taken as it is, one with a foreign one is refused.
         out.with_suffix(".json").unlink(missing_ok=True)
-        with parts.whole(out) as part:
-            part.write_bytes(packed)
-        with parts.whole(out.with_suffix(".json")) as part:
-            part.write_text(json.dumps(record, indent=2) + "\n")
+        with files.atomic(out) as temporary:
+            temporary.write_bytes(packed)
+        with files.atomic(out.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
     return record

@@ -25,7 +25,7 @@ import jax.export
 import jax.numpy as jnp
 
 from vos_jax import config as configs
-from vos_jax import errors, parts
+from vos_jax import errors, files, geometry
 from vos_jax.inference import loading, rollout
 from vos_jax.models import masks
 from vos_jax.models import state as state_lib
@@ -50,8 +50,7 @@ def export(
       platforms: what the programs can run on.
     """
     params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
-    padded = state_lib.padded_size(size)
-    margins = [(0, large - small) for large, small in zip(padded, size, strict=True)]
+    padded = geometry.padded_size(size)
     treedef = jax.tree.structure(
         jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
     )
@@ -60,20 +59,17 @@ def export(
         return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size))
 
     def step(frame, ids, *leaves):
-        numbers = jnp.arange(1, num_objects + 1, dtype=jnp.uint8)
-        drawn = jnp.pad(ids, margins)[None] == numbers[:, None, None]
-        there = jnp.any(drawn, axis=(1, 2))
+        drawn = masks.one_hot(geometry.pad(ids, padded, mode="constant"), num_objects)
         given = state_lib.Given(
-            prob=drawn.astype(jnp.float32), valid=there, remove=jnp.zeros((num_objects,), bool)
+            prob=drawn.astype(jnp.float32),
+            valid=jnp.any(drawn, axis=(1, 2)),
+            remove=jnp.zeros((num_objects,), bool),
         )
         state, prob, _ = rollout.frame_step(
-            model, params, treedef.unflatten(leaves), jnp.pad(frame, [*margins, (0, 0)], mode="edge"), given
+            model, params, treedef.unflatten(leaves), geometry.pad(frame, padded), given
         )
-        found = masks.to_ids(prob, state_lib.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
-        # What was drawn is true to the pixel.
-        redrawn = jnp.any((found[None] == numbers[:, None, None]) & there[:, None, None], axis=0)
-        found = jnp.where(ids > 0, ids, jnp.where(redrawn, 0, found))
-        return found, *jax.tree.leaves(state)
+        found = masks.to_ids(prob, geometry.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
+        return geometry.overwrite(found, ids), *jax.tree.leaves(state)
 
     frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
     ids = jax.ShapeDtypeStruct(size, jnp.uint8)
@@ -113,8 +109,8 @@ def main(arguments: list[str]) -> None:
     packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with parts.whole(options.out) as part:
-            part.write_bytes(packed)
+        with files.atomic(options.out) as temporary:
+            temporary.write_bytes(packed)
     except OSError as error:
         raise errors.VosError(
             f"{options.out}: cannot be written ({error.strerror}); choose another OUT"

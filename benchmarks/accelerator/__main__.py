@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks.accelerator import clock, figures, programs, state_files, training
-from vos_jax import checkout, devices, errors, parts
+from vos_jax import checkout, devices, errors, files
 from vos_jax import config as configs
 from vos_jax.train import setup
 
@@ -173,7 +173,7 @@ def _prepare(out: pathlib.Path, cache: pathlib.Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.VosError(f"{out}: cannot be made ({error.strerror}); choose another --out") from error
-    parts.sweep(out)
+    files.remove_leftovers(out)
     jax.config.update("jax_compilation_cache_dir", str(cache.resolve()))
     jax.config.update("jax_persistent_cache_enable_xla_caches", "xla_gpu_per_fusion_autotune_cache_dir")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.accelerator import clock
-from vos_jax import errors, parts
+from vos_jax import errors, files
 
 Row = dict[str, Any]
 
@@ -100,8 +100,8 @@ class Figures:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            with parts.whole(self._table) as part:
-                part.write_text(as_text(self.rows))
+            with files.atomic(self._table) as temporary:
+                temporary.write_text(as_text(self.rows))
         except OSError as error:
             raise errors.VosError(f"{self._lines}: cannot be written ({error.strerror})") from error
         self._say(as_line(row))
@@ -156,6 +156,6 @@ def _read(path: pathlib.Path) -> list[Row]:
             rows.append({key: row[key] for key in ("figure", "device", "settings", "seconds")} | row)
         except (ValueError, KeyError, TypeError):
             continue
-    with parts.whole(path) as part:
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with files.atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows

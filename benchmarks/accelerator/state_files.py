@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, export, parts, untrusted, weights_io
+from vos_jax import errors, export, files, weights_io
 from vos_jax.inference import loading
 from vos_jax.train import state as state_lib
 
@@ -52,8 +52,8 @@ def save(
     try:
         with contextlib.ExitStack() as written:
             for name, shard in zip(names, shards, strict=True):
-                part = written.enter_context(parts.whole(folder / name))
-                part.write_bytes(safetensors.numpy.save(shard, metadata=metadata))
+                temporary = written.enter_context(files.atomic(folder / name))
+                temporary.write_bytes(safetensors.numpy.save(shard, metadata=metadata))
         for path in _files(folder):
             if path.name not in names:
                 path.unlink()
@@ -106,7 +106,7 @@ def restore(
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
-    data = untrusted.read_bytes(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else b""
+    data = files.read_bytes(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else b""
     flat, _ = weights_io.load(data, str(folder / WEIGHTS))
     expected = traverse_util.flatten_dict(fresh.ema, sep="/")
     loading.check_params(flat, expected, folder / WEIGHTS)
@@ -155,7 +155,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
-        tensors, metadata = weights_io.load(untrusted.read_bytes(path), str(path))
+        tensors, metadata = weights_io.load(files.read_bytes(path), str(path))
     except OSError as error:
         raise errors.VosError(f"{path}: cannot be read ({error.strerror})") from error
     if not {"step", "position", "config"} <= metadata.keys():

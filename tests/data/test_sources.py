@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vos_jax import errors
-from vos_jax.data import masks, names, sources
+from vos_jax import errors, files
+from vos_jax.data import masks, sources
 
 SIZE = (24, 32)
 
@@ -134,7 +134,7 @@ def test_unknown_sequence_names_its_neighbours(tmp_path):
 def test_names_cannot_leave_their_folder(tmp_path, name):
     make_davis(tmp_path)
     assert "plain name" in message_of(lambda: sources.DavisSource(tmp_path, sequences=[name]))
-    assert "plain name" in message_of(lambda: names.safe_name(name))
+    assert "plain name" in message_of(lambda: files.safe_name(name))
     if name.strip():
         (tmp_path / "ImageSets/2017/val.txt").write_text(f"dog\n{name}\n")
         assert "val.txt" in message_of(lambda: sources.DavisSource(tmp_path))

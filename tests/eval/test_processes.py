@@ -7,11 +7,7 @@ import socket
 import subprocess
 import sys
 
-import pytest
-
 from tests import layouts
-from vos_jax import errors
-from vos_jax.inference import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VIDEOS = ("cow", "duck", "eel")
@@ -79,15 +75,3 @@ def test_two_processes_write_what_one_writes_and_go_on_after_a_failure(tmp_path)
     assert (two / table.name).read_bytes() == table.read_bytes()
     assert sorted(path.name for path in two.glob("run*.json")) == ["run.json"], "one record of all"
     assert set(json.loads((two / "run.json").read_text())["sequences"]) == set(VIDEOS)
-
-
-def test_processes_that_are_not_all_described_are_refused():
-    with pytest.raises(errors.VosError, match="missing: num_processes, process_id"):
-        processes.join("localhost:1", None, None)
-    assert processes.join(None, None, None) == processes.join(None, 1, None) == processes.Group()
-
-
-def test_what_another_process_left_undone_is_named():
-    processes.check([])
-    with pytest.raises(errors.VosError, match="did not finish cow, eel"):
-        processes.check(["cow", "eel"])

@@ -14,16 +14,8 @@ from tests.fuzz import folders, mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import weights_io
-from vos_jax.convert import files
-from vos_jax.data import (
-    given_masks,
-    masks,
-    proposal_files,
-    records,
-    sources,
-    submission,
-    youtube_vos,
-)
+from vos_jax.convert import foreign_weights
+from vos_jax.data import given_masks, masks, proposal_files, records, sources, submission, youtube_vos
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 from vos_jax.metrics import scoring
 
@@ -61,16 +53,16 @@ def convert_seeds(name: str) -> Callable[[pathlib.Path], list[bytes]]:
 
 def pickle_seeds(folder: pathlib.Path) -> list[bytes]:
     """The pickle inside a .pth, by itself: damaged code for the unpickler."""
-    with files.zipfile.ZipFile(GOLDEN / "tensors_zip.pth") as source:
+    with foreign_weights.zipfile.ZipFile(GOLDEN / "tensors_zip.pth") as source:
         inner = next(source.read(name) for name in source.namelist() if name.endswith("data.pkl"))
     return [inner, pickle.dumps({"a": 1}, protocol=2)]
 
 
 def read_pickle(path: pathlib.Path) -> None:
     packed = path.with_suffix(".zip")
-    with files.zipfile.ZipFile(packed, "w") as archive:
+    with foreign_weights.zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a/data.pkl", path.read_bytes())
-    files.read(packed)
+    foreign_weights.read(packed)
 
 
 def soft_seeds(folder: pathlib.Path) -> list[bytes]:
@@ -297,8 +289,10 @@ DOORS = {
         ".safetensors",
         80,
     ),
-    ".pth, zip": Door(convert_seeds("tensors_zip.pth"), files.read, mutations.archive, ".pth", 60),
-    ".pth, before 1.6": Door(convert_seeds("tensors_legacy.pth"), files.read, suffix=".pth", share=40),
+    ".pth, zip": Door(convert_seeds("tensors_zip.pth"), foreign_weights.read, mutations.archive, ".pth", 60),
+    ".pth, before 1.6": Door(
+        convert_seeds("tensors_legacy.pth"), foreign_weights.read, suffix=".pth", share=40
+    ),
     ".pth's pickle": Door(pickle_seeds, read_pickle, suffix=".pkl", share=60),
     "probabilities": Door(soft_seeds, probabilities.read, mutations.archive, ".npz", 30),
     "submission zip": Door(_submission.seeds, _submission.read, mutations.archive, ".zip", 20),

@@ -10,8 +10,8 @@ from hypothesis import strategies
 
 from tests.fuzz import doors, run
 from vos_jax import config as configs
-from vos_jax import errors
-from vos_jax.data import names, proposal_files, youtube_vos
+from vos_jax import errors, files
+from vos_jax.data import proposal_files, youtube_vos
 from vos_jax.inference import record
 
 INPUTS = 40
@@ -79,7 +79,7 @@ def refused_or(read, path: pathlib.Path, content: object):
 def test_meta_json_of_any_shape(tmp_path_factory, objects, name):
     content = {"videos": {name: {"objects": {"1": objects}}}}
     found = refused_or(youtube_vos.read_meta, tmp_path_factory.getbasetemp() / "meta.json", content)
-    assert found is None or all(names.safe_name(video) for video in found)
+    assert found is None or all(files.safe_name(video) for video in found)
 
 
 @FEW

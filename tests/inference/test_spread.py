@@ -31,16 +31,6 @@ def test_longest_first_and_everything_once():
     assert {found[n][1] for n in (7, 8, 9)} == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_processes_part_the_work_without_talking(count):
-    items = [("a", 3), ("b", 9), ("c", 3), ("d", 4), ("e", 8)]
-    parts = spread.share(items, lambda item: item[1], count)
-    assert len(parts) == count and sorted(sum(parts, [])) == items, "everything once"
-    assert all(part == [item for item in items if item in part] for part in parts), "in the order given"
-    expected = {1: ["abcde"], 2: ["abc", "de"], 3: ["b", "e", "acd"], 5: ["b", "e", "d", "a", "c"]}
-    assert ["".join(name for name, _ in part) for part in parts] == expected[count]
-
-
 def test_one_device_keeps_the_order_and_the_callers_thread():
     def work(item, worker, stop):
         stop()

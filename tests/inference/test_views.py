@@ -5,7 +5,7 @@ import pytest
 
 from tests.inference.coloured import make_model, make_video
 from vos_jax import config, errors
-from vos_jax.inference import resizing, tracker, views
+from vos_jax.inference import tracker, views
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,10 @@ def test_a_mirrored_video_gives_the_mirrored_masks(inner):
 @pytest.mark.parametrize("size", [(101, 143), (143, 101)], ids=["odd", "portrait"])
 def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
     frames, ids = make_video(size)
-    sized = tracker.Tracker(make_model(), {}, with_prob=True, sizing=resizing.Sizing(max_size=64))
+    sized = tracker.Tracker(make_model(), {}, with_prob=True, max_size=64)
     merged = views.ViewsTracker(sized, scales=(0.75, 1.25), flip=True)
     small = {(48, 68), (80, 113), (68, 48), (113, 80)}
-    assert {sized.sizing.seen(size, scale) for scale in (0.75, 1.25)} <= small
+    assert {sized.working_size(size, scale) for scale in (0.75, 1.25)} <= small
     for t, result in enumerate(merged.track(frames, {0: ids[0], 2: ids[2]})):
         assert result.ids.shape == size and result.prob.shape[1:] == size
         np.testing.assert_allclose(result.prob.sum(0), 1.0, atol=1e-5)

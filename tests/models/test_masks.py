@@ -28,3 +28,11 @@ def test_the_border_repeats_into_the_padding():
     np.testing.assert_array_equal(repeated[0, :, 4:], repeated[0, :, 3:4] * np.ones(2))
     valid = np.asarray(masks.pixel_valid(jnp.array([50.0, 70.0]), (4, 6), 16))
     np.testing.assert_array_equal(np.argwhere(valid).max(0), [2, 3])
+
+
+def test_one_hot_marks_objects_from_1_in_numpy_and_jax():
+    ids = np.array([[0, 1, 3], [2, 1, 9]], np.uint8)
+    for array in (ids, jnp.asarray(ids), jnp.asarray(ids, jnp.int32)):
+        planes = masks.one_hot(array, 3)
+        assert planes.dtype == bool and planes.shape == (3, 2, 3)
+        np.testing.assert_array_equal(planes, [ids == 1, ids == 2, ids == 3])

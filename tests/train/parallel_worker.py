@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from tests import tiny
-from vos_jax.train import distributed, parallel, state, step
+from vos_jax import processes
+from vos_jax.train import parallel, state, step
 
 VARIANTS = {
     # name: (devices, settings)
@@ -119,12 +120,13 @@ def train(loss_fn, params, variant):
 
 def main(path, model, variants, *several):
     if several:
-        process, processes, port = map(int, several)
+        process, count, port = map(int, several)
         address = f"localhost:{port}"
-        assert distributed.initialise(address, num_processes=processes, process_id=process)
-        assert distributed.initialise(), "a second call must find what the first one made"
+        group = processes.join(address, count, process)
+        assert group == processes.ProcessGroup(process, count)
+        assert processes.join(detect=True) == group, "a second call must find what the first one made"
     else:
-        assert not distributed.initialise(), "there is no cluster here"
+        assert processes.join(detect=True).count == 1, "there is no cluster here"
     loss_fn, params = problem(model)
     results = {}
     for variant in variants.split(","):

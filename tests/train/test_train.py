@@ -20,7 +20,7 @@ from flax import traverse_util
 import train as program
 from tests import tiny
 from tests.data import tiny_training
-from vos_jax import export
+from vos_jax import export, processes
 from vos_jax.train import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """In this process JAX is at work already, and may not look for others any more."""
-    monkeypatch.setattr(program.distributed, "initialise", lambda *_: False)
+    monkeypatch.setattr(processes, "join", lambda *_, **__: processes.ProcessGroup())
 
 
 def start(place, script, *arguments) -> subprocess.Popen:

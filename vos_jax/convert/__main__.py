@@ -21,8 +21,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, parts
-from vos_jax.convert import files, folding, plans
+from vos_jax import errors, files
+from vos_jax.convert import folding, foreign_weights, plans
 from vos_jax.models import backbones
 from vos_jax.models.backbones import pretrained
 
@@ -35,7 +35,7 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
     Raises:
         VosError: `source` cannot be read or is another architecture, or `out` cannot be written.
     """
-    tensors, data = files.read(source)
+    tensors, data = foreign_weights.read(source)
     params = folding.convert(tensors, kernel_shapes(name), plans.PLANS[name], name=str(source))
     # Depthwise kernels and biases are few, and in bfloat16 they make most of the error: lite0's C4 is off by
     # 4 % with all in bfloat16, by 1.2 % so.
@@ -60,10 +60,10 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with parts.whole(out) as part:
-            part.write_bytes(packed)
-        with parts.whole(out.with_suffix(".json")) as part:
-            part.write_text(json.dumps(record, indent=2) + "\n")
+        with files.atomic(out) as temporary:
+            temporary.write_bytes(packed)
+        with files.atomic(out.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
     return record

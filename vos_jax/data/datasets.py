@@ -2,7 +2,8 @@
 
 from ml_collections import config_dict
 
-from vos_jax.data import names, rendered, sources, youtube_vos
+from vos_jax import files
+from vos_jax.data import rendered, sources, youtube_vos
 from vos_jax.errors import VosError
 
 
@@ -45,7 +46,7 @@ def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
             f"data.source=rendered draws its own video and reads no data; leave {data.root} (--data) away"
         )
     source = rendered.RenderedSource(merge_objects=data.merge_objects)
-    names.subset(data.sequences, source.sequences(), "the rendered sample")
+    files.select_names(data.sequences, source.sequences(), "the rendered sample")
     return source
 
 

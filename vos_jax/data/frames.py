@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, files
 from vos_jax.data import masks
 from vos_jax.typing import UInt8
 
@@ -23,7 +23,7 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
       VosError: the file is missing, no image, absurdly large, or cut off before its end.
     """
     try:
-        with untrusted.opened(path) as file:
+        with files.open_regular(path) as file:
             head = file.read(16)
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - 12))
@@ -51,7 +51,7 @@ def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
 def read_file(path: str | os.PathLike) -> bytes:
     """The bytes of a frame file; VosError if it cannot be read."""
     try:
-        return untrusted.read_bytes(path)
+        return files.read_bytes(path)
     except OSError as error:
         raise _undecodable(path, error) from error
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.data import masks
 from vos_jax.typing import UInt8
 
@@ -93,7 +93,7 @@ def read(
                 )
             origin[mask.frame, object_id] = mask.path
         before = annotations.get(mask.frame, np.zeros(size, np.uint8))
-        annotations[mask.frame] = np.where(ids > 0, ids, before)
+        annotations[mask.frame] = geometry.overwrite(before, ids)
     return annotations
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import errors, parts, untrusted
+from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 MAX_OBJECTS = 64
@@ -80,7 +80,7 @@ def png_size(path: str | os.PathLike) -> tuple[int, int]:
       VosError: no such file, not a PNG, an absurd size, or cut off before its end.
     """
     try:
-        with untrusted.opened(path) as file:
+        with files.open_regular(path) as file:
             head = file.read(33)
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 4096))
@@ -114,7 +114,7 @@ def read_mask(
         masks, resized or drawn with soft edges), or more than MAX_OBJECTS objects.
     """
     try:
-        data = untrusted.read_bytes(path)
+        data = files.read_bytes(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     return decode_mask(data, path, expected_size)
@@ -165,7 +165,7 @@ def decode_mask(
 def is_binary(path: str | os.PathLike) -> bool:
     """Whether a mask PNG that `read_mask` reads is black and white: it says "object", but not which."""
     # From memory: Pillow reads as much as a chunk claims to be, which a file object would allocate.
-    with Image.open(io.BytesIO(untrusted.read_bytes(path)), formats=["PNG"]) as image:
+    with Image.open(io.BytesIO(files.read_bytes(path)), formats=["PNG"]) as image:
         pixels = np.asarray(image if image.mode in "PL1" else image.convert("RGB"))
     return bool(np.all((pixels == 0) | (pixels == (1 if pixels.dtype == bool else VOID)))) and (
         pixels.ndim == 2 or bool(np.all(pixels == pixels[..., :1]))
@@ -191,8 +191,8 @@ def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
     # Level 1 is 3x faster than the default 6 and twice as large (7 kB instead of 4 for a 480p mask).
     image.save(encoded, "PNG", compress_level=1)
 
-    with parts.whole(path, one_of_many=True) as part:
-        part.write_bytes(encoded.getbuffer())
+    with files.atomic(path, durable=False) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def check_indexed(data: bytes, path: str | os.PathLike) -> None:

@@ -29,9 +29,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, parts, untrusted
-from vos_jax.data import masks, names, sources
-from vos_jax.models.proposals import MASK_STRIDE, Proposals
+from vos_jax import errors, files, geometry
+from vos_jax.data import masks, sources
+from vos_jax.models.proposals import Proposals
 from vos_jax.typing import Bool, Float
 
 FORMAT = "vos_jax.proposals/1"
@@ -97,7 +97,7 @@ def read(path: str | os.PathLike) -> VideoProposals:
 
 def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
     """Where a video's proposals lie: FOLDER/VIDEO.json."""
-    return pathlib.Path(folder) / f"{names.safe_name(video, 'video')}.json"
+    return pathlib.Path(folder) / f"{files.safe_name(video, 'video')}.json"
 
 
 def read_video(folder: str | os.PathLike, video: sources.Video) -> VideoProposals:
@@ -143,8 +143,8 @@ def write(path: str | os.PathLike, proposals: VideoProposals) -> None:
         for frame, records in proposals.frames.items()
     }
     data = {"format": FORMAT, "video": proposals.video, "size": list(proposals.size), "frames": frames}
-    with parts.whole(path) as part:
-        part.write_text(json.dumps(data), encoding="utf-8")
+    with files.atomic(path) as temporary:
+        temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
 def arrays(
@@ -170,11 +170,12 @@ def arrays(
       capacity: P. nms_threshold: IoU of boxes above which the lower-scored one goes (1 keeps all).
       score_threshold: proposals that score less are dropped.
     """
-    (height, width), (full_height, full_width) = frame_size, padded_size
+    (height, width), stride = frame_size, geometry.MASK_STRIDE
+    cells = padded_size[0] // stride, padded_size[1] // stride
     leaves: dict[str, Any] = dict(
         boxes=np.zeros((capacity, 4), np.float32),
         scores=np.zeros(capacity, np.float32),
-        masks=np.zeros((capacity, full_height // MASK_STRIDE, full_width // MASK_STRIDE), np.float32),
+        masks=np.zeros((capacity, *cells), np.float32),
         valid=np.zeros(capacity, bool),
     )
     out = Proposals(**leaves)
@@ -192,10 +193,8 @@ def arrays(
             mask = cv2.resize(
                 mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             )
-        padded = np.zeros((full_height, full_width), np.float32)
-        padded[:height, :width] = mask
-        cells = out.masks.shape[1:]
-        out.masks[place] = padded.reshape(cells[0], MASK_STRIDE, cells[1], MASK_STRIDE).mean((1, 3))
+        padded = geometry.pad(mask, padded_size, mode="constant")
+        out.masks[place] = padded.reshape(cells[0], stride, cells[1], stride).mean((1, 3))
         x, y, w, h = xywh[position]
         out.boxes[place] = np.array([y, x, y + h, x + w]) * np.tile(scale, 2)
         out.scores[place] = records[index].score
@@ -351,12 +350,12 @@ def _split(name: str, where: str) -> tuple[str, str]:
     if len(parts) < 2:
         raise errors.VosError(f"{where}: image name {name!r} must end in video/frame")
     stem = parts[-1].rsplit(".", 1)[0] if "." in parts[-1] else parts[-1]
-    return names.safe_name(parts[-2], "video"), names.safe_name(stem, "frame")
+    return files.safe_name(parts[-2], "video"), files.safe_name(stem, "frame")
 
 
 def _read_json(path: str | os.PathLike) -> Any:
     try:
-        return untrusted.read_json(path)
+        return files.read_json(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

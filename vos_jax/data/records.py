@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from vos_jax import errors, untrusted
+from vos_jax import errors, files
 from vos_jax.data import examples, sequences
 from vos_jax.typing import Int, UInt8, cached_property
 
@@ -49,7 +49,7 @@ class PackedRecords:
     def _shards(self) -> list[str]:
         """The split's files, in order; ValueError where they are not all there."""
         try:
-            info = untrusted.read_json(self._folder / "dataset_info.json")
+            info = files.read_json(self._folder / "dataset_info.json")
             lengths = {split["name"]: split["shardLengths"] for split in info["splits"]}
         except (KeyError, TypeError) as error:
             raise ValueError(f"dataset_info.json lists no splits: {error}") from error
@@ -128,7 +128,7 @@ def _brief(error: Exception) -> str:
 def _check_features(folder: pathlib.Path) -> None:
     """Refuses a features.json that names Python classes of others: they would be imported."""
     try:
-        waiting = [untrusted.read_json(folder / "features.json")]
+        waiting = [files.read_json(folder / "features.json")]
     except (OSError, ValueError) as error:
         raise errors.VosError(f"{folder / 'features.json'}: cannot read it ({error})") from error
     while waiting:
@@ -230,9 +230,7 @@ def packed_names(root: str | pathlib.Path) -> list[str] | None:
     if len(folders) != 1 or not (folders[0] / "dataset_info.json").is_file():
         return None
     try:
-        return [
-            str(entry["name"]) for entry in untrusted.read_json(folders[0] / "metadata.json")["sequences"]
-        ]
+        return [str(entry["name"]) for entry in files.read_json(folders[0] / "metadata.json")["sequences"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -241,7 +239,7 @@ def open_records(config: sequences.SourceConfig) -> RecordSequences:
     """A dataset packed by `python -m vos_jax.data.build`."""
     folder = _find_dataset(config)
     try:
-        metadata = untrusted.read_json(folder / "metadata.json")
+        metadata = files.read_json(folder / "metadata.json")
         index, static = metadata["sequences"], metadata["static"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.VosError(

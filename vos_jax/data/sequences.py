@@ -13,8 +13,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from vos_jax import errors
-from vos_jax.data import frames, masks, names, sources, videos, youtube_vos
+from vos_jax import errors, files
+from vos_jax.data import frames, masks, sources, videos, youtube_vos
 from vos_jax.typing import Int, UInt8, cached_property
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def select(known: Sequence[str], config: SourceConfig) -> list[int]:
         for pattern in patterns:
             hits = [i for i, name in enumerate(known) if fnmatch.fnmatchcase(name, pattern)]
             if not hits:
-                near = names.closest(pattern, known)
+                near = files.closest_names(pattern, known)
                 raise errors.VosError(
                     f"{config.root}: no sequence matches '{pattern}'; did you mean {' or '.join(near)}? "
                     f"It has {len(known)} sequences"
@@ -259,8 +259,10 @@ def open_static(config: SourceConfig) -> FileSequences:
     photos = []
     for folder in folders:
         prefix = "" if folder == root else f"{folder.name}/"
-        marks = {path.stem: path for path in names.visible(folder / "masks") if path.suffix.lower() == ".png"}
-        for image in names.visible(folder / "images"):
+        marks = {
+            path.stem: path for path in files.list_files(folder / "masks") if path.suffix.lower() == ".png"
+        }
+        for image in files.list_files(folder / "images"):
             if videos.is_frame(image):
                 mask = {0: marks[image.stem]} if image.stem in marks else {}
                 photos.append(

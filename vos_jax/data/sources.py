@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vos_jax import errors, untrusted
-from vos_jax.data import names, videos
+from vos_jax import errors, files
+from vos_jax.data import videos
 from vos_jax.typing import UInt8
 
 
@@ -103,7 +103,7 @@ class DavisSource:
         self._given = given
         self.name, self.split = f"davis{year}", split
         self.merge_objects = year == 2016 if merge_objects is None else merge_objects
-        names.safe_name(resolution, "resolution")
+        files.safe_name(resolution, "resolution")
         self._frames = self.root / "JPEGImages" / resolution
         self._masks = self.root / "Annotations" / resolution
         listing = self._find_listing(year, split, resolution)
@@ -117,7 +117,7 @@ class DavisSource:
         listed = _read_listing(listing)
         if not listed:
             raise errors.VosError(f"{listing}: lists no sequence")
-        self._sequences = names.subset(sequences, listed, f"{self.name} {split} ({listing})")
+        self._sequences = files.select_names(sequences, listed, f"{self.name} {split} ({listing})")
 
     def sequences(self) -> list[str]:
         """Names of the chosen sequences, in order."""
@@ -125,7 +125,7 @@ class DavisSource:
 
     def video(self, sequence: str) -> videos.FolderVideo:
         """Opens one sequence; VosError if it is unknown, has no frames, or a mask has no frame."""
-        names.subset([sequence], self._sequences, f"{self.name} {self.split}")
+        files.select_names([sequence], self._sequences, f"{self.name} {self.split}")
         return videos.open_video(
             sequence,
             self._frames / sequence,
@@ -135,7 +135,7 @@ class DavisSource:
         )
 
     def _find_listing(self, year: int, split: str, resolution: str) -> pathlib.Path | None:
-        names.safe_name(split, "split")
+        files.safe_name(split, "split")
         listings = self.root / "ImageSets" / str(year)
         if (listings / f"{split}.txt").is_file():
             return listings / f"{split}.txt"
@@ -143,7 +143,7 @@ class DavisSource:
         if splits:
             raise errors.VosError(
                 f"{listings / split}.txt: no such split; {listings} has {', '.join(splits)} "
-                f"(--config.data.split={names.closest(split, splits)[0]})"
+                f"(--config.data.split={files.closest_names(split, splits)[0]})"
             )
         # The archive of 2016 lists pairs of files per resolution.
         old = self.root / "ImageSets" / resolution / f"{split}.txt"
@@ -191,22 +191,22 @@ class FoldersSource:
         folder = self.root / "JPEGImages" if self._paired else self.root
         found = [
             path.name
-            for path in names.visible(folder)
-            if path.is_dir() and (self._paired or any(map(videos.is_frame, names.visible(path))))
+            for path in files.list_files(folder)
+            if path.is_dir() and (self._paired or any(map(videos.is_frame, files.list_files(path))))
         ]
         if not found:
             raise errors.VosError(
                 f"{folder}: no sequences; expected JPEGImages/SEQUENCE/*.jpg with "
                 "Annotations/SEQUENCE/*.png, or SEQUENCE/*.jpg with SEQUENCE/masks/*.png"
             )
-        if self._paired and not any(map(videos.is_frame, names.visible(folder / found[0]))):
-            nested = [path for path in names.visible(folder / found[0]) if path.is_dir()]
+        if self._paired and not any(map(videos.is_frame, files.list_files(folder / found[0]))):
+            nested = [path for path in files.list_files(folder / found[0]) if path.is_dir()]
             if nested:
                 raise errors.VosError(
                     f"{folder / found[0]}: holds folders, not frames; for the DAVIS layout say "
                     "--config.data.source=davis"
                 )
-        self._sequences = names.subset(sequences, found, str(folder))
+        self._sequences = files.select_names(sequences, found, str(folder))
 
     def sequences(self) -> list[str]:
         """Names of the chosen sequences, in order."""
@@ -214,7 +214,7 @@ class FoldersSource:
 
     def video(self, sequence: str) -> videos.FolderVideo:
         """Opens one sequence; VosError if it is unknown, has no frames, or a mask has no frame."""
-        names.subset([sequence], self._sequences, str(self.root))
+        files.select_names([sequence], self._sequences, str(self.root))
         if self._paired:
             folders = self.root / "JPEGImages" / sequence, self.root / "Annotations" / sequence
         else:
@@ -224,17 +224,17 @@ class FoldersSource:
 
 def _read_listing(path: pathlib.Path) -> list[str]:
     try:
-        lines = [line.split() for line in untrusted.read_bytes(path).decode().splitlines() if line.strip()]
+        lines = [line.split() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
     # A line is a sequence, or in the archive of 2016 "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
     listed = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
-    return list(dict.fromkeys(names.safe_name(name, f"{path}: sequence") for name in listed))
+    return list(dict.fromkeys(files.safe_name(name, f"{path}: sequence") for name in listed))
 
 
 def _no_davis(root: pathlib.Path, year: int, missing: list) -> errors.VosError:
     found = "" if root.is_dir() else "; there is no such folder"
-    others = [path.name for path in names.visible(root / "JPEGImages")]
+    others = [path.name for path in files.list_files(root / "JPEGImages")]
     if others:
         found = (
             f"; JPEGImages/ has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}: another "

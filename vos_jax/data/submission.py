@@ -17,8 +17,8 @@ import zlib
 import numpy as np
 
 from vos_jax import config as configs
-from vos_jax import errors, parts
-from vos_jax.data import datasets, masks, names, sources
+from vos_jax import errors, files
+from vos_jax.data import datasets, masks, sources
 
 MAX_BYTES = 2**26
 """Largest mask unpacked; nothing is ever unpacked to disk."""
@@ -38,7 +38,7 @@ class Counts:
 
 def member(source: sources.VideoSource, sequence: str, frame_name: str) -> str:
     """A mask's name in the archive of this data set's server."""
-    name = f"{names.safe_name(sequence)}/{names.safe_name(frame_name, f'{sequence}: frame')}.png"
+    name = f"{files.safe_name(sequence)}/{files.safe_name(frame_name, f'{sequence}: frame')}.png"
     folder = getattr(source, "archive", "")
     return f"{folder}/{name}" if folder else name
 
@@ -50,15 +50,15 @@ def pack(source: sources.VideoSource, results: str | os.PathLike, path: pathlib.
       VosError: a mask is missing or unfit (see `check`), or the archive cannot be written; none is left then.
     """
     try:
-        with parts.whole(path) as part:
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        with files.atomic(path) as temporary:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
                 for video in map(source.video, source.sequences()):
                     for name in sources.written_names(video):
-                        mask = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
+                        mask = pathlib.Path(results) / files.safe_name(video.name) / f"{name}.png"
                         info = zipfile.ZipInfo(member(source, video.name, name), _TIME)
                         info.external_attr = (stat.S_IFREG | 0o644) << 16
                         archive.writestr(info, mask.read_bytes(), zipfile.ZIP_DEFLATED)
-            check(source, part, shown=path)
+            check(source, temporary, shown=path)
     except OSError as error:
         raise errors.VosError(f"{error.filename or path}: cannot pack: {error.strerror or error}") from error
     return path

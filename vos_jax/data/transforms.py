@@ -6,6 +6,7 @@ crop (DESIGN §8, supplementary §2); everything else is optional and off by def
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +14,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.typing import Float, UInt8
 
 
@@ -115,12 +116,9 @@ def render(view: View) -> Clip:
 
 def pad(clip: Clip, size: tuple[int, int]) -> Clip:
     """Pads a clip with zeros at the bottom and right to `size` (no-op for one that fills it)."""
-    below, right = size[0] - clip.size[0], size[1] - clip.size[1]
-    if below == 0 and right == 0:
-        return clip
-    margins = ((0, below), (0, right))
-    frames = tuple(np.pad(frame, (*margins, (0, 0))) for frame in clip.frames)
-    return Clip(frames, tuple(None if ids is None else np.pad(ids, margins) for ids in clip.ids), clip.size)
+    fill = functools.partial(geometry.pad, size=size, mode="constant")
+    ids = tuple(None if ids is None else fill(ids) for ids in clip.ids)
+    return Clip(tuple(map(fill, clip.frames)), ids, clip.size)
 
 
 # --- geometry: View -> View, then one render ----------------------------------------------------------------
@@ -353,9 +351,8 @@ def recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Cli
     """Changes the real part of every frame; padding stays black."""
     height, width = clip.size
     shape = clip.frames[0].shape[:2]
-    margins = ((0, shape[0] - height), (0, shape[1] - width), (0, 0))
-    changed = [change(time, frame[:height, :width]) for time, frame in enumerate(clip.frames)]
-    return dataclasses.replace(clip, frames=tuple(np.pad(frame, margins) for frame in changed))
+    changed = (change(time, frame[:height, :width]) for time, frame in enumerate(clip.frames))
+    return dataclasses.replace(clip, frames=tuple(geometry.pad(x, shape, mode="constant") for x in changed))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ import av.error
 import av.stream
 import numpy as np
 
-from vos_jax import errors, untrusted
-from vos_jax.data import frames, masks, names, videos
+from vos_jax import errors, files
+from vos_jax.data import frames, masks, videos
 from vos_jax.typing import UInt8
 
 FPS = 24
@@ -128,7 +128,7 @@ class ImageFolder:
 
     def __init__(self, path: pathlib.Path, fps: float | None = None, exclude: Collection[pathlib.Path] = ()):
         hidden = {file.resolve() for file in exclude}
-        paths = [p for p in names.visible(path) if videos.is_frame(p) and p.resolve() not in hidden]
+        paths = [p for p in files.list_files(path) if videos.is_frame(p) and p.resolve() not in hidden]
         if not paths:
             raise errors.VosError(f"{path}: holds no images ({', '.join(frames.EXTENSIONS)} are read)")
         stems = [p.stem for p in paths]
@@ -261,7 +261,7 @@ class VideoFile:
 def _opened(path: pathlib.Path) -> Iterator[av.container.InputContainer]:
     # "file:" lest a name with a colon is taken for a network address.
     try:
-        untrusted.opened(path, sys.maxsize).close()
+        files.open_regular(path, sys.maxsize).close()
         container = av.open(f"file:{path}", options=_OPTIONS, **_LENIENT)
     except av.error.FFmpegError as error:
         reason = "not a video" if isinstance(error, av.error.InvalidDataError) else error.strerror

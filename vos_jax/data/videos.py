@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vos_jax import errors
-from vos_jax.data import frames, masks, names
+from vos_jax import errors, files
+from vos_jax.data import frames, masks
 from vos_jax.typing import UInt8, cached_property
 
 GIVEN = ("first_frame", "first", "all")
@@ -178,7 +178,7 @@ def open_video(
     Raises:
       VosError: no frames, two frames of one name, or a mask without its frame.
     """
-    paths = [path for path in names.visible(frame_folder) if is_frame(path)]
+    paths = [path for path in files.list_files(frame_folder) if is_frame(path)]
     if not paths:
         found = "no frames in it" if frame_folder.is_dir() else "no such folder"
         raise errors.VosError(
@@ -193,7 +193,7 @@ def open_video(
             )
         index_of[path.stem] = index
     mask_paths = {}
-    for path in names.visible(mask_folder):
+    for path in files.list_files(mask_folder):
         if path.suffix.lower() != ".png":
             continue
         if path.stem not in index_of:

@@ -6,8 +6,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from vos_jax import errors, untrusted
-from vos_jax.data import names, videos
+from vos_jax import errors, files
+from vos_jax.data import videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, Listed]]:
       VosError: the file is missing or of another form, or a name is no plain one.
     """
     try:
-        entries = untrusted.read_json(path)["videos"]
+        entries = files.read_json(path)["videos"]
         meta = {
             name: {
                 int(object_id): Listed(listed.get("category"), tuple(map(str, listed.get("frames", ()))))
@@ -52,7 +52,7 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, Listed]]:
             '{"videos": {NAME: {"objects": {ID: {"frames": [...]}}}}}'
         ) from error
     for name in meta:
-        names.safe_name(name, f"{path}: sequence")
+        files.safe_name(name, f"{path}: sequence")
     return meta
 
 
@@ -89,7 +89,7 @@ class YouTubeVOSSource:
         seen: Sequence[str] = (),
         given: str = "first",
     ):
-        names.safe_name(split, "split")
+        files.safe_name(split, "split")
         self.name, self.split = f"ytvos{year}", split
         self._folder = split_folder(root, split)
         if not (self._folder / "meta.json").is_file():
@@ -107,7 +107,7 @@ class YouTubeVOSSource:
                 raise errors.VosError(f"{all_frames}: no such folder (data.all_frames: that of every frame)")
         if not self._meta:
             raise errors.VosError(f"{self._folder / 'meta.json'}: lists no video")
-        self._sequences = names.subset(sequences, sorted(self._meta), str(self._folder / "meta.json"))
+        self._sequences = files.select_names(sequences, sorted(self._meta), str(self._folder / "meta.json"))
         self._seen_categories = frozenset(seen)
         self._given = given
 
@@ -117,7 +117,7 @@ class YouTubeVOSSource:
 
     def video(self, sequence: str) -> videos.FolderVideo:
         """Opens one video; VosError if it is unknown, or a required frame or a mask's frame is missing."""
-        names.subset([sequence], self._sequences, f"{self.name} {self.split}")
+        files.select_names([sequence], self._sequences, f"{self.name} {self.split}")
         folder = self._frames / sequence
         video = videos.open_video(
             sequence, folder, self._folder / "Annotations" / sequence, given=self._given
@@ -126,7 +126,7 @@ class YouTubeVOSSource:
         listed = {o: entry.frames for o, entry in self._meta[sequence].items() if entry.frames}
         required = {name for frames in listed.values() for name in frames}
         if not required:
-            beside = names.visible(self._folder / "JPEGImages" / sequence)
+            beside = files.list_files(self._folder / "JPEGImages" / sequence)
             required = {path.stem for path in beside if videos.is_frame(path)}
         for name in sorted(required - index_of.keys()):
             raise errors.VosError(

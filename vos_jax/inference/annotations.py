@@ -61,10 +61,3 @@ def check_correction(frame: int, first_frames: Mapping[int, int], max_pins: int)
             f"frame {frame} corrects objects, which first appear in {first} different frames; the memory "
             f"keeps {max_pins}: set memory.capacity to {first + 1 + memory_lib.UNPINNED_SLOTS} or more"
         )
-
-
-def stamp(result: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The result with what the user drew in it, which is true to the pixel; uint8 [H, W] all."""
-    given_ids = np.setdiff1d(np.unique(ids), [0])
-    result = np.where(np.isin(result, given_ids), 0, result)
-    return np.where(ids > 0, ids, result).astype(np.uint8)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
 from vos_jax.typing import Bool, Float, UInt8
@@ -47,8 +47,7 @@ class BoxMasks:
         if self._head is None:
             return grab_cut(frame, box)
         size = frame.shape[:2]
-        padding = [(0, padded - n) for padded, n in zip(state_lib.padded_size(size), size, strict=True)]
-        padded = np.pad(frame, (*padding, (0, 0)))
+        padded = geometry.pad(frame, geometry.padded_size(size), mode="constant")
         prob = self._head(self._params, padded, jnp.asarray(box, jnp.float32), jnp.asarray(size, jnp.float32))
         return grab_cut(frame, box, np.asarray(prob)[: size[0], : size[1]])
 

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from vos_jax import errors
-from vos_jax.inference import direction, loading, resizing, tracker, views
+from vos_jax.inference import direction, loading, tracker, views
 from vos_jax.models import state as state_lib
 from vos_jax.models import training_free, vos
 from vos_jax.train import adaptation
@@ -36,7 +36,8 @@ def make_follower(
         stages=config.eval.stages,
         dataset=loading.dataset_index(config),
         num_proposals=num_proposals,
-        sizing=resizing.Sizing.of_config(config.inference),
+        min_size=config.inference.min_size,
+        max_size=config.inference.max_size,
         adapter=make_adapter(config, model),
     )
     return views.ViewsTracker.of_config(follower, config.inference) if merged else follower
@@ -49,7 +50,8 @@ def make_plain(config: config_dict.ConfigDict, model: state_lib.Model, params: A
         params,
         buckets=config.objects.buckets,
         dataset=loading.dataset_index(config),
-        sizing=resizing.Sizing.of_config(config.inference),
+        min_size=config.inference.min_size,
+        max_size=config.inference.max_size,
         adapter=make_adapter(config, model),
     )
 

@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 
-from vos_jax import errors, parts, untrusted
-from vos_jax.data import names, sources
+from vos_jax import errors, files
+from vos_jax.data import sources
 from vos_jax.inference import tracked
 from vos_jax.typing import Float, UInt8
 
@@ -28,8 +28,8 @@ class Soft:
 
 def path_of(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
     """Where a frame's probabilities lie; VosError for names that would leave `out_dir`."""
-    folder = pathlib.Path(out_dir) / FOLDER / names.safe_name(sequence)
-    return folder / f"{names.safe_name(frame_name, f'{sequence}: frame')}.npz"
+    folder = pathlib.Path(out_dir) / FOLDER / files.safe_name(sequence)
+    return folder / f"{files.safe_name(frame_name, f'{sequence}: frame')}.npz"
 
 
 def complete(out_dir: str | os.PathLike, video: sources.Video) -> bool:
@@ -56,18 +56,18 @@ def write(path: pathlib.Path, soft: Soft) -> None:
     """Writes a compressed file, all of it or nothing; its folder exists. OSError if it cannot."""
     data = io.BytesIO()
     np.savez_compressed(data, objects=np.array(soft.objects, np.uint8), levels=soft.levels)
-    with parts.whole(path) as part:
-        part.write_bytes(data.getbuffer())
+    with files.atomic(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
 
 
 def read(path: pathlib.Path) -> Soft:
     """Reads what `write` wrote; VosError if it is missing, damaged or something else."""
     try:
-        with untrusted.opened(path) as file:
+        with files.open_regular(path) as file:
             # A small archive may claim to unpack to any size.
             with zipfile.ZipFile(file) as archive:
                 unpacked = sum(info.file_size for info in archive.infolist())
-            if unpacked > untrusted.MAX_BYTES:
+            if unpacked > files.MAX_BYTES:
                 raise ValueError(f"it unpacks to {unpacked / 2**20:.0f} MiB")
             file.seek(0)
             with np.load(file, allow_pickle=False) as content:

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import pathlib
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vos_jax import parts, untrusted
+from vos_jax import files
 from vos_jax.data import sources
 from vos_jax.errors import VosError
 from vos_jax.inference import writer
@@ -17,9 +16,6 @@ NAME = "run.json"
 
 # What processes beside the first one note, until that one puts it together.
 PARTS = "run.*.json"
-
-# Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
-_LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 
 
 class Record:
@@ -125,7 +121,7 @@ class Record:
         used = {entry["settings"] for entry in entries.values()}
         known = {name: settings for name, settings in self._known.items() if name in used}
         name = PARTS.replace("*", str(self._part)) if self._part else NAME
-        write_json(self.folder / name, {"sequences": entries, "settings": known})
+        files.write_json(self.folder / name, {"sequences": entries, "settings": known})
 
     def seconds(self, sequence: str) -> dict[str, float]:
         """What a finished sequence took, in this run or an earlier one."""
@@ -154,7 +150,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, dict], dict[str, Any]]:
     if not path.exists():
         return {}, {}
     try:
-        content = untrusted.read_json(path)
+        content = files.read_json(path)
         entries, known = dict(content["sequences"]), dict(content["settings"])
         for entry in entries.values():
             if not isinstance(known[entry["settings"]], dict):
@@ -173,19 +169,6 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
     return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the whole new one; `VosError` if it cannot."""
-    try:
-        with parts.whole(path) as part:
-            part.write_text(_LISTS.sub(_on_one_line, json.dumps(content, indent=2)) + "\n")
-    except OSError as error:
-        raise VosError(f"{path}: cannot write: {error.strerror or error}") from error
-
-
-def _on_one_line(found: re.Match) -> str:
-    return "[" + " ".join(found.group()[1:-1].split()) + "]"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,8 @@ from ml_collections import config_dict
 from rich import console as rich_console
 
 from vos_jax import config as configs
+from vos_jax import files
 from vos_jax.data import sources
-from vos_jax.inference import record
 from vos_jax.metrics import davis_csv
 from vos_jax.visualize import console
 
@@ -42,7 +42,7 @@ def write(
     screen: rich_console.Console, source: sources.VideoSource, out: pathlib.Path, results: dict
 ) -> None:
     """OUT/results.json, the official CSV files where there is a score, and the printed table."""
-    record.write_json(out / "results.json", results)
+    files.write_json(out / "results.json", results)
     davis_csv.write(out, source.split, results)
     console.print_results(screen, results)
     screen.print(f"masks and results.json: {out}")

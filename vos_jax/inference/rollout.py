@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
@@ -63,7 +64,7 @@ def segment(
     encoded = model.encode(params, frame, state.frame_size)
     prediction = model.predict(params, encoded, state, given.proposals)
 
-    given_prob = masks.downsample(given.prob, state_lib.MASK_STRIDE)
+    given_prob = masks.downsample(given.prob, geometry.MASK_STRIDE)
     object_valid = (state.object_valid | given.valid) & ~removed
     prob = jnp.where(
         given.valid[:, None, None],
@@ -109,7 +110,7 @@ def write(
             embed=encoded.embed,
             value=model.value(params, encoded, remembered, state),
             prob=masks.downsample(remembered, factor),
-            pixel_valid=masks.pixel_valid(state.frame_size, (h, w), factor * state_lib.MASK_STRIDE),
+            pixel_valid=masks.pixel_valid(state.frame_size, (h, w), factor * geometry.MASK_STRIDE),
         )
 
     memory = memory_lib.record_usage(state.memory, mass, state.object_valid)

@@ -4,10 +4,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from vos_jax import geometry
 from vos_jax.data import prefetch, proposal_files, sources
 from vos_jax.inference import direction as direction_lib
-from vos_jax.inference import probabilities, resizing, writer
-from vos_jax.models import state as state_lib
+from vos_jax.inference import probabilities, writer
 
 FRAMES_AHEAD = 4
 
@@ -93,9 +93,15 @@ def segment(
 
 
 def reader(
-    video: sources.Video, proposals_dir: str, num_proposals: int, sizing: resizing.Sizing
+    video: sources.Video, proposals_dir: str, num_proposals: int, size: tuple[int, int]
 ) -> Callable[[int], Item]:
-    """What gives frame `index`, with its proposals where those come from files (`num_proposals` > 0).
+    """Returns a function from a frame's index to the frame, with its proposals if those come from files.
+
+    Args:
+      video: the video.
+      proposals_dir: folder of the proposal files.
+      num_proposals: places of a frame for proposals; 0: they do not come from files.
+      size: working (height, width) of the frames (`geometry.working_size`).
 
     Raises:
       VosError: the video's proposals are missing or broken.
@@ -104,13 +110,12 @@ def reader(
         return video.frame
     # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
     found = proposal_files.read_video(proposals_dir, video)
-    seen = sizing.seen(video.size)
-    padded = state_lib.padded_size(seen)
+    padded = geometry.padded_size(size)
 
     def read(index: int) -> Item:
         name = video.frame_names[index]
         arrays = proposal_files.arrays(
-            found, name, frame_size=seen, padded_size=padded, capacity=num_proposals
+            found, name, frame_size=size, padded_size=padded, capacity=num_proposals
         )
         return video.frame(index), arrays
 

@@ -46,9 +46,9 @@ from typing import Any
 import numpy as np
 
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import box_masks, followers, loading, resizing, snapshots, tracked, tracker
+from vos_jax.inference import box_masks, followers, loading, snapshots, tracked, tracker
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
@@ -72,7 +72,7 @@ class Segmenter:
     Args:
       model, params: any `state.Model` and its parameters; `from_pretrained` finds them by name.
       buckets: capacities for objects; see `Tracker`.
-      sizing: at what size frames are followed; default: as they are.
+      min_size, max_size: limits of the working size; see `geometry.working_size`. 0: none.
       adapter: learns from the masks that are given (`followers.make_adapter`); default: nothing does.
     """
 
@@ -82,11 +82,18 @@ class Segmenter:
         params: Any,
         *,
         buckets: Sequence[int] = tracker.DEFAULT_BUCKETS,
-        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+        min_size: int = 0,
+        max_size: int = 0,
         adapter: tracker.Adapter | None = None,
     ):
         self._tracker = tracker.Tracker(
-            model, params, buckets=buckets, keep_states=True, sizing=sizing, adapter=adapter
+            model,
+            params,
+            buckets=buckets,
+            keep_states=True,
+            min_size=min_size,
+            max_size=max_size,
+            adapter=adapter,
         )
         self._fingerprint = snapshots.fingerprint(model, params)
         self._mask_of_box = box_masks.BoxMasks(model, self._tracker.params)
@@ -129,7 +136,8 @@ class Segmenter:
             model,
             params,
             buckets=config.objects.buckets,
-            sizing=resizing.Sizing.of_config(config.inference),
+            min_size=config.inference.min_size,
+            max_size=config.inference.max_size,
             adapter=followers.make_adapter(config, model),
         )
 
@@ -275,7 +283,7 @@ class Segmenter:
         if self._track is None:
             raise errors.VosError("no frame was segmented yet; step() or track() does it")
         track = self._track
-        full = np.asarray(mask_lib.upsample(track.state.prev_prob, state_lib.MASK_STRIDE))
+        full = np.asarray(mask_lib.upsample(track.state.prev_prob, geometry.MASK_STRIDE))
         probs = {user_id: track.full_size(full[index]) for user_id, index in track.objects.items()}
         return {0: np.clip(1.0 - sum(probs.values(), np.zeros(track.size, np.float32)), 0.0, 1.0), **probs}
 
@@ -311,9 +319,7 @@ class Segmenter:
                     f"the mask is {ids.shape[1]}x{ids.shape[0]}, the frame "
                     f"{self._frame.shape[1]}x{self._frame.shape[0]} (width x height)"
                 )
-            if given is not None:
-                given = np.where(np.isin(given, _objects(ids)), np.uint8(0), given)
-            given = ids if given is None else np.where(ids > 0, ids, given)
+            given = ids if given is None else geometry.overwrite(given, ids)
         if remove is not None:
             if given is not None:
                 given = np.where(given == remove, np.uint8(0), given)

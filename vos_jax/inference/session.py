@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vos_jax import errors, parts, untrusted
+from vos_jax import errors, files
 from vos_jax.data import masks
 from vos_jax.inference import record, snapshots, tracker, writer
 
@@ -62,7 +62,7 @@ class Session:
         """How many masks the video has if all of them are there, else None."""
         if self._done is None or not self._are_whole(self._done, frame_name, size):
             return None
-        parts.remove(self.folder / STATE)  # a run that was killed at its very end leaves it
+        files.remove(self.folder / STATE)  # a run that was killed at its very end leaves it
         return self._done
 
     def resume(
@@ -82,7 +82,7 @@ class Session:
     def begin(self, start: int, frame_name: Callable[[int], str], outdated: list[pathlib.Path]) -> None:
         """Notes that masks from frame `start` on are in the making; removes those of a former run, and
         `outdated` products made from them."""
-        writer.check_inside(self.folder / MASKS, self.folder)
+        files.check_inside(self.folder / MASKS, self.folder)
         kept = {f"{frame_name(index)}.png" for index in range(start)}
         try:
             for path in (self.folder / MASKS).glob("*.png"):
@@ -115,14 +115,14 @@ class Session:
         (self.folder / STATE).unlink(missing_ok=True)
 
     def _note(self, frames: int | None) -> None:
-        record.write_json(self.folder / record.NAME, {"settings": self._settings, "frames": frames})
+        files.write_json(self.folder / record.NAME, {"settings": self._settings, "frames": frames})
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / record.NAME
         if not path.exists():
             return None
         try:
-            noted = untrusted.read_json(path)
+            noted = files.read_json(path)
             frames = noted["frames"]
             return {
                 "settings": dict(noted["settings"]),

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, parts, untrusted, weights_io
+from vos_jax import errors, files, geometry, weights_io
 from vos_jax.data import masks
 from vos_jax.inference import tracked
 from vos_jax.inference import tracker as tracker_lib
@@ -59,8 +59,8 @@ def save(path: str | os.PathLike, snapshot: tracked.Snapshot, model: str) -> Non
     metadata = {"format": FORMAT, "model": model, "track": note, SUM: _sum(tensors, note)}
     path = pathlib.Path(path)
     try:
-        with parts.whole(path) as part:
-            part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+        with files.atomic(path) as temporary:
+            temporary.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
     except OSError as error:
         raise errors.VosError(f"{path}: cannot save the state: {error.strerror or error}") from error
 
@@ -72,7 +72,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
     """
     try:
-        data = untrusted.read_bytes(path)
+        data = files.read_bytes(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
     tensors, metadata = weights_io.load(data, str(path))
@@ -88,13 +88,13 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
     index, size, objects, first_frames = _read_note(path, metadata.get("track"), capacity)
-    seen = tracker.sizing.seen(size)
+    seen = tracker.working_size(size)
     expected = jax.eval_shape(
         functools.partial(
             state_lib.init_state,
             tracker.model,
             capacity,
-            state_lib.padded_size(seen),
+            geometry.padded_size(seen),
             seen,
         )
     )
@@ -147,7 +147,7 @@ def _read_note(
 ) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int]]:
     """What `save` notes of a track beside its state: index, size, objects and their first frames."""
     try:
-        track = untrusted.parse_json(note)
+        track = files.parse_json(note)
         height, width = (operator.index(n) for n in track["size"])
         index = operator.index(track["index"])
         objects, first_frames = (

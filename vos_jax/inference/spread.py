@@ -1,5 +1,4 @@
-"""Videos spread over processes and over the devices of one: the longest first, each on one device from end to
-end."""
+"""Distributes videos over the devices of a process, longest first. A video runs on one device."""
 
 import queue
 import threading
@@ -26,21 +25,6 @@ def make_workers(make: Callable[[], Worker], devices: Sequence[Device]) -> list[
         with jax.default_device(device):
             workers.append(make())
     return workers
-
-
-def share(items: Sequence[Item], cost: Callable[[Item], float], count: int) -> list[list[Item]]:
-    """Parts items among `count` processes, each in the order given.
-
-    The costliest is given away first, and always to who has least to do; the same items give the same parts,
-    so processes need not talk about it.
-    """
-    parts: list[list[int]] = [[] for _ in range(count)]
-    load = [0.0] * count
-    for index in sorted(range(len(items)), key=lambda i: (-cost(items[i]), i)):
-        least = load.index(min(load))
-        parts[least].append(index)
-        load[least] += cost(items[index])
-    return [[items[index] for index in sorted(part)] for part in parts]
 
 
 def spread(

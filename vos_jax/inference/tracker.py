@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import resizing, rollout, tracked
+from vos_jax.inference import rollout, tracked
 from vos_jax.models import masks, vos
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
@@ -39,7 +39,7 @@ class Tracker:
       keep_states: whether earlier snapshots stay usable as a track goes on: a copy of the memory per frame.
       dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
       num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
-      sizing: at what size frames are followed; masks come out at their own. Default: as they are.
+      min_size, max_size: limits of the working size (`geometry.working_size`). Masks have the frames' size.
       adapter: learns from every frame in which masks are given; None: nothing does.
 
     Attributes:
@@ -59,7 +59,8 @@ class Tracker:
         keep_states: bool = False,
         dataset: int = 0,
         num_proposals: int = 0,
-        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+        min_size: int = 0,
+        max_size: int = 0,
         adapter: Adapter | None = None,
     ):
         self.model = model
@@ -71,7 +72,7 @@ class Tracker:
             raise errors.VosError(f"no stage {unknown[0]!r} to show; there are: {', '.join(vos.STAGES)}")
         self.dataset = dataset
         self.num_proposals = num_proposals
-        self.sizing = sizing
+        self.min_size, self.max_size = min_size, max_size
         self.adapter = adapter
         self.seconds = {"compile": 0.0, "inference": 0.0, "adaptation": 0.0}
         self.frames = 0
@@ -87,11 +88,11 @@ class Tracker:
         self, params: Any, state: state_lib.State, frame: jax.Array, given: state_lib.Given, *, soft: bool
     ):
         state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
-        ids = masks.to_ids(prob, state_lib.MASK_STRIDE)
-        full = masks.upsample(prob, state_lib.MASK_STRIDE) if soft else None
+        ids = masks.to_ids(prob, geometry.MASK_STRIDE)
+        full = masks.upsample(prob, geometry.MASK_STRIDE) if soft else None
         stages = {name: vos.STAGES[name](prediction.out) for name in self.stages}
         stages = {
-            name: masks.to_ids(masks.aggregate(x, state.object_valid), state_lib.MASK_STRIDE)
+            name: masks.to_ids(masks.aggregate(x, state.object_valid), geometry.MASK_STRIDE)
             for name, x in stages.items()
         }
         return state, ids, prediction.presence, full, stages
@@ -117,14 +118,18 @@ class Tracker:
         self.frames += 1
         return outputs
 
+    def working_size(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+        """Returns the (height, width) at which the model sees frames; see `geometry.working_size`."""
+        return geometry.working_size(size, self.min_size, self.max_size, scale)
+
     def adapt(self, learned: dict[str, Any], frame: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
         """Returns a track's own parameters after a frame with its masks, both of the frames' size."""
         if self.adapter is None:
             return learned
-        seen = self.sizing.seen(frame.shape[:2])
+        seen = self.working_size(frame.shape[:2])
         start, compiled = time.perf_counter(), self.adapter.compile_seconds
         learned = self.adapter(
-            self.params, learned, resizing.resize_frame(frame, seen), resizing.resize_ids(ids, seen)
+            self.params, learned, geometry.resize_frame(frame, seen), geometry.resize_ids(ids, seen)
         )
         compiled = self.adapter.compile_seconds - compiled
         self.seconds["compile"] += compiled
@@ -150,11 +155,11 @@ class Tracker:
         Args:
           scale: of the size at which they are followed.
         """
-        return Track(self, size, self.bucket(max(num_objects, 1)), self.sizing.seen(size, scale))
+        return Track(self, size, self.bucket(max(num_objects, 1)), self.working_size(size, scale))
 
     def resume(self, snapshot: tracked.Snapshot) -> "Track":
         """Returns a track that goes on where the snapshot was taken."""
-        seen = self.sizing.seen(snapshot.size)
+        seen = self.working_size(snapshot.size)
         track = Track(self, snapshot.size, snapshot.state.object_valid.shape[0], seen, state=snapshot.state)
         track.objects, track.index = dict(snapshot.objects), snapshot.index
         track._first_frames = dict(snapshot.first_frames)
@@ -209,7 +214,7 @@ class Track:
         self.tracker = tracker
         self.size = size
         self.seen = seen
-        self.padded = state_lib.padded_size(seen)
+        self.padded = geometry.padded_size(seen)
         if state is None:
             state = state_lib.init_state(tracker.model, capacity, self.padded, seen, tracker.dataset)
         self.state = state
@@ -257,8 +262,8 @@ class Track:
           frame: uint8 RGB [H, W, 3].
           ids: uint8 [H, W]: masks of objects that appear in this frame or are corrected; 0 elsewhere.
           remove: the user's ids of objects to stop following.
-          proposals: of this frame, in the tracker's `num_proposals` places, masks padded as
-            `state.padded_size` says; None: there are none.
+          proposals: of this frame, in the tracker's `num_proposals` places, masks of
+            `geometry.padded_size` over `MASK_STRIDE`; None: there are none.
 
         Raises:
           VosError: wrong size, too many objects, an unknown id to remove, or proposals that have no places.
@@ -280,11 +285,11 @@ class Track:
             result = table[self._unpad(seen_ids)]
         else:
             user_ids = np.array([0, *self.objects], np.uint8)
-            result = user_ids[resizing.most_likely(planes, self.size)]
+            result = user_ids[geometry.argmax_resized(planes, self.size)]
         # For looking at only: of ids the larger share wins, not the larger probability.
-        stages = {name: resizing.resize_ids(table[self._unpad(x)], self.size) for name, x in stages.items()}
+        stages = {name: geometry.resize_ids(table[self._unpad(x)], self.size) for name, x in stages.items()}
         if ids is not None:
-            result = annotations_lib.stamp(result, ids)
+            result = geometry.overwrite(result, ids)
         presence = np.nan_to_num(np.asarray(presence))
         present = {
             user_id: 1.0 if ids is not None and np.any(ids == user_id) else float(presence[index])
@@ -294,12 +299,12 @@ class Track:
             self.learned = self.tracker.adapt(self.learned, frame, result)
         full = None
         if self.tracker.with_prob:
-            full = np.stack([resizing.resize_plane(plane, self.size) for plane in planes])
+            full = np.stack([geometry.resize_prob(plane, self.size) for plane in planes])
         return tracked.TrackedFrame(ids=result, presence=present, prob=full, stages=stages)
 
     def full_size(self, plane: Any) -> np.ndarray:
         """From a plane of the padded size to one of the frames' [H, W]."""
-        return resizing.resize_plane(self._unpad(plane), self.size)
+        return geometry.resize_prob(self._unpad(plane), self.size)
 
     def _unpad(self, plane: Any) -> np.ndarray:
         return np.asarray(plane)[: self.seen[0], : self.seen[1]]
@@ -325,11 +330,7 @@ class Track:
         given = self._given(ids, tuple(remove))
         if proposals is not None:
             given = given.replace(proposals=proposals)
-        return self._pad(resizing.resize_frame(frame, self.seen)), given
-
-    def _pad(self, frame: np.ndarray) -> np.ndarray:
-        extra = [(0, big - small) for big, small in zip(self.padded, self.seen, strict=True)]
-        return np.pad(frame, [*extra, (0, 0)], mode="edge") if any(e for _, e in extra) else frame
+        return geometry.pad(geometry.resize_frame(frame, self.seen), self.padded), given
 
     def _given(self, ids: np.ndarray | None, remove: tuple[int, ...]) -> state_lib.Given:
         """Turns the user's ids into the model's indices; changes this track only when all is well."""
@@ -360,15 +361,19 @@ class Track:
             self.state = state_lib.grow(self.state, capacity)
             self._nothing = self._given_nothing(capacity)
         given = self._nothing
-        prob, valid, removed = (np.array(x) for x in (given.prob, given.valid, given.remove))
+        valid, removed = np.array(given.valid), np.array(given.remove)
         for user_id in remove:
             removed[self.objects[user_id]] = True
-        seen = None if ids is None else resizing.resize_ids(ids, self.seen)
-        for user_id in present:
-            prob[objects[user_id], : self.seen[0], : self.seen[1]] = seen == user_id
-            valid[objects[user_id]] = True
+        if ids is not None:
+            slots = np.zeros(256, np.uint8)  # user's id -> 1 + index in the state
+            for user_id in present:
+                slots[user_id] = 1 + objects[user_id]
+                valid[objects[user_id]] = True
+            slot_ids = geometry.pad(slots[geometry.resize_ids(ids, self.seen)], self.padded, mode="constant")
+            prob = masks.one_hot(slot_ids, self.capacity).astype(np.float32)
+            given = given.replace(prob=jnp.asarray(prob))
         self.objects, self._first_frames = objects, first_frames
-        return given.replace(prob=jnp.asarray(prob), valid=jnp.asarray(valid), remove=jnp.asarray(removed))
+        return given.replace(valid=jnp.asarray(valid), remove=jnp.asarray(removed))
 
     def _given_nothing(self, capacity: int) -> state_lib.Given:
         nothing = jax.device_put(state_lib.no_given(capacity, self.padded))

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from ml_collections import config_dict
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import resizing, tracked, tracker
+from vos_jax.inference import tracked, tracker
 from vos_jax.models import state as state_lib
 
 
@@ -82,7 +82,7 @@ class ViewsTracker:
         prob /= len(results)
         ids = np.array([0, *objects], np.uint8)[np.argmax(prob, axis=0)]
         if given is not None:
-            ids = annotations_lib.stamp(ids, given)
+            ids = geometry.overwrite(ids, given)
         presence = {o: float(np.mean([result.presence[o] for result in results])) for o in objects}
         return tracked.TrackedFrame(ids=ids, presence=presence, prob=prob)
 
@@ -112,6 +112,5 @@ def configure(
 
 def check_size(size: tuple[int, int], inference: config_dict.ConfigDict) -> None:
     """Refuses frames of (height, width) pixels that some view would shrink to next to nothing; VosError."""
-    sizing = resizing.Sizing.of_config(inference)
     for scale in inference.scales:
-        sizing.seen(size, scale)
+        geometry.working_size(size, inference.min_size, inference.max_size, scale)

@@ -10,47 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vos_jax import errors, parts
-from vos_jax.data import masks, names
+from vos_jax import errors, files
+from vos_jax.data import masks
 from vos_jax.inference import probabilities
 from vos_jax.typing import UInt8
-
-
-def check_writable(out_dir: str | os.PathLike) -> None:
-    """Makes `out_dir` and proves that a file can be written there, before any work is done.
-
-    Raises:
-      VosError: the folder cannot be made, is a file, is read-only, or its disk is full.
-    """
-    folder = pathlib.Path(out_dir)
-    probe = parts.beside(folder / "writable")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(bytes(65536))
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise errors.VosError(
-            f"cannot write to {folder}: {error.strerror or error}; name another folder with --out"
-        ) from error
-
-
-def check_inside(folder: pathlib.Path, out_dir: pathlib.Path) -> None:
-    """Raises VosError where a link leads a folder of results out of `out_dir`; the latter may be a link."""
-    if not folder.resolve().is_relative_to(out_dir.resolve()):
-        raise errors.VosError(
-            f"{folder}: is a link out of {out_dir}, and nothing is written elsewhere; remove it, or name the "
-            "folder that it leads to with --out"
-        )
 
 
 def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
     """Where a result lies: OUT/SEQUENCE/FRAME.png; VosError for names that would leave `out_dir`."""
     return (
         pathlib.Path(out_dir)
-        / names.safe_name(sequence)
-        / f"{names.safe_name(frame_name, f'{sequence}: frame')}.png"
+        / files.safe_name(sequence)
+        / f"{files.safe_name(frame_name, f'{sequence}: frame')}.png"
     )
 
 
@@ -89,7 +60,7 @@ class MaskWriter:
     """
 
     def __init__(self, out_dir: str | os.PathLike, *, queue_size: int = 8):
-        check_writable(out_dir)
+        files.check_writable(out_dir)
         self.out_dir = pathlib.Path(out_dir)
         self.seconds = 0.0
         self._queue: queue.Queue = queue.Queue(queue_size)
@@ -107,7 +78,7 @@ class MaskWriter:
         try:
             for name in frame_names:
                 path = mask_path(self.out_dir, sequence, name)
-                check_inside(path.parent, self.out_dir)
+                files.check_inside(path.parent, self.out_dir)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
                 probabilities.path_of(self.out_dir, sequence, name).unlink(missing_ok=True)
@@ -174,7 +145,7 @@ def _write(
     out_dir: pathlib.Path, path: pathlib.Path, content: np.ndarray | probabilities.Soft
 ) -> errors.VosError | None:
     try:
-        check_inside(path.parent, out_dir)
+        files.check_inside(path.parent, out_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, probabilities.Soft):
             probabilities.write(path, content)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 
 MEASURES = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
@@ -42,8 +42,8 @@ def _write(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) 
     table.writerow(header)
     table.writerows([[f"{v:.3f}" if isinstance(v, float) else v for v in row] for row in rows])
     try:
-        with parts.whole(path) as part:
-            part.write_text(text.getvalue())
+        with files.atomic(path) as temporary:
+            temporary.write_text(text.getvalue())
     except OSError as error:
         raise errors.VosError(f"{path}: cannot write: {error.strerror or error}") from error
     return path

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from vos_jax import errors
-from vos_jax.data import masks, names, sources
+from vos_jax import errors, files
+from vos_jax.data import masks, sources
 from vos_jax.metrics import davis, youtube_vos
 from vos_jax.typing import Float, UInt8
 
@@ -156,9 +156,9 @@ def check_results(video: sources.Video, results_dir: str | os.PathLike) -> None:
     Raises:
       VosError: naming the missing folder or the first missing or broken file.
     """
-    folder = pathlib.Path(results_dir) / names.safe_name(video.name)
+    folder = pathlib.Path(results_dir) / files.safe_name(video.name)
     if not folder.is_dir():
-        found = [path.name for path in names.visible(pathlib.Path(results_dir)) if path.is_dir()]
+        found = [path.name for path in files.list_files(pathlib.Path(results_dir)) if path.is_dir()]
         raise errors.VosError(
             f"{folder}: no results for sequence '{video.name}'; {results_dir} has "
             f"{', '.join(found[:10]) or 'no folders'}{', ...' if len(found) > 10 else ''}"
@@ -227,7 +227,7 @@ def _result(video: sources.Video, index: int, results: Results) -> UInt8[np.ndar
         if ids.shape != tuple(video.size):
             raise errors.VosError(f"{where}: the result is {ids.shape}, its frame {tuple(video.size)}")
     else:
-        where = pathlib.Path(results) / names.safe_name(video.name) / f"{name}.png"
+        where = pathlib.Path(results) / files.safe_name(video.name) / f"{name}.png"
         ids = masks.read_mask(where, video.size)
     if getattr(video, "merge_objects", False):
         return (ids > 0).astype(np.uint8)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.typing import Array, Bool, Float
 
 
@@ -43,7 +44,7 @@ def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]
 
 
 def of_mask(
-    mask: Bool[Array, "h w"] | Float[Array, "h w"], *, stride: int = 4
+    mask: Bool[Array, "h w"] | Float[Array, "h w"], *, stride: int = geometry.MASK_STRIDE
 ) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
     """The tight box of a mask, or of prob > .5, in pixels, and whether there is one (else it is all zero)."""
     inside = mask if mask.dtype == bool else mask > 0.5

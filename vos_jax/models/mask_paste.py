@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import roi_align
 from vos_jax.typing import Array, Float
 
@@ -16,7 +17,12 @@ def _into_box(low: Array, high: Array, count: int, stride: int) -> tuple[Array, 
 
 
 def paste(
-    mask: Float[Array, "s t"], box: Float[Array, "4"], *, height: int, width: int, stride: int = 4
+    mask: Float[Array, "s t"],
+    box: Float[Array, "4"],
+    *,
+    height: int,
+    width: int,
+    stride: int = geometry.MASK_STRIDE,
 ) -> Float[Array, "height width"]:
     """Puts ONE mask, given on the grid of its box, into the frame: bilinear inside the box, zero outside.
 
@@ -43,7 +49,11 @@ def paste(
 
 
 def move(
-    mask: Float[Array, "H4 W4"], source: Float[Array, "4"], target: Float[Array, "4"], *, stride: int = 4
+    mask: Float[Array, "H4 W4"],
+    source: Float[Array, "4"],
+    target: Float[Array, "4"],
+    *,
+    stride: int = geometry.MASK_STRIDE,
 ) -> Float[Array, "H4 W4"]:
     """The part of ONE frame-sized mask inside box `source`, shifted and stretched into box `target`.
 

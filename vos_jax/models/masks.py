@@ -1,12 +1,28 @@
 """Soft masks of several objects: changing their resolution, and making them share each pixel."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vos_jax.typing import Array, Bool, Float, UInt8
+from vos_jax.typing import Array, Bool, Float, Shaped, UInt8
 
 # Odds are clamped here, so that a certain mask stays finite (STM's soft aggregation).
 CLAMP = 1e-7
+
+
+def one_hot(ids: Shaped[Any, "H W"], num_objects: int) -> Bool[Any, "N H W"]:
+    """Marks the pixels of objects 1 to N, one map per object.
+
+    Args:
+      ids: integer object ids of numpy or JAX, 0 for background; ids above N are in no map.
+      num_objects: N.
+
+    Returns:
+      Maps of the same library.
+    """
+    return ids[None] == np.arange(1, num_objects + 1, dtype=ids.dtype)[:, None, None]
 
 
 def downsample(prob: Float[Array, "*n H W"], factor: int) -> Float[Array, "*n h w"]:

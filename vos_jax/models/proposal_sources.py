@@ -9,10 +9,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.errors import VosError
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import mask_paste
-from vos_jax.models.proposals import MASK_STRIDE, Detections, ProposalConfig, Proposals
+from vos_jax.models.proposals import Detections, ProposalConfig, Proposals
 from vos_jax.typing import Array, Bool, Float, Int, PRNGKeyArray
 
 # The training oracle's boxes: each side moves by up to this share of the box's extent.
@@ -97,8 +98,8 @@ def groundtruth(
     targets = jnp.concatenate([jittered, distractors])
     valid = jnp.concatenate([visible, jnp.broadcast_to(visible.any(), (others,))])
     masks = jax.vmap(lambda index, box: mask_paste.move(truth[index], boxes[index], box))(source, targets)
-    inside = jnp.arange(height)[:, None] * MASK_STRIDE < inputs.frame_size[0]
-    inside = inside & (jnp.arange(width)[None, :] * MASK_STRIDE < inputs.frame_size[1])
+    inside = jnp.arange(height)[:, None] * geometry.MASK_STRIDE < inputs.frame_size[0]
+    inside = inside & (jnp.arange(width)[None, :] * geometry.MASK_STRIDE < inputs.frame_size[1])
     masks = jnp.where(valid[:, None, None] & inside[None], masks, 0.0)
     targets = box_lib.clip(targets, inputs.frame_size)
     overlap = jnp.where(visible[None, :], box_lib.pairwise_iou(targets, boxes), 0.0).max(1)

@@ -16,12 +16,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import fpn, mask_paste, roi_align
 from vos_jax.models.backbones import Features
 from vos_jax.typing import Array, Bool, DTypeLike, Float
 
-MASK_STRIDE = 4  # pixels per cell of the frame-sized masks
 ROI_STRIDE = 8  # of P3
 
 
@@ -57,7 +57,7 @@ def empty(capacity: int, size: tuple[int, int]) -> Proposals:
     return Proposals(
         boxes=jnp.zeros((capacity, 4)),
         scores=jnp.zeros((capacity,)),
-        masks=jnp.zeros((capacity, size[0] // MASK_STRIDE, size[1] // MASK_STRIDE)),
+        masks=jnp.zeros((capacity, size[0] // geometry.MASK_STRIDE, size[1] // geometry.MASK_STRIDE)),
         valid=jnp.zeros((capacity,), bool),
     )
 
@@ -167,7 +167,7 @@ class ProposalNetwork(nn.Module):
         kept, scores, valid = select(boxes, score, frame_size, c)
 
         mask_logits = self._masks(levels[0], kept, frame_size)
-        height, width = (n * ROI_STRIDE // MASK_STRIDE for n in levels[0].shape[:2])
+        height, width = (n * ROI_STRIDE // geometry.MASK_STRIDE for n in levels[0].shape[:2])
         masks = paste(nn.sigmoid(mask_logits), kept, valid, height=height, width=width)
         return Detections(
             locations=locations,
@@ -231,7 +231,7 @@ def paste(
     """Masks on their boxes' grids -> masks at stride 4, height×width cells; zero where not valid."""
 
     def one(prob: Array, box: Array) -> Array:
-        return mask_paste.paste(prob, box, height=height, width=width, stride=MASK_STRIDE)
+        return mask_paste.paste(prob, box, height=height, width=width, stride=geometry.MASK_STRIDE)
 
     return jnp.where(valid[:, None, None], jax.vmap(one)(prob, boxes), 0.0)
 

@@ -5,14 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 import flax.struct
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 from vos_jax.typing import Array, Bool, Float, Int, Shaped
-
-# Frames are padded at the bottom and right to a multiple of this: the coarsest stride of a backbone.
-SIZE_MULTIPLE = 32
-# Masks are predicted and carried at this stride.
-MASK_STRIDE = 4
 
 
 class State(flax.struct.PyTreeNode):
@@ -79,12 +75,6 @@ class Model(Protocol):
         ...
 
 
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """What frames of (height, width) pixels are padded to."""
-    height, width = (-(-n // SIZE_MULTIPLE) * SIZE_MULTIPLE for n in size)
-    return height, width
-
-
 def init_state(
     model: Model,
     num_objects: int,
@@ -97,14 +87,14 @@ def init_state(
     Args:
       model: decides the memory's shape.
       num_objects: the static capacity N.
-      size: padded (H, W), multiples of `SIZE_MULTIPLE`.
+      size: padded (H, W), as `geometry.padded_size` returns.
       frame_size: real (height, width), at most `size`.
       dataset: index of the data set whose lambda the matching uses.
     """
-    height, width = size
+    (height, width), stride = size, geometry.MASK_STRIDE
     return State(
         memory=model.init_memory(num_objects, size),
-        prev_prob=jnp.zeros((num_objects, height // MASK_STRIDE, width // MASK_STRIDE), jnp.float32),
+        prev_prob=jnp.zeros((num_objects, height // stride, width // stride), jnp.float32),
         last_box=jnp.tile(jnp.asarray([[0, 0, *frame_size]], jnp.float32), (num_objects, 1)),
         object_valid=jnp.zeros((num_objects,), bool),
         frame_index=jnp.zeros((), jnp.int32),

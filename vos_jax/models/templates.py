@@ -14,12 +14,11 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import masks, roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
-MEMORY_STRIDE = 16  # of the memory and of what is read from it
-MASK_STRIDE = 4  # of the previous mask
 ENLARGED = 1.25  # reference box over the box of the propagated mask
 
 
@@ -120,8 +119,9 @@ def reference_box(context: TemplateContext) -> Float[Array, "4"]:
     Returns:
         Box (y0, x0, y1, x1) in pixels, inside the frame without its padding.
     """
-    propagated, propagated_found = _mask_box(context.read_prob > 0.5, MEMORY_STRIDE, context.frame_size)
-    before, before_found = _mask_box(context.prev_prob > 0.5, MASK_STRIDE, context.frame_size)
+    size = context.frame_size
+    propagated, propagated_found = _mask_box(context.read_prob > 0.5, geometry.MEMORY_STRIDE, size)
+    before, before_found = _mask_box(context.prev_prob > 0.5, geometry.MASK_STRIDE, size)
     last = _clip(context.last_box, context.frame_size)
     box = jnp.where(_has_extent(last), last, _whole(context.frame_size))
     box = jnp.where(before_found, before, box)
@@ -136,7 +136,7 @@ def enlarge(box: Float[Array, "4"], factor: float, frame_size: Float[Array, "2"]
 
 def _sample(embed, prob, box, frame_size, size: int) -> Template:
     def sample(x: Array) -> Array:
-        grid = roi_align.roi_align(x, box, size=size, stride=MEMORY_STRIDE, frame_size=frame_size)
+        grid = roi_align.roi_align(x, box, size=size, stride=geometry.MEMORY_STRIDE, frame_size=frame_size)
         return grid.reshape(size * size, -1)
 
     return Template(vectors=sample(embed), weights=sample(prob[..., None])[:, 0], box=box)
@@ -148,7 +148,7 @@ def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Tem
     prob = jnp.where(slot >= 0, prob, jnp.zeros_like(prob))
     # An object smaller than half a cell never reaches .5 at this stride, yet it is there.
     threshold = jnp.minimum(0.5, jnp.max(prob) / 2)
-    box, found = _mask_box(prob > threshold, MEMORY_STRIDE, context.frame_size)
+    box, found = _mask_box(prob > threshold, geometry.MEMORY_STRIDE, context.frame_size)
     box = jnp.where(found, enlarge(box, ENLARGED, context.frame_size), _whole(context.frame_size))
     return _sample(embed, prob, box, context.frame_size, size)
 

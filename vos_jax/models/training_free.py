@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
@@ -100,7 +101,7 @@ class TrainingFree:
         read = read_lib.read(encoded.key, state.memory, config)
         # What the padding reads may neither be the peak nor bleed over the border.
         cells = masks.repeat_border(read.prob, state.frame_size, self.config.stride)
-        prob = masks.upsample(cells, self.config.stride // state_lib.MASK_STRIDE)
+        prob = masks.upsample(cells, self.config.stride // geometry.MASK_STRIDE)
         # Votes of a small object's few cells are diluted by its surroundings; masks made from such masks fade
         # away within frames. The object's surest pixel counts as sure.
         peak = jnp.max(prob, axis=(1, 2), keepdims=True)

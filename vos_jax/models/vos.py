@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.models import alignment as alignment_lib
 from vos_jax.models import backbones, masks, refine, roi_align, templates
 from vos_jax.models import matching as matching_lib
@@ -24,8 +25,6 @@ from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import value as value_lib
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped
-
-STRIDE = 16  # of the memory, templates and regions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ class VOSNet(nn.Module):
         """Finds every object in the frame: read, propose, make templates, align, match, refine."""
         c = self.config
         read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob)
-        propagated = masks.upsample(read.prob, STRIDE // state_lib.MASK_STRIDE)
+        propagated = masks.upsample(read.prob, geometry.MEMORY_STRIDE // geometry.MASK_STRIDE)
 
         detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
         candidates = self._candidates(detections, supplied, propagated, state.object_valid)
@@ -169,7 +168,7 @@ class VOSNet(nn.Module):
                 windowed=c.read.reach > 0,
             )
         prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
-        factor = STRIDE // state_lib.MASK_STRIDE
+        factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE
         assert read.near is not None  # `read_lib.read` says it always
         prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
         return state_lib.Prediction(
@@ -231,10 +230,10 @@ class VOSNet(nn.Module):
         """The soft mask of what the user drew a box around."""
         features, boxes = self.backbone(frame), box[None]
         logits = self.proposal_network.masks_of_boxes(features, boxes, frame_size)
-        height, width = (n // state_lib.MASK_STRIDE for n in frame.shape[:2])
+        height, width = (n // geometry.MASK_STRIDE for n in frame.shape[:2])
         valid = jnp.ones(1, bool)
         prob = proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)
-        return masks.upsample(prob, state_lib.MASK_STRIDE)[0]
+        return masks.upsample(prob, geometry.MASK_STRIDE)[0]
 
     def _candidates(
         self,
@@ -248,7 +247,7 @@ class VOSNet(nn.Module):
             supplied = detections.proposals
         if supplied is None:
             height, width = propagated.shape[1:]
-            size = height * state_lib.MASK_STRIDE, width * state_lib.MASK_STRIDE
+            size = height * geometry.MASK_STRIDE, width * geometry.MASK_STRIDE
             supplied = proposals_lib.empty(0, size)
         return proposals_lib.append(supplied, propagated, object_valid)
 
@@ -273,10 +272,10 @@ class VOSNet(nn.Module):
     def _regions(
         self, embed: Float[Array, "h w Ce"], boxes: Float[Array, "P 4"], frame_size: Float[Array, "2"]
     ) -> Float[Array, "P S Ce"]:
-        size = self.config.template_size
+        size, stride = self.config.template_size, geometry.MEMORY_STRIDE
 
         def region(box: Float[Array, "4"]) -> Float[Array, "S Ce"]:
-            grid = roi_align.roi_align(embed, box, size=size, stride=STRIDE, frame_size=frame_size)
+            grid = roi_align.roi_align(embed, box, size=size, stride=stride, frame_size=frame_size)
             return grid.reshape(size * size, -1)
 
         return jax.vmap(region)(boxes)
@@ -337,7 +336,7 @@ class VOS:
         return memory_lib.init_memory(
             c.memory,
             num_objects,
-            (size[0] // STRIDE, size[1] // STRIDE),
+            (size[0] // geometry.MEMORY_STRIDE, size[1] // geometry.MEMORY_STRIDE),
             key_size=c.key_size,
             embed_size=c.embed_size,
             value_size=c.value_size,

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vos_jax import geometry
 from vos_jax.data import clips, prefetch, pseudo_clips, transforms
 from vos_jax.errors import VosError
-from vos_jax.models import state as state_lib
 from vos_jax.models import vos
 from vos_jax.train import losses, optim, step
 from vos_jax.typing import Array, Float, PRNGKeyArray, UInt8
@@ -79,7 +79,7 @@ class AdaptationConfig:
             raise VosError(f"inference.adaptation.learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 < self.share <= 1:
             raise VosError(f"inference.adaptation.share is {self.share}; it must be above 0 and at most 1")
-        multiple = state_lib.SIZE_MULTIPLE
+        multiple = geometry.SIZE_MULTIPLE
         if self.crop % multiple:
             raise VosError(f"inference.adaptation.crop is {self.crop}; it must be a multiple of {multiple}")
 

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from vos_jax.data import sources
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import resizing, tracker
+from vos_jax.inference import tracker
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
 from vos_jax.typing import UInt8
@@ -62,7 +62,7 @@ class Evaluator:
     Args:
       model: as at test time.
       videos: complete and checked (`video.check()`).
-      buckets, dataset, sizing: see `tracker.Tracker`.
+      buckets, dataset, min_size, max_size: see `tracker.Tracker`.
     """
 
     def __init__(
@@ -71,10 +71,13 @@ class Evaluator:
         videos: Sequence[sources.Video],
         buckets: Sequence[int],
         dataset: int = 0,
-        sizing: resizing.Sizing = resizing.AS_THEY_ARE,
+        min_size: int = 0,
+        max_size: int = 0,
     ):
         self._videos = tuple(videos)
-        self._tracker = tracker.Tracker(model, {}, buckets=buckets, dataset=dataset, sizing=sizing)
+        self._tracker = tracker.Tracker(
+            model, {}, buckets=buckets, dataset=dataset, min_size=min_size, max_size=max_size
+        )
         for video in videos:
             annotations_lib.check(video.inputs(), self._tracker)
 

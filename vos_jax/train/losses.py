@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from vos_jax.errors import VosError
-from vos_jax.models import matching, vos
+from vos_jax.models import masks, matching, vos
 from vos_jax.models.proposals import Proposals
 from vos_jax.typing import Array, Bool, Float
 
@@ -121,7 +121,7 @@ def mask_losses(
     def mean(per_object: Float[Array, "N"]) -> Float[Array, ""]:
         return _mean(per_object, object_valid)
 
-    best = jnp.argmax(prob, axis=0)[None] == 1 + jnp.arange(truth.shape[0])[:, None, None]
+    best = masks.one_hot(jnp.argmax(prob, axis=0), truth.shape[0])
     terms = {
         "match": match_loss(out.similarity, candidates, truth, object_valid, config.match_iou),
         "presence": presence_loss(out.cost, out.null_cost, candidates, truth, object_valid),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vos_jax import geometry
 from vos_jax.inference import rollout
 from vos_jax.models import masks, vos
 from vos_jax.models import state as state_lib
@@ -26,7 +27,7 @@ def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UI
         height, width = clip["frames"].shape[1:3]
         size, count = (height, width), clip["object_valid"].shape[0]
         state = state_lib.init_state(model, count, size, clip["frame_size"], clip["dataset"])
-        first = clip["ids"][0][None] == jnp.arange(1, count + 1, dtype=jnp.uint8)[:, None, None]
+        first = masks.one_hot(clip["ids"][0], count)
         nothing = state_lib.no_given(count, size)
         truth = nothing.replace(prob=first.astype(jnp.float32), valid=clip["object_valid"])
 
@@ -36,7 +37,7 @@ def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UI
             state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
             coarse = jnp.where(time == 0, prob[1:], prediction.out.coarse)
             coarse = masks.aggregate(coarse, state.object_valid)
-            coarse_ids, ids = (masks.to_ids(p, state_lib.MASK_STRIDE) for p in (coarse, prob))
+            coarse_ids, ids = (masks.to_ids(p, geometry.MASK_STRIDE) for p in (coarse, prob))
             return state, (coarse_ids, ids)
 
         times = jnp.arange(clip["frames"].shape[0])

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from vos_jax import geometry
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import fpn, roi_align
-from vos_jax.models.proposals import MASK_STRIDE, Detections
+from vos_jax.models.proposals import Detections
 from vos_jax.typing import Array, Bool, Float, Int
 
 # A level is responsible for boxes whose farthest side, seen from the location, lies in (low, high] strides
@@ -81,10 +82,10 @@ def mask_losses(
     truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
     overlap = jnp.where((truth_valid & found)[None, :], box_lib.pairwise_iou(boxes, truth_boxes), 0.0)
     counts = valid & (overlap.max(1) > MASK_IOU)
-    size = mask_logits.shape[-1]
+    size, stride = mask_logits.shape[-1], geometry.MASK_STRIDE
 
     def target_of(index: Array, box: Array) -> Array:
-        region = roi_align.roi_align(truth_prob[index][..., None], box, size=size, stride=MASK_STRIDE)
+        region = roi_align.roi_align(truth_prob[index][..., None], box, size=size, stride=stride)
         return (region[..., 0] > 0.5).astype(jnp.float32)
 
     targets = jax.lax.stop_gradient(jax.vmap(target_of)(overlap.argmax(1), boxes))
@@ -131,7 +132,7 @@ def proposal_losses(
 
     Source: DESIGN §8; FCOS 2019; Mask R-CNN 2017.
     """
-    inside = fpn.real_cells(truth_prob.shape[1:], frame_size, MASK_STRIDE)
+    inside = fpn.real_cells(truth_prob.shape[1:], frame_size, geometry.MASK_STRIDE)
     truth_prob = jnp.where(inside[None], truth_prob.astype(jnp.float32), 0.0)
     truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
     # A stride-4 cell may hang out of the frame; proposals are cut there, so the truth is too.
@@ -142,7 +143,7 @@ def proposal_losses(
     number = jnp.maximum(positive.sum(), 1)
 
     row, column = (
-        jnp.clip((d.locations[:, axis] // MASK_STRIDE).astype(jnp.int32), 0, inside.shape[axis] - 1)
+        jnp.clip((d.locations[:, axis] // geometry.MASK_STRIDE).astype(jnp.int32), 0, inside.shape[axis] - 1)
         for axis in (0, 1)
     )
     labelled = jnp.where(truth_valid[:, None, None], truth_prob, 0.0).sum(0)[row, column] > 0.5

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vos_jax import geometry
 from vos_jax.errors import VosError
 from vos_jax.inference import rollout
 from vos_jax.models import masks, proposal_sources, vos
@@ -131,7 +132,7 @@ def clip_terms(
     truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
     annotated = clip["truth_valid"] & clip["frame_valid"]
     grid = truth.shape[2], truth.shape[3]
-    cell_valid = masks.pixel_valid(frame_size, grid, state_lib.MASK_STRIDE)
+    cell_valid = masks.pixel_valid(frame_size, grid, geometry.MASK_STRIDE)
 
     still = jax.lax.stop_gradient(params)
     burned = slice(1, 1 + config.burn_in)
@@ -158,7 +159,7 @@ def clip_terms(
     size = (height, width)
     state = state_lib.init_state(follower, num_objects, size, frame_size, clip["dataset"])
     given = state_lib.Given(
-        prob=_full_size(clip["ids"][0], num_objects),
+        prob=masks.one_hot(clip["ids"][0], num_objects).astype(jnp.float32),
         valid=object_valid,
         remove=jnp.zeros_like(object_valid),
     )
@@ -221,11 +222,8 @@ def clip_terms(
 
 def truth_of(ids: UInt8[Array, "T H W"], num_objects: int) -> Float[Array, "T N H/4 W/4"]:
     """The share of each stride-4 cell that each object 1..N covers."""
-    return jax.vmap(lambda x: masks.downsample(_full_size(x, num_objects), state_lib.MASK_STRIDE))(ids)
-
-
-def _full_size(ids: UInt8[Array, "H W"], num_objects: int) -> Float[Array, "N H W"]:
-    return (ids[None] == 1 + jnp.arange(num_objects)[:, None, None]).astype(jnp.float32)
+    covers = jax.vmap(lambda x: masks.one_hot(x, num_objects).astype(jnp.float32))(ids)
+    return masks.downsample(covers, geometry.MASK_STRIDE)
 
 
 def _look(

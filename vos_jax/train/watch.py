@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich import console
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.train import evaluation
 from vos_jax.typing import UInt8
 
@@ -173,8 +173,8 @@ def keep_until(path: pathlib.Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(f"{line}\n")
-    with parts.whole(path) as part:
-        part.write_text("".join(kept))
+    with files.atomic(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vos_jax.inference import resizing
+from vos_jax import geometry
 from vos_jax.models import masks as mask_lib
 from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, sheet
@@ -15,7 +15,7 @@ def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
     panels = [("frame", frame)]
     truth = probe.video.annotation(probe.index)
     if truth is not None:
-        panels.append(("truth", overlay.overlay(frame, resizing.resize_ids(truth, probe.size))))
+        panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, probe.size))))
     found = "masks"
     if probe.prediction.out is not None:
         coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.object_valid)

@@ -10,7 +10,7 @@ import av.codec.codec
 import av.error
 import numpy as np
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 # Sound that an mp4 may hold as it is; any other is encoded again, as AAC.
@@ -65,14 +65,14 @@ class Movie:
         size: tuple[int, int] | None = None,
     ):
         self.path = pathlib.Path(path)
-        self._part = parts.beside(self.path)
+        self._temporary = files.temporary_name(self.path)
         self.rate = fractions.Fraction(rate)
         self._time_base = time_base or 1 / self.rate
         self._aspect, self._source = fractions.Fraction(aspect), audio
         self._size: tuple[int, int] | None = None
         self._num_frames = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._part), "w", format=self.path.suffix[1:])
+        self._container = av.open(str(self._temporary), "w", format=self.path.suffix[1:])
         if size is not None:
             self._begin(size)
 
@@ -111,7 +111,7 @@ class Movie:
         if self._audio is not None and not self._copied:
             self._container.mux(self._audio.encode())
         self._container.close()
-        parts.put(self._part, self.path)
+        files.commit(self._temporary, self.path)
 
     def __enter__(self) -> "Movie":
         return self
@@ -143,9 +143,9 @@ class Movie:
                 self._audio = self._container.add_stream("aac", rate=self._source.codec_context.sample_rate)
 
     def _discard(self) -> None:
-        if self._part.exists():
+        if self._temporary.exists():
             try:
                 self._container.close()
             except (OSError, av.error.FFmpegError):
                 pass  # a full disk: what is there goes anyway
-            parts.remove(self._part)
+            files.remove(self._temporary)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax import parts
+from vos_jax import files
 from vos_jax.data import masks, sources
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
@@ -117,8 +117,8 @@ def draw_video(
 
     try:
         write_video(folder / f"{video.name}.mp4", drawn())
-        with parts.whole(folder / f"{video.name}.png") as part:
-            Image.fromarray(contact_sheet(sheet)).save(part, "PNG")
+        with files.atomic(folder / f"{video.name}.png") as temporary:
+            Image.fromarray(contact_sheet(sheet)).save(temporary, "PNG")
     except OSError as error:
         raise VosError(f"{folder}: cannot draw '{video.name}': {error.strerror or error}") from error
     return folder / f"{video.name}.png"

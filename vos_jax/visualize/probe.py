@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.data import sources
-from vos_jax.inference import resizing, rollout, tracker
+from vos_jax.inference import rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
@@ -54,7 +54,7 @@ class Probe:
 
     def frame(self, index: int) -> np.ndarray:
         """A frame of the video as the model sees it but for padding, uint8 [H, W, 3]."""
-        return resizing.resize_frame(self.video.frame(index), self.size)
+        return geometry.resize_frame(self.video.frame(index), self.size)
 
     def ids(self, prob: Any) -> np.ndarray:
         """From probabilities [N+1, H/4, W/4] to the user's ids [H, W], without padding."""
@@ -62,7 +62,7 @@ class Probe:
         table = np.zeros(256, np.uint8)
         for user_id, index in self.objects.items():
             table[index + 1] = user_id
-        return table[np.asarray(masks.to_ids(prob, state_lib.MASK_STRIDE))[:height, :width]]
+        return table[np.asarray(masks.to_ids(prob, geometry.MASK_STRIDE))[:height, :width]]
 
     def again(self, model: state_lib.Model) -> state_lib.Prediction:
         """What another model of the same parameters would say of this frame."""

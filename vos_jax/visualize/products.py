@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.data import masks, video_files
 from vos_jax.typing import UInt8
 from vos_jax.visualize import movie, overlay
@@ -101,8 +101,8 @@ class CutoutImages:
         with contextlib.suppress(errors.VosError):
             if masks.png_size(path) == ids.shape:
                 return
-        with parts.whole(path, one_of_many=True) as part:
-            Image.fromarray(cut_out(frame.image, ids)).save(part, "PNG", compress_level=1)
+        with files.atomic(path, durable=False) as temporary:
+            Image.fromarray(cut_out(frame.image, ids)).save(temporary, "PNG", compress_level=1)
 
     def add_sound(self, packet: av.Packet) -> None:
         """Pictures are silent."""
@@ -118,8 +118,9 @@ class RunLengths:
     def __init__(self, path: pathlib.Path, media: video_files.Media):
         self.path = path
         self._size = media.size
-        self._part, self._images = parts.beside(path), parts.beside(path.with_suffix(".images"))
-        self._out: TextIO = self._part.open("w")
+        self._temporary = files.temporary_name(path)
+        self._images = files.temporary_name(path.with_suffix(".images"))
+        self._out: TextIO = self._temporary.open("w")
         self._frames: TextIO = self._images.open("w+")
         info = {"description": f"object masks of {media.name} by vos_jax", "video": media.name}
         self._out.write(f'{{"info": {json.dumps(info)},\n"annotations": [')
@@ -133,12 +134,12 @@ class RunLengths:
             if kind is None:
                 self._finish()
         finally:
-            for file, path in ((self._out, self._part), (self._frames, self._images)):
+            for file, path in ((self._out, self._temporary), (self._frames, self._images)):
                 try:
                     file.close()
                 except OSError:
                     pass  # a full disk: the file goes anyway
-                parts.remove(path)
+                files.remove(path)
 
     def add(self, name: str, frame: video_files.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Encodes one frame."""
@@ -175,7 +176,7 @@ class RunLengths:
         categories = [{"id": object_id, "name": f"object {object_id}"} for object_id in sorted(self._objects)]
         self._out.write(f'\n],\n"categories": {json.dumps(categories)}}}\n')
         self._out.close()
-        parts.put(self._part, self.path)
+        files.commit(self._temporary, self.path)
 
 
 def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vos_jax import errors, parts
+from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 WIDTH = 1600  # pixels: 16 cm at 250 per inch
@@ -76,8 +76,8 @@ def save(path: pathlib.Path, image: UInt8[np.ndarray, "H W 3"]) -> pathlib.Path:
     """Writes a PNG, all of it or nothing, and returns its path; VosError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with parts.whole(path) as part:
-            Image.fromarray(image).save(part, "PNG")
+        with files.atomic(path) as temporary:
+            Image.fromarray(image).save(temporary, "PNG")
     except OSError as error:
         raise errors.VosError(f"{path}: cannot write the picture: {error.strerror or error}") from error
     return path

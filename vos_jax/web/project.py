@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, geometry
 from vos_jax.data import masks, video_files
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import segmenter, snapshots, tracker
@@ -101,10 +101,8 @@ class Project:
             ids = masks.read_mask(self._mask_path(index), self.media.size)
         painted = self.annotations.get(index)
         if painted is not None:
-            # An object that was painted is where it was painted, and nowhere else.
-            ids = np.where(np.isin(ids, np.unique(painted[painted > 0])), 0, ids)
-            ids = np.where(painted > 0, painted, ids)
-        return ids.astype(np.uint8)
+            ids = geometry.overwrite(ids, painted)
+        return ids
 
     def picture(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Draws a frame with its masks."""
@@ -125,8 +123,8 @@ class Project:
             raise errors.VosError("nothing is painted yet: paint the object, or click two corners around it")
         with self._lock:
             painted = self.annotations.get(index, np.zeros(self.media.size, np.uint8))
-            painted = np.where(painted == object_id, 0, painted)
-            changed = {**self.annotations, index: np.where(mask, object_id, painted).astype(np.uint8)}
+            ids = mask.astype(np.uint8) * np.uint8(object_id)
+            changed = {**self.annotations, index: geometry.overwrite(painted, ids)}
             annotations_lib.check(changed, self._follower)
             self.annotations = changed
             self._edited(index)

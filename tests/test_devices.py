@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vos_jax import program_cache
+from vos_jax import devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODE = """
@@ -25,7 +25,7 @@ print(hits.count("/jax/compilation_cache/cache_hits"), jax.config.jax_compilatio
 
 def run(**environment) -> tuple[int, str]:
     """How many programs came from the cache, and where that is."""
-    known = {k: v for k, v in os.environ.items() if k not in (program_cache.VARIABLE, "XDG_CACHE_HOME")}
+    known = {k: v for k, v in os.environ.items() if k not in (devices.CACHE_VARIABLE, "XDG_CACHE_HOME")}
     known |= {"PYTHONPATH": str(ROOT), **{k: str(v) for k, v in environment.items()}}
     done = subprocess.run([sys.executable, "-c", CODE], env=known, capture_output=True, text=True, check=True)
     hits, place = done.stdout.split(maxsplit=1)
@@ -56,8 +56,8 @@ def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
     for age, name in enumerate(("new", "old", "oldest")):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    monkeypatch.setattr(program_cache, "MAX_BYTES", 250)
-    program_cache._make_room(tmp_path)
+    monkeypatch.setattr(devices, "MAX_CACHE_BYTES", 250)
+    devices._make_room(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["new", "old"]
 
 

@@ -1,0 +1,295 @@
+"""Safe files: atomic writes, locked folders, guarded reads, checked names.
+
+Input files are not trusted: an unpacked archive may hold a link to a device, a pipe that nobody writes to, or
+a file of any size. `open_regular` follows links, because data sets are often linked into place, and refuses
+all but regular files of bounded size.
+"""
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import re
+import stat
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from vos_jax import errors
+
+MAX_BYTES = 1 << 30
+"""Size limit of a file that is read whole (a mask, a frame, weights), in bytes."""
+
+MAX_JSON_BYTES = 1 << 29
+
+MAX_NAME_BYTES = 200
+"""Longest name. File systems stop at 255 bytes, and `temporary_name` adds some."""
+
+_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.part(\.\w+)?")
+
+# Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
+_LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
+
+
+# --- atomic writes ------------------------------------------------------------------------------------------
+
+
+def temporary_name(path: str | os.PathLike) -> pathlib.Path:
+    """Returns a hidden name in the folder of `path`, with its suffix, unique to this thread."""
+    path = pathlib.Path(path)
+    return path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike, *, durable: bool = True) -> Iterator[pathlib.Path]:
+    """Yields a temporary name to write to, then renames it to `path`; on an exception, removes it.
+
+    Args:
+      path: the file to write; a reader sees the old file or the whole new one.
+      durable: sync the file before the rename, so that a power cut leaves the old or the whole new file.
+        False saves a wait for the disk per frame; a program that resumes must then check the files' ends.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        if durable:
+            commit(temporary, path)
+        else:
+            os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def commit(temporary: pathlib.Path, path: str | os.PathLike) -> None:
+    """Syncs a finished file to the disk, then renames it to `path`."""
+    handle = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(temporary, path)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file if it exists; suppresses OSError, which would hide the error that led here."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes temporary files of killed runs below `folder`; no other program may be writing there."""
+    for path in folder.rglob(".*.part*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            remove(path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file atomically, indented, with each list of numbers on one line.
+
+    Raises:
+      VosError: the file cannot be written.
+    """
+    try:
+        with atomic(path) as temporary:
+            temporary.write_text(_LISTS.sub(_on_one_line, json.dumps(value, indent=2)) + "\n")
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def _on_one_line(found: re.Match) -> str:
+    return "[" + " ".join(found.group()[1:-1].split()) + "]"
+
+
+# --- output folders -----------------------------------------------------------------------------------------
+
+
+def check_writable(folder: str | os.PathLike, option: str = "--out") -> None:
+    """Creates a folder and writes a probe file of 64 KiB into it.
+
+    Args:
+      folder: the output folder.
+      option: the command line option that names another folder, for the error.
+
+    Raises:
+      VosError: the folder cannot be created, is a file, is read-only, or its disk is full.
+    """
+    folder = pathlib.Path(folder)
+    probe = temporary_name(folder / "writable")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(65536))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise errors.VosError(
+            f"cannot write to {folder}: {error.strerror or error}; name another folder with {option}"
+        ) from error
+
+
+def check_inside(folder: pathlib.Path, out_dir: pathlib.Path) -> None:
+    """Raises VosError if a link leads `folder` out of `out_dir`; `out_dir` itself may be a link."""
+    if not folder.resolve().is_relative_to(out_dir.resolve()):
+        raise errors.VosError(
+            f"{folder}: is a link out of {out_dir}, and nothing is written elsewhere; remove it, or name the "
+            "folder that it leads to with --out"
+        )
+
+
+def lock_folder(folder: str | os.PathLike, option: str = "--out") -> None:
+    """Locks a folder until this program's `main` returns or its process dies.
+
+    The kernel holds the lock (flock on the folder itself), so no file stays behind. File systems that cannot
+    lock a folder (some NFS mounts) leave it unlocked.
+
+    Args:
+      folder: an existing output folder.
+      option: the command line option that names another folder, for the error.
+
+    Raises:
+      VosError: another program holds the lock, or the folder cannot be opened.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise errors.VosError(f"cannot open {folder}: {error.strerror}") from error
+    errors.ending.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise errors.VosError(
+            f"{folder}: another run is writing there; wait for its end, or choose another {option}"
+        ) from None
+    except OSError:
+        pass  # no locks on this file system
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: str | os.PathLike, limit: int = MAX_BYTES) -> BinaryIO:
+    """Opens a regular file of at most `limit` bytes for reading.
+
+    Raises:
+      OSError: the file cannot be opened, is a device, a pipe or a folder, or is larger.
+    """
+    # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file (a device or a pipe)", os.fspath(path))
+        if status.st_size > limit:
+            raise OSError(
+                errno.EFBIG,
+                f"{status.st_size / 2**20:.0f} MiB; at most {limit / 2**20:.0f} MiB are read",
+                os.fspath(path),
+            )
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
+    """Reads a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
+    with open_regular(path, limit) as file:
+        return file.read()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file of at most `MAX_JSON_BYTES`.
+
+    Raises:
+      OSError: as `open_regular`.
+      ValueError: the content is not JSON, or is nested too deeply.
+    """
+    return parse_json(read_bytes(path, MAX_JSON_BYTES))
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parses JSON text; raises ValueError if it is not JSON or is nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists a folder's entries in natural order, without hidden ones; [] if there is no such folder.
+
+    Raises:
+      VosError: the folder cannot be listed.
+    """
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise errors.VosError(f"{folder}: cannot list the folder: {error.strerror}") from error
+    return sorted(paths, key=_natural)
+
+
+def _natural(path: pathlib.Path) -> tuple:
+    # Alternating text and numbers, so that like is always compared with like.
+    pieces = re.split(r"([0-9]+)", path.name)
+    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), path.name
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+def safe_name(name: str, what: str = "sequence") -> str:
+    """Returns `name` if it is a single path component, so that it cannot leave its folder.
+
+    Args:
+      name: the name of a sequence, a frame or a split.
+      what: the kind of thing that is named, for the error.
+
+    Raises:
+      VosError: the name holds a separator or control characters, or is longer than `MAX_NAME_BYTES`.
+    """
+    if not name or name in (".", "..") or any(c in "/\\\0:" for c in name):
+        raise errors.VosError(f"{what} {name!r} is not a plain name (no '/', '\\', ':' or '..')")
+    # Control characters command the terminal that shows the name; lone surrogates cannot be shown at all.
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name) or len(name.encode()) > MAX_NAME_BYTES:
+        raise errors.VosError(
+            f"{what} {name[:100]!r} holds control characters, is no UTF-8 or is longer than "
+            f"{MAX_NAME_BYTES} bytes"
+        )
+    return name
+
+
+def select_names(wanted: Sequence[str], known: Sequence[str], where: str) -> list[str]:
+    """Returns the wanted names in order, without duplicates; all known names if none is wanted.
+
+    Args:
+      wanted: sequence names, from a user.
+      known: sequence names that exist.
+      where: the file or folder that lists `known`, for the error.
+
+    Raises:
+      VosError: a name is not safe, or not known; the error suggests the nearest ones.
+    """
+    for name in wanted:
+        safe_name(name)
+        if name not in known:
+            near = closest_names(name, known)
+            listed = ", ".join(known) if len(known) <= 30 else f"{', '.join(known[:30])}, ... ({len(known)})"
+            raise errors.VosError(
+                f"unknown sequence '{name}'; did you mean {' or '.join(near)}? {where} has: {listed}"
+            )
+    return list(dict.fromkeys(wanted)) or list(known)
+
+
+def closest_names(name: str, known: Sequence[str]) -> list[str]:
+    """Returns the known names that resemble `name` most: up to two, at least one if any is known."""
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return near or difflib.get_close_matches(name, known, n=1, cutoff=0.0) or list(known[:1])
