@@ -319,11 +319,13 @@ def _is_number(value: Any) -> bool:
 def _difference(a: Any, b: Any) -> np.ndarray:
     """Returns how much two values differ, element by element: 0 where not, 1 where they are no floats."""
     shapes = [np.shape(x) for x in (a, b) if isinstance(x, np.ndarray)]
-    if _is_number(a) and _is_number(b) and np.shape(a) == np.shape(b):
+    alike = type(a) is type(b) and np.shape(a) == np.shape(b)
+    if alike and _is_number(a) and _is_number(b) and np.asarray(a).dtype == np.asarray(b).dtype:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):
-            return np.where(same, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf))
+            by = np.abs(a - b)
+        return np.where(same, 0.0, np.where(np.isnan(by), np.inf, by))
     if len(shapes) == 2 and shapes[0] == shapes[1] and a.dtype == b.dtype:
         if a.ndim == 3 and a.shape[-1] <= 4:  # colours of a picture
             return np.any(a != b, axis=-1).astype(float)
@@ -471,10 +473,10 @@ def compare_jobs(
             if before is None:
                 raise errors.VosError(f"BASE: {(outputs / name / 'error').read_text()}")
             took = here.run(name, job, outputs / "data")
-            pair = [read_output(outputs / name), read_output(here.outputs / name)]
+            base, new = read_output(outputs / name), read_output(here.outputs / name)
             if name == "configs":
-                pair = [original(*each) for each in zip(pair, (renames, here.renames), strict=True)]
-            found = compare(*pair, tolerance if job.approximate else 0.0)
+                base, new = original(base, renames), original(new, here.renames)
+            found = compare(base, new, tolerance if job.approximate else 0.0)
             different += bool(found.example)
             result = str(found)
         except errors.VosError as error:

@@ -79,12 +79,13 @@ def write_data(folder: pathlib.Path) -> None:
             name = f"video{number}/{index:05d}.png"
             _write_image(folder / "davis" / "JPEGImages" / name, video.frame(index))
             _write_image(folder / "davis" / "Annotations" / name, video.annotation(index))
-    params = traverse_util.flatten_dict(tiny.params(), sep="/")
+    params: dict[str, Any] = dict(traverse_util.flatten_dict(tiny.params(), sep="/"))
     # RefineNet starts at zero, which would hide all that goes into it.
     last = "refine/logit/kernel"
     params[last] = 0.1 * jax.random.normal(jax.random.key(1), params[last].shape)
+    batch: dict[str, Any] = dict(tiny.batch())
     np.savez(folder / PARAMS, **jax.device_get(params))
-    np.savez(folder / BATCH, **tiny.batch())
+    np.savez(folder / BATCH, **batch)
 
 
 def _write_image(path: pathlib.Path, image: np.ndarray) -> None:
@@ -221,7 +222,7 @@ def main(name: str, data: pathlib.Path, out: pathlib.Path) -> None:
         write_data(data)
         return
     found = JOBS[name](data)
-    arrays = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    arrays: Found = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
     plain = {key: value for key, value in found.items() if key not in arrays}
     np.savez(out / "found.npz", **arrays)
     (out / "found.json").write_text(json.dumps(plain, indent=1) + "\n")
