@@ -24,6 +24,7 @@ import pathlib
 import platform
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,15 +32,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from benchmarks import outputs
 from vos_jax import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON_JOBS = "benchmarks/same_as_jobs.py"
-VOLATILE = ("seconds", "fps", "fps_inference", "peak_memory_mb", "device", "checkpoint", "config")
-"""Keys of results.json that name the run, the tree or the machine, not what was computed."""
 
 FIRST = "--config default --config.data.source=folders --data {data}/first"
 MIDDLE = "--config default --config.data.source=folders --data {data}/middle"
@@ -69,13 +66,14 @@ def _job(line: str) -> Job:
 JOBS = {
     # The 24 frames of the rendered sample, three objects: masks, J and F.
     "lite0": _job("eval.py --config demo --config.eval.overlay=false --out {out}"),
-    # Its first six frames, in this and the following jobs.
+    # Its first six frames, in this and the following jobs. Views and the way back do not depend on the model;
+    # the training-free one compiles in a third of the time.
     "training_free": _job(f"eval.py {FIRST} --checkpoint none --out {{out}}"),
-    "flip_scales": _job(f"eval.py {FIRST} --flip --scales 0.75,1.0 {SMALL} --out {{out}}"),
+    "flip_scales": _job(f"eval.py {FIRST} --checkpoint none --flip --scales 0.75,1.0 {SMALL} --out {{out}}"),
     "probabilities": _job(f"eval.py {FIRST} --save_probabilities {SMALL} --out {{out}}"),
     # Annotated in the fourth frame only.
     "both": _job(f"eval.py {MIDDLE} --direction both {SMALL} --out {{out}}"),
-    "backward": _job(f"eval.py {MIDDLE} --direction backward {SMALL} --out {{out}}"),
+    "backward": _job(f"eval.py {MIDDLE} --checkpoint none --direction backward {SMALL} --out {{out}}"),
     "adapt": _job(
         f"eval.py {FIRST} --adapt 3 --config.inference.adaptation.crop=128 "
         f"--config.inference.adaptation.batch=2 {SMALL} --out {{out}}"
@@ -209,132 +207,6 @@ class Tree:
         return time.perf_counter() - start
 
 
-def read_output(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what a job computed: arrays, numbers and texts by name."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix == ".png":
-            with Image.open(path) as image:
-                found[name] = np.asarray(image)
-        elif path.suffix == ".npz":
-            with np.load(path) as arrays:
-                prefix = "" if path.parent == folder else f"{name}/"
-                found |= {f"{prefix}{key}": arrays[key] for key in arrays.files}
-        elif path.name == "found.json":
-            found |= json.loads(path.read_text())
-        elif path.name == "results.json":
-            found |= _flatten(name, json.loads(path.read_text()))
-        elif path.name == "masks.json":
-            found[name] = path.read_text()
-    return found
-
-
-def _flatten(name: str, value: Any) -> dict[str, Any]:
-    items = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    )
-    if items is None:
-        return {name: value}
-    return {
-        key: found
-        for part, inner in items
-        if part not in VOLATILE
-        for key, found in _flatten(f"{name}/{part}", inner).items()
-    }
-
-
-# ---------------------------------------------------------------- comparing
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """How two outputs of a job differ.
-
-    Args:
-        pixels: of masks and pictures that differ.
-        values: that differ, of everything else.
-        largest: the largest difference of numbers, as a share of the largest number of its group (what
-            stands before the first "/"); infinite where one has no counterpart.
-        example: the name of the first thing that differs; "" where nothing does.
-    """
-
-    pixels: int = 0
-    values: int = 0
-    largest: float = 0.0
-    example: str = ""
-
-    def __str__(self) -> str:
-        if not self.example:
-            return "same" if self.largest == 0 else f"same to {self.largest:.1e}"
-        counts = {"pixels": self.pixels, "values": self.values}
-        told = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-        number = f" by up to {self.largest:.1e}" if self.largest else ""
-        return f"{told} differ{number}, first {self.example}"
-
-
-def compare(base: Mapping[str, Any], here: Mapping[str, Any], tolerance: float = 0.0) -> Comparison:
-    """Compares two outputs of `read_output`; numbers may differ by `tolerance`, see `Comparison.largest`."""
-    scales: dict[str, float] = {}
-    for found in (base, here):
-        for name, value in found.items():
-            if _is_number(value) and np.size(value):
-                size = np.max(np.abs(np.nan_to_num(np.asarray(value, np.float64), posinf=0, neginf=0)))
-                scales[_group(name)] = max(scales.get(_group(name), 0.0), float(size))
-    pixels, values, largest, example = 0, 0, 0.0, ""
-    if not base and not here:
-        return Comparison(values=1, example="no output at all")
-    for name in [*base, *(name for name in here if name not in base)]:
-        a, b = base.get(name, _ABSENT), here.get(name, _ABSENT)
-        by = _difference(a, b)
-        count = int(np.sum(by > 0))
-        if not count:
-            continue
-        if _is_number(a) and _is_number(b):
-            by = by / (scales[_group(name)] or 1.0)
-            largest = max(largest, float(np.max(by)))
-            count = int(np.sum(by > tolerance))
-        elif a is _ABSENT or b is _ABSENT:
-            largest = np.inf
-        if name.endswith(".png"):
-            pixels += count
-        else:
-            values += count
-        if count:
-            example = example or name
-    return Comparison(pixels=pixels, values=values, largest=largest, example=example)
-
-
-_ABSENT = object()
-
-
-def _group(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind == "f"
-    return isinstance(value, float)
-
-
-def _difference(a: Any, b: Any) -> np.ndarray:
-    """Returns how much two values differ, element by element: 0 where not, 1 where they are no floats."""
-    shapes = [np.shape(x) for x in (a, b) if isinstance(x, np.ndarray)]
-    alike = type(a) is type(b) and np.shape(a) == np.shape(b)
-    if alike and _is_number(a) and _is_number(b) and np.asarray(a).dtype == np.asarray(b).dtype:
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        with np.errstate(invalid="ignore"):
-            by = np.abs(a - b)
-        return np.where(same, 0.0, np.where(np.isnan(by), np.inf, by))
-    if len(shapes) == 2 and shapes[0] == shapes[1] and a.dtype == b.dtype:
-        if a.ndim == 3 and a.shape[-1] <= 4:  # colours of a picture
-            return np.any(a != b, axis=-1).astype(float)
-        return (a != b).astype(float)
-    if shapes:
-        return np.ones(shapes[0])
-    return np.array(0.0 if type(a) is type(b) and a == b else 1.0)
-
-
 # ---------------------------------------------------------------- the program
 def git(*words: str) -> str:
     """Returns what git prints; VosError if it fails."""
@@ -420,36 +292,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="DAVIS 2016: adds the job davis16")
     parser.add_argument("--film", nargs=2, metavar=("FILE", "MASK"), help="a video and a mask: adds film")
     options = parser.parse_args(arguments)
+    # So that the worktree is removed, and the job that runs is ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     chosen = jobs_of(options)
     commit = git("rev-parse", "--verify", f"{options.base}^{{commit}}")
     text = jobs_file(commit)
     jobs = {"data": Job(), **chosen}
     with contextlib.ExitStack() as stack:
         temporary = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="same_as_")))
-        outputs = (options.keep.resolve() if options.keep else temporary / "kept") / commit
+        kept = (options.keep.resolve() if options.keep else temporary / "kept") / commit
         common = {"machine": machine(), "jobs_file": hashlib.sha256(text.encode()).hexdigest()}
         stamps = {
             name: common | {"program": job.program, "arguments": list(job.arguments)}
             for name, job in jobs.items()
         }
-        missing = [name for name in jobs if kept_seconds(outputs / name, stamps[name]) is None]
+        missing = [name for name in jobs if kept_seconds(kept / name, stamps[name]) is None]
         if "data" in missing:
             missing = list(jobs)  # kept outputs were made of other data
         renames = renames_of(text)
         if missing:
             base = stack.enter_context(checked_out(commit, text))
-            run_base(missing, jobs, Tree(root=base, outputs=outputs, renames=renames), stamps)
+            run_base(missing, jobs, Tree(root=base, outputs=kept, renames=renames), stamps)
         here = Tree(
             root=ROOT,
             outputs=temporary / "here",
             renames=renames_of((ROOT / PYTHON_JOBS).read_text()),
         )
-        return compare_jobs(chosen, outputs, renames, here, stamps, options.tolerance)
+        return compare_jobs(chosen, kept, renames, here, stamps, options.tolerance)
 
 
 def compare_jobs(
     chosen: Mapping[str, Job],
-    outputs: pathlib.Path,
+    kept: pathlib.Path,
     renames: Mapping[str, str],
     here: Tree,
     stamps: Mapping[str, Mapping[str, Any]],
@@ -459,24 +333,24 @@ def compare_jobs(
 
     Args:
         chosen: the jobs.
-        outputs: where those of BASE lie.
+        kept: where the outputs of BASE lie.
         renames: the names that BASE's tree has.
         here: this tree.
         stamps: what is noted in the folders of BASE's jobs.
-        tolerance: see `compare`; for approximate jobs only.
+        tolerance: see `outputs.compare`; for approximate jobs only.
     """
     print(f"{'job':<14} {'BASE s':>7} {'here s':>7}  result", flush=True)
     different = 0
     for name, job in chosen.items():
-        before, took = kept_seconds(outputs / name, stamps[name]), None
+        before, took = kept_seconds(kept / name, stamps[name]), None
         try:
             if before is None:
-                raise errors.VosError(f"BASE: {(outputs / name / 'error').read_text()}")
-            took = here.run(name, job, outputs / "data")
-            base, new = read_output(outputs / name), read_output(here.outputs / name)
+                raise errors.VosError(f"BASE: {(kept / name / 'error').read_text()}")
+            took = here.run(name, job, kept / "data")
+            base, new = outputs.read(kept / name), outputs.read(here.outputs / name)
             if name == "configs":
                 base, new = original(base, renames), original(new, here.renames)
-            found = compare(base, new, tolerance if job.approximate else 0.0)
+            found = outputs.compare(base, new, tolerance if job.approximate else 0.0)
             different += bool(found.example)
             result = str(found)
         except errors.VosError as error:

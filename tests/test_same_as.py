@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import same_as, same_as_jobs
+from benchmarks import outputs, same_as, same_as_jobs
 
 RENAMES = {
     "memory": "model.memory",
@@ -20,36 +20,36 @@ def test_masks_differ_by_pixels():
     mask = np.zeros((4, 5), np.uint8)
     other = mask.copy()
     other[1, 2:4] = 7
-    assert str(same_as.compare({"a.png": mask}, {"a.png": mask.copy()})) == "same"
-    found = same_as.compare({"a.png": mask, "b.png": mask}, {"a.png": mask, "b.png": other}, tolerance=1.0)
+    assert str(outputs.compare({"a.png": mask}, {"a.png": mask.copy()})) == "same"
+    found = outputs.compare({"a.png": mask, "b.png": mask}, {"a.png": mask, "b.png": other}, tolerance=1.0)
     assert (found.pixels, found.values, found.example) == (2, 0, "b.png")
     assert str(found) == "2 pixels differ, first b.png"
     colours = np.zeros((4, 5, 3), np.uint8)
     colours[0, 0] = 1
-    assert same_as.compare({"a.png": colours}, {"a.png": colours * 0}).pixels == 1
-    assert same_as.compare({"a.png": mask}, {"a.png": mask[:3]}).pixels == 20, "another size"
+    assert outputs.compare({"a.png": colours}, {"a.png": colours * 0}).pixels == 1
+    assert outputs.compare({"a.png": mask}, {"a.png": mask[:3]}).pixels == 20, "another size"
 
 
 def test_what_is_missing_differs():
     mask = np.zeros((4, 5), np.uint8)
     for base, here in (({"a.png": mask, "x": 1}, {"x": 1}), ({"x": 1}, {"x": 1, "y": 2.0}), ({}, {})):
-        for found in (same_as.compare(base, here, 1.0), same_as.compare(here, base, 1.0)):
+        for found in (outputs.compare(base, here, 1.0), outputs.compare(here, base, 1.0)):
             assert found.pixels + found.values > 0 and found.example
 
 
 def test_numbers_differ_by_a_share_of_their_group():
     base = {"gradient 0/a": np.array([100.0, 1.0], np.float32), "gradient 0/b": np.array([0.5], np.float32)}
     here = {**base, "gradient 0/b": np.array([0.5001], np.float32)}
-    found = same_as.compare(base, here)
+    found = outputs.compare(base, here)
     assert found.values == 1 and found.largest == pytest.approx(1e-6, rel=0.01)
     assert str(found) == "1 values differ by up to 1.0e-06, first gradient 0/b"
-    assert str(same_as.compare(base, here, 1e-5)) == "same to 1.0e-06"
-    assert same_as.compare({"J": 0.5}, {"J": np.nextafter(0.5, 1)}).values == 1
-    assert same_as.compare({"J": float("nan")}, {"J": float("nan")}).example == ""
+    assert str(outputs.compare(base, here, 1e-5)) == "same to 1.0e-06"
+    assert outputs.compare({"J": 0.5}, {"J": np.nextafter(0.5, 1)}).values == 1
+    assert outputs.compare({"J": float("nan")}, {"J": float("nan")}).example == ""
     for value in (float("nan"), float("inf"), None, 1, "0.5"):
-        assert same_as.compare({"J": 0.5}, {"J": value}, 1e-3).values == 1, value
+        assert outputs.compare({"J": 0.5}, {"J": value}, 1e-3).values == 1, value
     narrow = {name: array.astype(np.float16) for name, array in base.items()}
-    assert same_as.compare(base, narrow).values, "another type"
+    assert outputs.compare(base, narrow).values, "another type"
 
 
 def test_settings_have_the_names_of_each_tree():
@@ -83,7 +83,7 @@ def test_outputs_are_read_without_times_and_places(tmp_path):
     np.savez(tmp_path / "found.npz", gradient=np.ones(2, np.float32))
     (tmp_path / "found.json").write_text('{"loss 0": 1.5}')
     (tmp_path / "log").write_text("never the same")
-    found = same_as.read_output(tmp_path)
+    found = outputs.read(tmp_path)
     np.testing.assert_array_equal(found.pop("results/dog/00000.png"), np.full((2, 3), 5))
     np.testing.assert_array_equal(found.pop("gradient"), np.ones(2))
     assert found == {
