@@ -50,7 +50,7 @@ def _flatten(name: str, value: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How two outputs of a job differ.
+    """The difference between two outputs of a job.
 
     Args:
         pixels: of masks and pictures that differ.

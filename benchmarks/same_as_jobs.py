@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 RENAMES: dict[str, str] = {}
-"""Settings and options of commit 4d321c0 -> of this tree: `memory` (a section) -> `model.memory`,
-`memory.topk` -> `model.read.topk`, `--adapt` -> an option, `model.read=shared` (a value) ->
-`model.read.weight=none`. The longest entry that fits counts."""
+"""Settings and options of commit 4d321c0 -> of this tree. The longest entry that fits counts.
+
+A section: `memory` -> `model.memory`; a key: `memory.topk` -> `model.read.topk`; an option: `--adapt`; a
+value: `model.read=shared` -> `model.read.weight=none`.
+"""
 
 Found = dict[str, Any]
 """Numbers, texts and arrays by name; names with the same part before the first "/" share a scale."""

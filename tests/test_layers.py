@@ -108,7 +108,7 @@ def layer_of(package: str) -> int:
 
 
 def may_import(importer: str, imported: str) -> bool:
-    """Whether a file of one package may import one of another."""
+    """Returns whether a file of one package may import one of another."""
     if importer == imported or any({importer, imported} <= row for row in ONE_ROW):
         return True
     return layer_of(importer) < layer_of(imported)
@@ -122,7 +122,7 @@ def imported_by(tree: ast.Module, known: dict[str, pathlib.Path]) -> Iterator[st
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            # What is no module is defined in the one that it is imported from.
+            # A name that is no module is defined in the one that it is imported from.
             names += [name if _file_of(name, known) else node.module for name in whole]
     for name in dict.fromkeys(names):
         if file := _file_of(name, known):

@@ -1,4 +1,4 @@
-"""How benchmarks.same_as compares: to the bit, by names that may have changed, and with nothing left out."""
+"""benchmarks.same_as compares to the bit, by names that may have changed, and leaves nothing out."""
 
 import json
 
