@@ -66,26 +66,25 @@ def _job(line: str) -> Job:
 JOBS = {
     # The 24 frames of the rendered sample, three objects: masks, J and F.
     "lite0": _job("eval.py --config demo --config.eval.overlay=false --out {out}"),
-    # Its first six frames, in this and the following jobs. Views and the way back do not depend on the model;
-    # the training-free one compiles in a third of the time.
+    # Its first six frames, in this and the following jobs. "both" and "segment" run the program that "lite0"
+    # compiled. Views and the way back do not depend on the model: the training-free one compiles fastest.
     "training_free": _job(f"eval.py {FIRST} --checkpoint none --out {{out}}"),
     "flip_scales": _job(f"eval.py {FIRST} --checkpoint none --flip --scales 0.75,1.0 {SMALL} --out {{out}}"),
-    "probabilities": _job(f"eval.py {FIRST} --save_probabilities {SMALL} --out {{out}}"),
     # Annotated in the fourth frame only.
-    "both": _job(f"eval.py {MIDDLE} --direction both {SMALL} --out {{out}}"),
+    "both": _job(f"eval.py {MIDDLE} --direction both --out {{out}}"),
     "backward": _job(f"eval.py {MIDDLE} --checkpoint none --direction backward {SMALL} --out {{out}}"),
     "adapt": _job(
         f"eval.py {FIRST} --adapt 3 --config.inference.adaptation.crop=128 "
-        f"--config.inference.adaptation.batch=2 {SMALL} --out {{out}}"
+        "--config.inference.adaptation.batch=2 --out {out}"
     ),
+    # A full memory, and soft masks: in steps of 1/255, they show what masks do not.
     "consolidate": _job(
         f"eval.py {FIRST} --config.memory.eviction=consolidate --config.memory.capacity=3 "
-        f"--config.memory.every=1 {SMALL} --out {{out}}"
+        f"--config.memory.every=1 --save_probabilities {SMALL} --out {{out}}"
     ),
     "segment": _job(
         "segment.py {data}/first/JPEGImages/rendered --masks {data}/first/Annotations/rendered/00000.png "
-        "--no-overlay --cutout png --rle --config.inference.min_size=256 --config.inference.max_size=256 "
-        "--out {out}"
+        "--no-overlay --cutout png --rle --out {out}"
     ),
     "rendered": Job(),
     "configs": Job(),
