@@ -89,7 +89,7 @@ JOBS = {
     "rendered": Job(),
     "configs": Job(),
     "batches": Job(),
-    # Of a tiny model; its gradient compiles in seconds.
+    # Of a tiny model, which compiles faster than lite0.
     "loss": Job(approximate=True),
 }
 
