@@ -1,0 +1,234 @@
+"""Runs the jobs of benchmarks/same_as.py that need the Python API, with the API of the tree it lies in.
+
+    python -m benchmarks.same_as_jobs JOB DATA OUT
+
+A change of the Python API changes these functions, and a change of a setting's name `RENAMES`; what a job
+returns and the names in it stay, so that two trees can be compared. `write_data` draws the videos and photos
+that all jobs of both trees read.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+RENAMES: dict[str, str] = {}
+"""Settings and options of commit 4d321c0 -> of this tree. The longest entry that fits counts.
+
+A section: `memory` -> `model.memory`; a key: `memory.topk` -> `model.read.topk`; an option: `--adapt`; a
+value: `model.read=shared` -> `model.read.weight=none`.
+"""
+
+Found = dict[str, Any]
+"""Numbers, texts and arrays by name; names with the same part before the first "/" share a scale."""
+
+VIDEO = "rendered"
+FRAMES = 6
+GIVEN_FRAME = 3
+"""The one annotated frame of DATA/middle."""
+
+PARAMS, BATCH = "tiny_params.npz", "tiny_batch.npz"
+
+TRAINING = (
+    "train.batch=2",
+    "train.crop=64",
+    "train.clip_length=3",
+    "train.optim.frozen=",
+    "train.sources.davis.exclude=",
+    "train.sources.static.exclude=",
+    "train.sources.davis.partial=video1",
+    "train.sources.static.partial=photo1",
+    "train.evaluation.every=0",
+)
+STEP = (
+    "train.step.oracle_prob=1.0",
+    "train.step.oracle_end=10",
+    "train.step.sampling_begin=100",
+    "train.losses.hard_begin=0",
+    "train.losses.hard_end=1000",
+)
+
+
+def write_data(folder: pathlib.Path) -> None:
+    """Writes videos, training data, and the parameters and a batch of a tiny model.
+
+    DATA/first and DATA/middle are six frames of the rendered sample, with a mask of every frame or of one.
+    DATA/davis are five small videos of six frames, DATA/static six photos. DATA/tiny_params.npz names each
+    parameter by its path at commit 4d321c0.
+    """
+    import jax
+    from flax import traverse_util
+
+    from tests import tiny
+    from vos_jax.data import rendered
+
+    video = rendered.RenderedSource().video(VIDEO)
+    for index in range(FRAMES):
+        frame, ids = video.frame(index), video.annotation(index)
+        for name in ("first", "middle"):
+            _write_image(folder / name / "JPEGImages" / VIDEO / f"{index:05d}.png", frame)
+            if name == "first" or index == GIVEN_FRAME:
+                _write_image(folder / name / "Annotations" / VIDEO / f"{index:05d}.png", ids)
+    for number in range(6):
+        video = rendered.RenderedSource(size=(96, 128), frames=FRAMES, objects=2, seed=number).video(VIDEO)
+        _write_image(folder / "static" / "images" / f"photo{number}.png", video.frame(0))
+        _write_image(folder / "static" / "masks" / f"photo{number}.png", video.annotation(0))
+        for index in range(FRAMES if number else 0):
+            name = f"video{number}/{index:05d}.png"
+            _write_image(folder / "davis" / "JPEGImages" / name, video.frame(index))
+            _write_image(folder / "davis" / "Annotations" / name, video.annotation(index))
+    params: dict[str, Any] = dict(traverse_util.flatten_dict(tiny.params(), sep="/"))
+    # RefineNet starts at zero, which would hide all that goes into it.
+    last = "refine/logit/kernel"
+    params[last] = 0.1 * jax.random.normal(jax.random.key(1), params[last].shape)
+    batch: dict[str, Any] = dict(tiny.batch())
+    np.savez(folder / PARAMS, **jax.device_get(params))
+    np.savez(folder / BATCH, **batch)
+
+
+def _write_image(path: pathlib.Path, image: np.ndarray) -> None:
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+def rendered(data: pathlib.Path) -> Found:
+    """Returns checksums of the rendered sample's frames and masks."""
+    from vos_jax.data import rendered
+
+    del data
+    video = rendered.RenderedSource().video(VIDEO)
+    return {
+        f"{kind}/{index}": checksum(draw(index))
+        for index in range(0, 24, 4)
+        for kind, draw in (("frame", video.frame), ("mask", video.annotation))
+    }
+
+
+def configs(data: pathlib.Path) -> Found:
+    """Returns every value of every config by this tree's names, as `CONFIG/KEY`."""
+    from flax import traverse_util
+
+    from vos_jax import config
+
+    del data
+    return {
+        f"{name}/{'.'.join(key)}": value
+        for name in config.names()
+        for key, value in traverse_util.flatten_dict(config.as_dict(config.load(name))).items()
+    }
+
+
+def batches(data: pathlib.Path) -> Found:
+    """Returns checksums of the arrays of 20 batches, of photos and videos with all augmentation."""
+    from vos_jax.data import pipeline
+    from vos_jax.train import setup
+
+    config = _training_config()
+    setup.apply_data(config, [f"static={data / 'static'}", f"davis={data / 'davis'}"])
+    names = setup.make_model(config, hard=False).config.datasets
+    stream = pipeline.make_pipeline(setup.pipeline_config(config, names))
+    found = {}
+    for index in range(20):
+        found |= {f"{index}/{name}": checksum(np.asarray(array)) for name, array in next(stream).items()}
+    stream.close()
+    return found
+
+
+def loss(data: pathlib.Path) -> Found:
+    """Returns the loss, its terms and the gradient of a batch at three steps, of a tiny model."""
+    from flax import traverse_util
+
+    from tests import tiny
+
+    with np.load(data / PARAMS) as arrays:
+        params = traverse_util.unflatten_dict(dict(arrays), sep="/")
+    # A loop compiles in half the time.
+    return _losses(data, tiny.model(hard=False), params, _step_config("train.step.unroll=false"))
+
+
+def loss_lite0(data: pathlib.Path) -> Found:
+    """Returns what `loss` does, of the trained lite0; compiling takes minutes."""
+    import jax
+
+    from vos_jax.train import setup
+
+    config = _step_config("train.init=vos_jax/weights/lite0.safetensors")
+    model = setup.make_model(config, hard=False)
+    return _losses(data, model, setup.init_params(config, model, jax.random.key(0)), config)
+
+
+def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
+    """Returns losses and gradients; arrays are named by the path of their parameter at commit 4d321c0.
+
+    In the first of the steps, the proposals of every frame are true ones; in the second, every previous mask
+    is true; in the third, both are the model's.
+    """
+    import jax
+    from flax import traverse_util
+
+    from vos_jax import devices
+    from vos_jax.train import setup, step
+
+    devices.choose("cpu")  # so that compiled programs are kept
+    # Compiles faster, and rounding depends less on what XLA fuses.
+    jax.config.update("jax_disable_most_optimizations", True)
+    with np.load(data / BATCH) as arrays:
+        batch = dict(arrays)
+    compute = jax.jit(jax.grad(step.make_loss_fn(model, setup.step_config(config)), has_aux=True))
+    found = {}
+    for number in (0, 50, 2000):
+        gradients, terms = jax.device_get(compute(params, batch, jax.random.key(1), np.int32(number)))
+        found |= {f"{name} {number}": float(value) for name, value in terms.items()}
+        flat = traverse_util.flatten_dict(gradients, sep="/")
+        found |= {f"gradient {number}/{name}": np.asarray(value) for name, value in flat.items()}
+    return found
+
+
+def _training_config(*overrides: str) -> Any:
+    from vos_jax import config
+
+    return config.load("train_lite0", [*TRAINING, *overrides])
+
+
+def _step_config(*overrides: str) -> Any:
+    from vos_jax import config
+
+    return config.load("default", [*STEP, *overrides])
+
+
+def checksum(array: np.ndarray) -> str:
+    """Returns a checksum of an array's values, shape and type."""
+    array = np.ascontiguousarray(array)
+    content = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+    return f"{array.dtype} {array.shape} {content}"
+
+
+JOBS: dict[str, Callable[[pathlib.Path], Found]] = {
+    "rendered": rendered,
+    "configs": configs,
+    "batches": batches,
+    "loss": loss,
+    "loss_lite0": loss_lite0,
+}
+
+
+def main(name: str, data: pathlib.Path, out: pathlib.Path) -> None:
+    """Runs one job and writes OUT/found.json and OUT/found.npz; the job `data` writes DATA."""
+    if name == "data":
+        write_data(data)
+        return
+    found = JOBS[name](data)
+    arrays: Found = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+    plain = {key: value for key, value in found.items() if key not in arrays}
+    np.savez(out / "found.npz", **arrays)
+    (out / "found.json").write_text(json.dumps(plain, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))

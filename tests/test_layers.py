@@ -1,0 +1,189 @@
+"""The layers of the architecture: a file imports from its own package and from lower layers only.
+
+`PLACES` names the files of today that belong to another package than the folder they lie in; `ALLOWED` are
+today's violations. Both only shrink: an entry that is no longer needed fails.
+"""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+LAYERS = (
+    ("programs", "tools"),
+    ("web",),
+    ("config", "cli", "api"),
+    ("visualize",),
+    ("evaluation",),
+    ("inference",),
+    ("train",),
+    ("models", "data"),
+    ("ops",),
+    ("base",),
+)
+"""Packages from the highest layer to the lowest; files at the root of vos_jax are `base` or in `PLACES`."""
+
+ONE_ROW = {"programs", "tools"}, {"config", "cli", "api"}
+"""Packages of one layer that may import each other; `models` and `data` may not."""
+
+PLACES = {
+    "vos_jax/__init__": "api",
+    "vos_jax/command": "cli",
+    "vos_jax/config": "config",
+    "vos_jax/convert/folding": "models",
+    "vos_jax/convert/plans": "models",
+    "vos_jax/data/build": "tools",
+    "vos_jax/data/builders": "tools",
+    "vos_jax/data/check": "tools",
+    "vos_jax/data/names": "base",
+    "vos_jax/data/submission": "evaluation",
+    "vos_jax/export": "tools",
+    "vos_jax/inference/followers": "api",
+    "vos_jax/inference/loading": "models",
+    "vos_jax/inference/processes": "base",
+    "vos_jax/inference/resizing": "base",
+    "vos_jax/inference/results": "evaluation",
+    "vos_jax/inference/rollout": "models",
+    "vos_jax/inference/spread": "evaluation",
+    "vos_jax/merge": "tools",
+    "vos_jax/models/backbones/bottleneck": "ops",
+    "vos_jax/models/backbones/depthwise": "ops",
+    "vos_jax/models/boxes": "ops",
+    "vos_jax/models/mask_paste": "ops",
+    "vos_jax/models/masks": "ops",
+    "vos_jax/models/pixels": "ops",
+    "vos_jax/models/roi_align": "ops",
+    "vos_jax/models/windows": "ops",
+    "vos_jax/stablehlo": "tools",
+    "vos_jax/train/adaptation": "inference",
+    "vos_jax/train/distributed": "base",
+    "vos_jax/train/evaluation": "evaluation",
+    "vos_jax/train/preview": "visualize",
+    "vos_jax/visualize/console": "cli",
+    "vos_jax/visualize/probe": "inference",
+}
+"""Files whose package in the target architecture is not that of their folder."""
+
+FOLDERS = {"convert": "tools", "metrics": "evaluation"}
+"""Folders whose package has another name."""
+
+ALLOWED = """
+vos_jax/data/proposal_files -> vos_jax/models/proposals
+vos_jax/data/submission -> vos_jax/config
+vos_jax/inference/processes -> vos_jax/inference/spread
+vos_jax/inference/results -> vos_jax/config
+vos_jax/inference/results -> vos_jax/visualize/console
+vos_jax/inference/segmenter -> vos_jax/config
+vos_jax/inference/segmenter -> vos_jax/inference/followers
+vos_jax/inference/settings -> vos_jax/__init__
+vos_jax/inference/settings -> vos_jax/config
+vos_jax/train/setup -> vos_jax/train/evaluation
+vos_jax/train/watch -> vos_jax/train/evaluation
+"""
+"""IMPORTER -> IMPORTED, sorted."""
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """Returns the files that have a layer, by path without suffix: the programs and all of vos_jax."""
+    paths = [*ROOT.glob("*.py"), *(ROOT / "vos_jax").rglob("*.py")]
+    return {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(paths)}
+
+
+def package_of(module: str) -> str:
+    """Returns the package that a file belongs to, such as `data` for `vos_jax/data/clips`."""
+    if module in PLACES:
+        return PLACES[module]
+    parts = module.split("/")
+    if parts[0] != "vos_jax":
+        return "programs"
+    return "base" if len(parts) == 2 else FOLDERS.get(parts[1], parts[1])
+
+
+def layer_of(package: str) -> int:
+    """Returns the number of a package's layer, 0 for the highest."""
+    return next(index for index, row in enumerate(LAYERS) if package in row)
+
+
+def may_import(importer: str, imported: str) -> bool:
+    """Returns whether a file of one package may import one of another."""
+    if importer == imported or any({importer, imported} <= row for row in ONE_ROW):
+        return True
+    return layer_of(importer) < layer_of(imported)
+
+
+def imported_by(tree: ast.Module, known: dict[str, pathlib.Path]) -> Iterator[str]:
+    """Yields the files of `known` that a module imports, inside functions too."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            # A name that is no module is defined in the one that it is imported from.
+            names += [name if _file_of(name, known) else node.module for name in whole]
+    for name in dict.fromkeys(names):
+        if file := _file_of(name, known):
+            yield file
+
+
+def _file_of(name: str, known: dict[str, pathlib.Path]) -> str | None:
+    path = name.replace(".", "/")
+    return next((module for module in (path, f"{path}/__init__") if module in known), None)
+
+
+def violations() -> set[str]:
+    """Returns the imports that point upwards or sideways, as `IMPORTER -> IMPORTED`."""
+    known = modules()
+    return {
+        f"{module} -> {imported}"
+        for module, path in known.items()
+        for imported in imported_by(ast.parse(path.read_text()), known)
+        if not may_import(package_of(module), package_of(imported))
+    }
+
+
+def test_files_import_from_lower_layers_only():
+    new = violations() - set(ALLOWED.split("\n"))
+    told = [
+        f"{line} ({' -> '.join(package_of(name) for name in line.split(' -> '))})" for line in sorted(new)
+    ]
+    assert not told, f"imports that point upwards or sideways: {', '.join(told)}"
+
+
+def test_the_allow_list_only_shrinks():
+    listed = ALLOWED.strip().split("\n") if ALLOWED.strip() else []
+    assert listed == sorted(set(listed))
+    gone = set(listed) - violations()
+    assert not gone, f"no longer violations, delete them from ALLOWED: {', '.join(sorted(gone))}"
+
+
+def test_places_name_files_that_lie_elsewhere():
+    stale = [name for name, package in PLACES.items() if name not in modules() or f"/{package}/" in name]
+    assert not stale, f"not there or in place, delete them from PLACES: {', '.join(stale)}"
+
+
+def test_every_package_has_a_layer():
+    for name in modules():
+        assert layer_of(package_of(name)) >= 0, name
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from vos_jax.data import clips, transforms", ["vos_jax/data/clips", "vos_jax/data/transforms"]),
+        ("from vos_jax.errors import VosError", ["vos_jax/errors"]),
+        ("def f():\n    import vos_jax.models.vos", ["vos_jax/models/vos"]),
+        ("from vos_jax.models import backbones\nimport numpy", ["vos_jax/models/backbones/__init__"]),
+    ],
+)
+def test_imports_are_found(source, expected):
+    assert list(imported_by(ast.parse(source), modules())) == expected
+
+
+def test_layers_are_those_of_the_picture():
+    assert may_import("inference", "train") and not may_import("train", "inference")
+    assert not may_import("models", "data") and not may_import("data", "models")
+    assert may_import("api", "config") and not may_import("base", "ops")
