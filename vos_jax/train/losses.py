@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 
 from vos_jax.errors import VosError
-from vos_jax.models import affinity as affinity_lib
 from vos_jax.models import matching, vos
 from vos_jax.models import read as read_lib
 from vos_jax.models.proposals import Proposals
@@ -40,7 +39,7 @@ TINY = 1e-12
 # Costs are cosines and IoUs: a tenth is a clear difference.
 PRESENCE_TEMPERATURE = 0.1
 # Pixels from a point within which a cell counts as showing it, and width of the target around it.
-CELL, CELL_SIGMA = float(vos.STRIDE), vos.STRIDE / 2
+CELL = float(vos.STRIDE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,9 +234,10 @@ def correspondence(
 ) -> dict[str, Float[Array, ""]]:
     """Compares what the keys of later frames attend to in frame 0 with the cells that show the same point.
 
-    The target of a cell is a Gaussian of `CELL_SIGMA` pixels around its origin, over the memory cells of its
-    layer; the prediction is the softmax of the read's own affinity over all memory cells. A cell counts if a
-    memory cell of its layer lies within `CELL` pixels of its origin.
+    A memory cell is near a cell if it shows the same layer within `CELL` pixels of its origin; a cell counts
+    if some memory cell is near. The loss of a cell is -log of the share of attention, the softmax of the
+    read's own affinity over all memory cells, that goes to near ones. It does not punish attention to a
+    single near cell: trained keys attend to one or two.
 
     Args:
       query_key: keys of frames 1...
@@ -248,7 +248,7 @@ def correspondence(
       config: how the memory is read.
 
     Returns:
-      "correspondence", the mean cross-entropy of the cells that count, and "correspondence_accuracy", the
+      "correspondence", the mean loss of the cells that count, and "correspondence_accuracy", the
       share of them whose best memory cell is one that makes them count; both 0 where no cell counts.
     """
     valid = memory_valid.ravel()
@@ -259,17 +259,17 @@ def correspondence(
     near = same & (squared <= CELL**2)
     counts = jnp.any(near, axis=-1)
 
-    # Cells that do not count get a finite target, too: their gradient is 0 times what it would be.
-    target = jax.nn.softmax(jnp.where(same, -squared / (2.0 * CELL_SIGMA**2), affinity_lib.MASKED), axis=-1)
     channels = query_key.shape[-1]
     logits = read_lib.affinity(
         query_key.reshape(-1, channels), memory_key.reshape(-1, channels), config
     ).astype(jnp.float32)
-    entropy = optax.losses.softmax_cross_entropy(logits, target, where=valid[None])
+    # Cells that do not count are near everything here, so that nothing infinite is multiplied by 0.
+    of_near = jax.nn.logsumexp(logits, axis=-1, where=near | ~counts[:, None])
+    loss = jax.nn.logsumexp(logits, axis=-1, where=valid[None] | ~counts[:, None]) - of_near
     best = jnp.argmax(jnp.where(valid[None], logits, -jnp.inf), axis=-1)
     found = jnp.take_along_axis(near, best[:, None], axis=-1)[:, 0]
     return {
-        "correspondence": _mean(entropy, counts),
+        "correspondence": _mean(loss, counts),
         "correspondence_accuracy": _mean(found.astype(jnp.float32), counts),
     }
 
