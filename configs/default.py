@@ -277,6 +277,9 @@ def train(train):
     losses.mask_bce = 1.0
     # Dice of the proposals' masks.
     losses.mask_dice = 1.0
+    # In pseudo-clips, which know it: cross-entropy of a cell's attention over frame 0, by keys alone, against
+    # the cells that show the same point; 0 = not computed. Much larger than the other terms (docs/method.md).
+    losses.correspondence = 0.0
     # A proposal is nobody's match unless its IoU with the object's truth is above this.
     losses.match_iou = 0.0
     # Share of a clip's cells, the worst, that cross-entropy counts in the end ...

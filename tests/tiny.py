@@ -83,4 +83,13 @@ def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) ->
         "instances": np.stack([ids for _, ids in clips]),
         "instance_valid": np.tile(np.arange(objects) < 2, (size, 1)),
         "exhaustive": np.ones(size, bool),
+        "origins": np.stack([origins(ids) for _, ids in clips]),
     }
+
+
+def origins(ids: np.ndarray) -> np.ndarray:
+    """Where the 16-pixel cells of `video` come from: (layer, x, y) as in `data.origins`, [T, h, w, 3]."""
+    layer = ids[:, 8::16, 8::16]
+    time, y, x = np.indices(layer.shape)
+    moved = np.array([0, 4, -4])[layer] * time
+    return np.stack([layer, 16 * x + 8 - moved, 16 * y + 8], -1).astype(np.float32)

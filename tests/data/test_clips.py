@@ -231,6 +231,7 @@ def test_a_short_clip_is_packed_with_invalid_frames():
         "instances": ((4, 48, 64), "uint8"),
         "instance_valid": ((8,), "bool"),
         "exhaustive": ((), "bool"),
+        "origins": ((4, 3, 4, 3), "float32"),
     }
     np.testing.assert_array_equal(example["instances"], example["ids"])
     assert example["instance_valid"].sum() == 1

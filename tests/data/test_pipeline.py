@@ -75,6 +75,7 @@ def test_batches_have_static_shapes_and_real_content(data):
             "instances": ((4, 3, 32, 32), "uint8"),
             "instance_valid": ((4, 8), "bool"),
             "exhaustive": ((4,), "bool"),
+            "origins": ((4, 3, 2, 2, 3), "float32"),
         }
         counts = batch["object_valid"].sum(1)
         assert counts.min() >= 1 and batch["frame_valid"].all() and batch["truth_valid"].all()

@@ -9,6 +9,7 @@ import pytest
 
 from vos_jax import errors
 from vos_jax.models import masks, proposals, vos
+from vos_jax.models import read as read_lib
 from vos_jax.train import losses
 
 CONFIG = losses.LossConfig()
@@ -211,3 +212,105 @@ def test_the_null_cost_learns_to_lie_above_present_objects_and_below_absent_ones
     np.testing.assert_allclose(loss(jnp.asarray([-0.5, -0.5]), cost, valid), np.mean(expected), rtol=1e-5)
     one = loss(jnp.asarray([-0.5, 7.0]), cost, jnp.asarray([True, False]))
     np.testing.assert_allclose(one, expected[0], rtol=1e-5)
+
+
+READ = read_lib.ReadConfig(affinity="l2", scale=0.5)
+GRID = (5, 6)
+
+
+def moved_layers():
+    """Origins of a frame 0 of two layers and of two later frames in which both have moved.
+
+    The last column of frame 0 and a row of each later frame are of no known layer.
+    """
+    y, x = np.mgrid[: GRID[0], : GRID[1]] * 16.0 + 8
+    layer = np.where((x > 30) & (y > 30), 1.0, 0.0)
+    layer[:, -1] = -1
+    first = np.stack([layer, x, y], -1)
+    moves = np.where(layer[None, ..., None] == 1, 20.0, [[[[5.0, 0.0]]], [[[40.0, -7.0]]]])
+    later = np.concatenate([np.stack([layer] * 2)[..., None], first[None, ..., 1:] + moves], -1)
+    later[:, 0, :, 0] = -1
+    return first.astype(np.float32), later.astype(np.float32)
+
+
+def keys_of(origins):
+    """Keys whose affinity by `READ` is a Gaussian of 4 pixels around the origin; layers lie far apart."""
+    scale = np.sqrt(1 / (2 * 4.0**2 * READ.scale))
+    return jnp.asarray(origins * np.array([1e4, 1, 1]) * scale, jnp.float32)
+
+
+def near_cells(first, later, valid):
+    """Cells that count and what is near them, by loops: bool [Q], [Q, K]."""
+    rows = []
+    for layer, *point in later.reshape(-1, 3):
+        squared = np.sum((first[..., 1:].reshape(-1, 2) - point) ** 2, -1)
+        rows.append((first[..., 0].ravel() == layer) & (layer >= 0) & valid.ravel() & (squared <= 16**2))
+    return np.any(rows, -1), np.array(rows)
+
+
+def test_correspondence_of_keys_that_tell_every_point_is_almost_zero():
+    first, later = moved_layers()
+    valid = np.ones(GRID, bool)
+    valid[-1] = False
+    compute = jax.jit(losses.correspondence, static_argnums=5)
+    found = compute(keys_of(later), keys_of(first), later, first, valid, READ)
+    counts, _ = near_cells(first, later, valid)
+    assert 10 < counts.sum() < counts.size - 2 * GRID[1]
+    assert 0 <= found["correspondence"] < 0.05
+    assert found["correspondence_accuracy"] == 1.0
+
+
+def test_correspondence_of_random_keys_against_its_definition():
+    """The affinity is the read's, scale included; all valid cells of frame 0 are rivals, unknown ones too."""
+    first, later = moved_layers()
+    valid = np.ones(GRID, bool)
+    valid[-1] = False
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(*x.shape[:-1], 4)).astype(np.float32) for x in (later, first))
+    counts, near = near_cells(first, later, valid)
+    compute = jax.jit(losses.correspondence, static_argnums=5)
+    for variant in ("dot", "l2"):
+        config = dataclasses.replace(READ, affinity=variant)
+        found = compute(query, key, later, first, valid, config)
+        rows, columns = query.reshape(-1, 4), key.reshape(-1, 4)
+        logits = rows @ columns.T if variant == "dot" else -np.sum((rows[:, None] - columns) ** 2, -1)
+        logits = np.where(valid.ravel(), 0.5 * logits, -1e4)
+        share = np.sum(np.exp(logits) * near, -1) / np.exp(logits).sum(-1)
+        expected = -np.log(share[counts]).mean()
+        assert found["correspondence"] == pytest.approx(expected, rel=1e-4)
+        best = np.argmax(logits, -1)
+        chosen = first.reshape(-1, 3)[best]
+        squared = np.sum((chosen - later.reshape(-1, 3))[:, 1:] ** 2, -1)
+        hits = (chosen[:, 0] == later.reshape(-1, 3)[:, 0]) & (squared <= 16**2)
+        assert found["correspondence_accuracy"] == pytest.approx(hits[counts].mean())
+        # Keys that say nothing: a guess among the valid cells.
+        nothing = compute(0 * query, 0 * key, later, first, valid, config)
+        guess = np.log(valid.sum() / near[counts].sum(-1)).mean()
+        assert nothing["correspondence"] == pytest.approx(guess, rel=1e-5)
+
+
+def test_correspondence_reads_by_the_variants_own_affinity():
+    first, later = moved_layers()
+    by_name = dataclasses.replace(READ, variant="l2", affinity="dot")
+    valid = np.ones(GRID, bool)
+    arguments = keys_of(later), keys_of(first), later, first, valid
+    assert losses.correspondence(*arguments, by_name) == losses.correspondence(*arguments, READ)
+
+
+def test_correspondence_of_unknown_origins_is_zero_and_its_gradient_finite():
+    first, later = moved_layers()
+    valid = np.ones(GRID, bool)
+    valid[-1] = False
+
+    def loss(keys, first, later):
+        return losses.correspondence(*keys, later, first, valid, READ)["correspondence"]
+
+    compute = jax.jit(jax.value_and_grad(loss))
+    keys = keys_of(later) + 3.0, keys_of(first)
+    value, gradients = compute(keys, first, later)
+    assert value > 0 and all(np.isfinite(x).all() and np.any(x) for x in gradients)
+    # Padding has no say: neither as what is read nor as who reads.
+    assert not np.any(gradients[1][-1])
+    for unknown in ((np.full_like(first, -1), later), (first, np.full_like(later, -1)), (first - 7, later)):
+        value, gradients = compute(keys, *unknown)
+        assert value == 0 and not any(np.any(x) for x in gradients)

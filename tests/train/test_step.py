@@ -18,7 +18,7 @@ from vos_jax.train import corruption, losses, step
 SAMPLED = 100  # from this step on, previous masks are predictions now and then
 CONFIG = step.StepConfig(
     unroll=False,  # compiles in half the time
-    losses=losses.LossConfig(hard_begin=0, hard_end=100),
+    losses=losses.LossConfig(correspondence=0.5, hard_begin=0, hard_end=100),
     sampling_begin=SAMPLED,
     sampling_prob=0.5,
     oracle_prob=1.0,
@@ -64,7 +64,8 @@ def close(a, b, tolerance=1e-5):
 
 def test_every_term_and_every_parameter_takes_part(run):
     gradients, metrics = run(tiny.batch())
-    assert {*losses.TERMS, "loss", "j", "j_coarse", "j_propagated"} == set(metrics)
+    others = {"loss", "j", "j_coarse", "j_propagated", "correspondence_accuracy"}
+    assert {*losses.TERMS, *others} == set(metrics)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
     assert metrics["loss"] == pytest.approx(losses.total(metrics, CONFIG.losses), rel=1e-5)
     paths = jax.tree_util.tree_leaves_with_path(gradients)
@@ -101,6 +102,7 @@ def test_what_is_padding_changes_nothing(run):
     rng = np.random.default_rng(3)
     spoiled["frames"][0, 2] = rng.integers(0, 255, (64, 64, 3))
     spoiled["ids"][0, 2] = rng.integers(0, 3, (64, 64))
+    spoiled["origins"][0, 2] = spoiled["origins"][0, 0]
     spoiled["instances"][0, 2] = spoiled["instances"][1, 1] = 1
     spoiled["ids"][1, 1] = rng.integers(0, 3, (64, 64))
     spoiled["ids"][1] = np.where(spoiled["ids"][1] == 2, 7, spoiled["ids"][1])
@@ -118,6 +120,26 @@ def test_clips_without_anything_to_learn_from_give_zero_and_no_nan(run):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
     for name in ("match", "coarse_iou", "refined_ce", "refined_iou"):
         assert metrics[name] == 0, name
+
+
+def test_unknown_origins_give_no_correspondence_and_no_nan(run):
+    batch = tiny.batch()
+    known = run(batch)[1]
+    batch["origins"][:] = -1
+    gradients, metrics = run(batch)
+    assert metrics["correspondence"] == metrics["correspondence_accuracy"] == 0 < known["correspondence"]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
+    rest = known["loss"] - CONFIG.losses.correspondence * known["correspondence"]
+    assert metrics["loss"] == pytest.approx(rest, rel=1e-5)
+
+
+def test_correspondence_is_computed_only_where_it_has_a_weight(params):
+    def names(weight):
+        config = dataclasses.replace(CONFIG, losses=losses.LossConfig(correspondence=weight))
+        loss_fn = step.make_loss_fn(tiny.model(), config)
+        return set(jax.eval_shape(loss_fn, params, tiny.batch(), jax.random.key(0), jnp.int32(PLAIN))[1])
+
+    assert names(0.1) - names(0.0) == {"correspondence", "correspondence_accuracy"}
 
 
 def test_an_object_that_the_first_frame_does_not_show_is_not_asked_for(run):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors
+from vos_jax.data import origins as origins_lib
 from vos_jax.data import records, sequences, transforms
 from vos_jax.typing import Int, UInt8
 
@@ -255,6 +256,9 @@ def pack(
     frame 0 or later, IGNORE where an instance has no number; `instance_valid` bool [K]; `exhaustive` bool [],
     False where an unlabelled pixel may show an object, too.
 
+    For the correspondence loss: `origins` float32 [T, H/16, W/16, 3], what each cell shows (`data.origins`),
+    UNKNOWN in clips of real videos.
+
     A clip shorter than T repeats its last frame with `frame_valid` False.
 
     Args:
@@ -272,6 +276,9 @@ def pack(
     instances, num_instances = number_instances(
         clip.ids if labelled is None else labelled, clip.ids, capacity=max_instances
     )
+    origins = origins_lib.unknown(length, clip.frames[0].shape[:2])
+    if clip.origins is not None:
+        origins[:real] = clip.origins
     annotated = np.array([ids is not None for ids in clip.ids] + [False] * missing)
     return {
         "frames": np.stack(clip.frames + clip.frames[-1:] * missing),
@@ -284,4 +291,5 @@ def pack(
         "instances": np.stack([blank if ids is None else ids for ids in instances] + [blank] * missing),
         "instance_valid": np.arange(max_instances) < num_instances,
         "exhaustive": np.array(exhaustive),
+        "origins": origins,
     }

@@ -13,6 +13,7 @@ import numpy as np
 from vos_jax import errors
 from vos_jax.data import cutouts as cutouts_lib
 from vos_jax.data import motion, pseudo_clips, transforms
+from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
 
 MAGNIFY = 1.5
@@ -89,7 +90,7 @@ class Paste:
         """Returns the clip with the cut-outs laid over it; they have ids after the clip's own.
 
         Frame 0 shows at least half of each laid object, and half of what it showed of each other one. A
-        cut-out for which no such place is found is left out.
+        cut-out for which no such place is found is left out. The cells that they cover have no known origin.
 
         Args:
           clip: rendered, every frame annotated.
@@ -118,20 +119,24 @@ class Paste:
             reach = np.clip((len(ids) - 1) * rng.uniform(1, max_gap + 1) / FULL_PATH, 0.15, 1.0)
             places = self._path(placed, len(ids), size, float(reach), target, rng)
             points, shape = motion.lattice(size)
-            origins = self.object.path(len(ids), size, points, rng, places=places)
+            path = self.object.path(len(ids), size, points, rng, places=places)
             for time, sprite in enumerate(placed.scaled()):
                 to_unit = placed.to_unit(time)
                 pseudo_clips.lay(
                     frames[time],
                     ids[time],
                     sprite,
-                    origins[time],
+                    path[time],
                     shape,
                     to_unit,
                     object_id,
                     before=before[time],
                 )
-        return transforms.Clip(tuple(frames), tuple(ids), clip.size)
+        origins = clip.origins
+        if origins is not None:
+            laid = np.stack([origins_lib.at_centres(mask, 0) >= first_id for mask in ids])
+            origins = np.where(laid[..., None], np.float32(origins_lib.UNKNOWN), origins)
+        return transforms.Clip(tuple(frames), tuple(ids), clip.size, origins)
 
     def _place(
         self,

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from vos_jax.data import motion, transforms
+from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
 
 LAST_ID = 254
@@ -100,21 +101,25 @@ class PseudoClip:
           key: drives all motion.
         """
         points, shape = motion.lattice(view.size)
-        origins = self.camera.path(length, view.size, points, key.fold("camera").generator())
+        path = self.camera.path(length, view.size, points, key.fold("camera").generator())
         assert view.ids[0] is not None
         photo, (ids,) = view.frames[0], compact([view.ids[0]])
         frames, truths = [], []
         for time in range(length):
-            maps = motion.dense(origins[time], shape, view.size)
+            maps = motion.dense(path[time], shape, view.size)
             # Mirroring at the borders shows no black; photo and mask are mirrored alike.
             frames.append(_sample(photo, maps, view.to_unit, cv2.INTER_LINEAR, cv2.BORDER_REFLECT))
             truths.append(_sample(ids, maps, view.to_unit, cv2.INTER_NEAREST, cv2.BORDER_REFLECT))
+        origins = _of_photo(path, shape, view)
         for number, other in enumerate(others):
             rng = key.fold("paste").fold(number).generator()
             sprite = cut_sprite(other, rng, min_pixels=self.min_pixels)
             if sprite is not None:
-                self._paste(frames, truths, sprite, 255 - number, rng)
-        return transforms.Clip(tuple(frames), tuple(truths), view.size)
+                path = self._paste(frames, truths, sprite, 255 - number, rng)
+                shown = np.stack([origins_lib.at_centres(truth, 0) == 255 - number for truth in truths])
+                of_object = origins_lib.of_layer(path, shape, 1 + number)
+                origins = np.where(shown[..., None], of_object, origins)
+        return transforms.Clip(tuple(frames), tuple(truths), view.size, origins)
 
     def _paste(
         self,
@@ -123,8 +128,11 @@ class PseudoClip:
         sprite: Sprite,
         object_id: int,
         rng: np.random.Generator,
-    ) -> None:
-        """Draws one object over all frames, in place; its motion is independent of everything below it."""
+    ) -> Float[np.ndarray, "T G 2"]:
+        """Draws one object over all frames, in place, and returns its path.
+
+        Its motion is independent of everything below it.
+        """
         size = frames[0].shape[:2]
         height, width = sprite.pixels.shape[:2]
         factor = rng.uniform(*self.size) * np.sqrt(size[0] * size[1] / (height * width))
@@ -139,9 +147,10 @@ class PseudoClip:
         scale = np.array([mirrored / (factor * width), 1 / (factor * height)])
         to_unit = np.concatenate([np.diag(scale), (0.5 - scale * place)[:, None]], axis=1)
         points, shape = motion.lattice(size)
-        origins = self.object.path(len(frames), size, points, rng)
+        path = self.object.path(len(frames), size, points, rng)
         for time, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
-            lay(frame, truth, pixels, origins[time], shape, to_unit, object_id)
+            lay(frame, truth, pixels, path[time], shape, to_unit, object_id)
+        return path
 
 
 def lay(
@@ -181,6 +190,20 @@ def lay(
         np.ascontiguousarray(layer[:, :, :3]), np.ascontiguousarray(frame[box]), opacity, 1 - opacity
     )
     truth[box][alpha > 127] = object_id
+
+
+def _of_photo(
+    path: Float[np.ndarray, "T G 2"], shape: tuple[int, int], view: transforms.View
+) -> Float[np.ndarray, "T h w 3"]:
+    """Returns the origins of a photo's cells, UNKNOWN where the crop or the photo ends.
+
+    Beyond its borders the photo is mirrored, so a cell there shows another point than its origin says.
+    """
+    origins = origins_lib.of_layer(path, shape, 0)
+    unit = origins[..., 1:] @ view.to_unit[:, :2].T + view.to_unit[:, 2]
+    known = np.all((unit >= 0) & (unit <= 1), axis=-1)
+    known &= origins_lib.at_centres(np.ones(view.size, bool), 0)
+    return np.where(known[..., None], origins, np.float32(origins_lib.UNKNOWN))
 
 
 def of_picture(

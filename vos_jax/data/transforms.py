@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
 
 
@@ -78,11 +79,13 @@ class Clip:
       frames: uint8 RGB, each [h, w, 3].
       ids: uint8, each [h, w], None where a frame is not annotated.
       size: real height and width inside the padded arrays.
+      origins: what each cell shows (`data.origins`), None where nothing is known of any.
     """
 
     frames: tuple[UInt8[np.ndarray, "h w 3"], ...]
     ids: tuple[UInt8[np.ndarray, "h w"] | None, ...]
     size: tuple[int, int]
+    origins: Float[np.ndarray, "T h/16 w/16 3"] | None = None
 
 
 V = TypeVar("V", View, Clip)
@@ -118,7 +121,8 @@ def pad(clip: Clip, size: tuple[int, int]) -> Clip:
     """Pads a clip with zeros at the bottom and right to `size` (no-op for one that fills it)."""
     fill = functools.partial(geometry.pad, size=size, mode="constant")
     ids = tuple(None if ids is None else fill(ids) for ids in clip.ids)
-    return Clip(tuple(map(fill, clip.frames)), ids, clip.size)
+    origins = None if clip.origins is None else origins_lib.pad(clip.origins, size)
+    return Clip(tuple(map(fill, clip.frames)), ids, clip.size, origins)
 
 
 # --- geometry: View -> View, then one render ----------------------------------------------------------------
@@ -170,7 +174,10 @@ class TemporalFlip:
     def __call__(self, clip: V, key: Key) -> V:
         if key.generator().random() >= self.prob or not holds_object(clip.ids[-1]):
             return clip
-        return dataclasses.replace(clip, frames=clip.frames[::-1], ids=clip.ids[::-1])
+        flipped = dataclasses.replace(clip, frames=clip.frames[::-1], ids=clip.ids[::-1])
+        if isinstance(flipped, Clip) and flipped.origins is not None:
+            return dataclasses.replace(flipped, origins=flipped.origins[::-1])
+        return flipped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,22 @@ def named(choice: str | Callable, known: dict[str, Callable], kind: str) -> Call
     return known[choice]
 
 
+def affinity_fn(query: Float[Array, "Q Ck"], config: Any) -> Callable[[Array], Float[Array, "Q K"]]:
+    """Returns the function from keys [K, Ck] to their affinity with the query keys, scaled as a read does it.
+
+    Args:
+      query: keys of the query pixels.
+      config: a `read.ReadConfig`, of which `affinity` and `scale` count.
+
+    Raises:
+      VosError: `config.affinity` names no affinity.
+    """
+    affinity = named(config.affinity, AFFINITIES, "affinity")
+    scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
+    query = query * jnp.asarray(scale**0.5, query.dtype)
+    return lambda key: affinity(query, key * jnp.asarray(scale**0.5, key.dtype))
+
+
 def logits_fn(
     query: Float[Array, "Q Ck"],
     pixels: Int[Array, "Q"],
@@ -81,14 +97,12 @@ def logits_fn(
     kernelized: bool = False,
 ) -> Callable[[Slot], Float[Array, "Q K"]]:
     """Returns the function that gives the affinity of the query pixels of these numbers with one slot's."""
-    affinity = named(config.affinity, AFFINITIES, "affinity")
-    scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
-    query = query * jnp.asarray(scale**0.5, query.dtype)
+    affinity_of = affinity_fn(query, config)
     query_y, query_x = jnp.divmod(pixels, grid[1])
     memory_y, memory_x = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
 
     def logits_of(slot: Slot) -> Float[Array, "Q K"]:
-        logits = affinity(query, slot.key * jnp.asarray(scale**0.5, slot.key.dtype))
+        logits = affinity_of(slot.key)
         visible = slot.pixel_valid[None, :]
         if kernelized:
             best = jnp.argmax(jnp.where(visible, logits, MASKED), axis=0)

@@ -351,10 +351,28 @@ def l2(
     near: Bool[Array, "N h w"] | None = None,
 ) -> Read:
     """STCN: `shared` by negative squared distance."""
-    return shared(query_key, memory, dataclasses.replace(config, affinity="l2"), near)
+    return shared(query_key, memory, _by_distance(config), near)
+
+
+def _by_distance(config: ReadConfig) -> ReadConfig:
+    return dataclasses.replace(config, affinity="l2")
 
 
 READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized, "l2": l2}
+
+
+def affinity(
+    query_key: Float[Array, "Q Ck"], memory_key: Float[Array, "K Ck"], config: ReadConfig
+) -> Float[Array, "Q K"]:
+    """Returns r(q, m), the affinity by which a read compares keys, in fp32, without masks and windows.
+
+    Args:
+      query_key: keys of the query pixels.
+      memory_key: keys of the memory pixels.
+      config: the variant and its settings.
+    """
+    of_variant = _by_distance(config) if config.variant in ("l2", l2) else config
+    return affinity_lib.affinity_fn(query_key, of_variant)(memory_key)
 
 
 def read(

@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from ml_collections import config_dict
 
 from vos_jax import errors
+from vos_jax.data import origins
 from vos_jax.train import optim, parallel, setup, state, step
 from vos_jax.typing import Device
 
@@ -132,6 +133,7 @@ def batch_shapes(config: config_dict.ConfigDict) -> dict[str, jax.ShapeDtypeStru
         "instances": of((*clips, train.crop, train.crop), jnp.uint8),
         "instance_valid": of((train.batch, train.max_instances), jnp.bool_),
         "exhaustive": of((train.batch,), jnp.bool_),
+        "origins": of((*clips, *origins.grid((train.crop, train.crop)), 3), jnp.float32),
     }
 
 

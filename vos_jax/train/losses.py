@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vos_jax import geometry
 from vos_jax.errors import VosError
 from vos_jax.models import masks, matching, vos
+from vos_jax.models import read as read_lib
 from vos_jax.models.proposals import Proposals
 from vos_jax.typing import Array, Bool, Float
 
@@ -31,11 +33,14 @@ TERMS = (
     "box",
     "mask_bce",
     "mask_dice",
+    "correspondence",
 )
 # Probabilities below are as wrong as can be; the logarithm stays finite, and so does its gradient.
 TINY = 1e-12
 # Costs are cosines and IoUs: a tenth is a clear difference.
 PRESENCE_TEMPERATURE = 0.1
+# Pixels from a point within which a cell counts as showing it, and width of the target around it.
+CELL = float(geometry.MEMORY_STRIDE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class LossConfig:
       match, presence, coarse_iou, refined_ce, refined_iou: similarities, the null cost, the coarse masks, the
         final masks.
       objectness, centerness, box, mask_bce, mask_dice: the proposal network's.
+      correspondence: keys of the same point of a pseudo-clip; at 0 it is not computed.
       match_iou: a proposal is nobody's match unless its IoU with the object's truth is above this.
       hard_share: share of a clip's cells, the worst, that cross-entropy counts in the end.
       hard_begin, hard_end: steps between which that share falls from 1.
@@ -64,6 +70,7 @@ class LossConfig:
     box: float = 1.0
     mask_bce: float = 1.0
     mask_dice: float = 1.0
+    correspondence: float = 0.0
     match_iou: float = 0.0
     hard_share: float = 0.15
     hard_begin: int = 1000
@@ -216,6 +223,56 @@ def bootstrapped(
     number = jnp.ceil(share * jnp.sum(counts)).astype(jnp.int32)
     threshold = jnp.sort(values, descending=True)[jnp.maximum(number - 1, 0)]
     return _mean(cross_entropy, counts & (cross_entropy >= threshold))
+
+
+def correspondence(
+    query_key: Float[Array, "T h w Ck"],
+    memory_key: Float[Array, "h w Ck"],
+    query_origins: Float[Array, "T h w 3"],
+    memory_origins: Float[Array, "h w 3"],
+    memory_valid: Bool[Array, "h w"],
+    config: read_lib.ReadConfig,
+) -> dict[str, Float[Array, ""]]:
+    """Compares what the keys of later frames attend to in frame 0 with the cells that show the same point.
+
+    A memory cell is near a cell if it shows the same layer within `CELL` pixels of its origin; a cell counts
+    if some memory cell is near. The loss of a cell is -log of the share of attention, the softmax of the
+    read's own affinity over all memory cells, that goes to near ones. It does not punish attention to a
+    single near cell: trained keys attend to one or two.
+
+    Args:
+      query_key: keys of frames 1...
+      memory_key: keys of frame 0.
+      query_origins: (layer, x, y) of their cells, x and y in pixels, layer -1 for unknown (`data.origins`).
+      memory_origins: likewise for frame 0.
+      memory_valid: cells inside the real frame.
+      config: how the memory is read.
+
+    Returns:
+      "correspondence", the mean loss of the cells that count, and "correspondence_accuracy", the
+      share of them whose best memory cell is one that makes them count; both 0 where no cell counts.
+    """
+    valid = memory_valid.ravel()
+    layer, points = query_origins[..., 0].ravel(), query_origins[..., 1:].reshape(-1, 2)
+    memory_layer, memory_points = memory_origins[..., 0].ravel(), memory_origins[..., 1:].reshape(-1, 2)
+    same = (layer[:, None] == memory_layer[None]) & (layer[:, None] >= 0) & valid[None]
+    squared = jnp.sum(jnp.square(points[:, None] - memory_points[None]), axis=-1)
+    near = same & (squared <= CELL**2)
+    counts = jnp.any(near, axis=-1)
+
+    channels = query_key.shape[-1]
+    logits = read_lib.affinity(
+        query_key.reshape(-1, channels), memory_key.reshape(-1, channels), config
+    ).astype(jnp.float32)
+    # Cells that do not count are near everything here, so that nothing infinite is multiplied by 0.
+    of_near = jax.nn.logsumexp(logits, axis=-1, where=near | ~counts[:, None])
+    loss = jax.nn.logsumexp(logits, axis=-1, where=valid[None] | ~counts[:, None]) - of_near
+    best = jnp.argmax(jnp.where(valid[None], logits, -jnp.inf), axis=-1)
+    found = jnp.take_along_axis(near, best[:, None], axis=-1)[:, 0]
+    return {
+        "correspondence": _mean(loss, counts),
+        "correspondence_accuracy": _mean(found.astype(jnp.float32), counts),
+    }
 
 
 def mean_over_frames(terms: Float[Array, "T"], counts: Bool[Array, "T"]) -> Float[Array, ""]:

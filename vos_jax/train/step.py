@@ -81,7 +81,8 @@ def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
     `clips_batch` holds `data.clips.pack`'s arrays with a leading axis B and optionally "clip" [B], each
     clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
     0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
-    scalars "loss", `losses.TERMS`, and the IoUs of `losses.mask_losses`.
+    scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
+    proposals and of correspondence are there only where they are computed.
     """
 
     def loss_fn(
@@ -205,6 +206,14 @@ def clip_terms(
     terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
     terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config.losses)
+    if config.losses.correspondence:
+        origins = jnp.where(clip["frame_valid"][:, None, None, None], clip["origins"], -1.0)
+        keys = encoded.key
+        valid = masks.pixel_valid(frame_size, (keys.shape[1], keys.shape[2]), geometry.MEMORY_STRIDE)
+        late = slice(burned.stop, None)
+        terms |= losses_lib.correspondence(
+            keys[late], keys[0], origins[late], origins[0], valid, model.config.read
+        )
     if detections is not None:
         of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
         valid = clip["instance_valid"]
