@@ -12,10 +12,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax import devices, errors
 from vos_jax.inference import followers, loading
 
+UNUSED = configs.Unused(
+    "app.py", sections=("data.", "eval.", "train."), keys=(*configs.MERGED, "model.proposals.source=file")
+)
 GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
 
 
@@ -27,10 +30,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max_mb", type=int, default=500, help="largest video that is taken")
-    parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
+    parser.add_argument("--checkpoint", metavar="auto|none|PATH")
     parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--device", choices=devices.NAMES)
-    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py"
+    parser.epilog = "--config.KEY=VALUE changes any key of docs/configuration.md"
     rest, overrides = configs.split_arguments(arguments)
     options = parser.parse_args(rest)
     if not 0 < options.port < 65536:
@@ -44,7 +47,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load("default", overrides)
-    followers.configure(config, options.adapt)
+    config = configs.replace(
+        config,
+        command.given({"checkpoint": options.checkpoint, "inference.adaptation.steps": options.adapt}),
+    )
+    UNUSED.check(config, overrides)
     with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:
         # gradio reads these when it is imported: nothing is reported, and uploads stay in our folder.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ImportError as error:
             raise errors.VosError(f"{GIVE_UP} ({error})") from error
         devices.choose(options.device)
-        model, params, _ = loading.make_model(config, options.checkpoint)
+        model, params, _ = loading.make_model(config.model, config.checkpoint)
         followers.check(config, model, options.adapt)
         server = page.Server.of(followers.make_plain(config, model, params), root)
         page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)

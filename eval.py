@@ -36,10 +36,12 @@ from vos_jax.inference import (
 from vos_jax.metrics import scoring
 from vos_jax.visualize import console, figures, overlay
 
+UNUSED = configs.Unused("eval.py", sections=("train.",))
+
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = command.Parser("eval.py", __doc__, example="memory.every=3")
+    parser = command.Parser("eval.py", __doc__, example="model.memory.every=3")
     parser.add_argument("--data", metavar="DIR", help="where the data set lies (default: data/DAVIS)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the config's eval.out)")
     parser.add_argument("--sequences", metavar="a,b", help="only these sequences")
@@ -73,25 +75,28 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse(arguments)
 
 
-def configure(options: argparse.Namespace, overrides: Sequence[str]):
-    """The config with what the options say about it."""
-    config = configs.load(options.config, overrides)
-    if options.data is not None:
-        config.data.root = options.data
-    if options.sequences is not None:
-        config.data.sequences = tuple(name.strip() for name in options.sequences.split(",") if name.strip())
-        if not config.data.sequences:
-            raise errors.VosError("--sequences names no sequence; write --sequences dog,camel")
-    if options.out is not None:
-        config.eval.out = options.out
-    config.checkpoint = options.checkpoint or config.checkpoint
-    config.dtype = options.dtype or config.dtype
-    config.eval.overlay = config.eval.overlay or options.overlay
-    config.eval.overwrite = config.eval.overwrite or options.overwrite
-    config.eval.save_probabilities = config.eval.save_probabilities or options.save_probabilities
-    followers.configure(config, options.adapt)
-    views.configure(config.inference, options.max_size, options.scales, options.flip)
-    config.inference.direction = options.direction or config.inference.direction
+def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.Config:
+    """Returns the settings with the options of the command line."""
+    names, scales = options.sequences, options.scales
+    changes = {
+        "checkpoint": options.checkpoint,
+        "data.root": options.data,
+        "data.sequences": None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
+        "model.dtype": options.dtype,
+        "inference.adaptation.steps": options.adapt,
+        "inference.max_size": options.max_size,
+        "inference.scales": None if scales is None else views.parse_scales(scales),
+        "inference.flip": options.flip or None,
+        "inference.direction": options.direction,
+        "eval.out": options.out,
+        "eval.overlay": options.overlay or None,
+        "eval.overwrite": options.overwrite or None,
+        "eval.save_probabilities": options.save_probabilities or None,
+    }
+    if changes["data.sequences"] == ():
+        raise errors.VosError("--sequences names no sequence; write --sequences dog,camel")
+    config = configs.replace(configs.load(options.config, overrides), command.given(changes))
+    UNUSED.check(config, overrides)
     return config
 
 
@@ -102,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluate(options, configure(options, overrides), last)
 
 
-def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) -> None:
+def evaluate(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
     """The whole program; `last` is what is left to do at its end, come what may."""
     screen = console.make_console()
 
@@ -120,9 +125,9 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
     devices.prefer(options.device)
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
-    model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    model, params, checkpoint = loading.make_model(config.model, config.checkpoint)
     followers.check(config, model, options.adapt)
-    num_proposals = loading.num_proposals(config, model)
+    num_proposals = loading.num_proposals(config.model.proposals, model)
     local = devices.local()
     workers = spread.make_workers(
         lambda: followers.make_follower(config, model, params, num_proposals), local
@@ -133,7 +138,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
             video.inputs(), workers[0], config.inference.direction, config.eval.save_probabilities
         )
         if num_proposals:
-            proposal_files.read_video(config.model.proposals_dir, video)
+            proposal_files.read_video(config.model.proposals.folder, video)
     figures.check(options.visualize, model, videos, options.frame)
     scores = scoring.ScorePool(config.eval.workers)
     out = pathlib.Path(config.eval.out)
@@ -145,7 +150,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
         log = record.Record(
             out,
             settings.of_run(config, checkpoint),
-            own=settings.of_sequences(config, videos) if num_proposals else {},
+            own=settings.of_sequences(config.model.proposals.folder, videos) if num_proposals else {},
             overwrite=config.eval.overwrite,
             part=group.index,
         )
@@ -189,7 +194,7 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
                 advance,
                 read=segmentation.reader(
                     video,
-                    config.model.proposals_dir,
+                    config.model.proposals.folder,
                     num_proposals,
                     geometry.working_size(video.size, config.inference.min_size, config.inference.max_size),
                 ),
@@ -262,7 +267,9 @@ def evaluate(options: argparse.Namespace, config, last: contextlib.ExitStack) ->
             screen.print(f"look at: {picture}")
 
 
-def score_only(screen, options: argparse.Namespace, config, source: sources.VideoSource) -> None:
+def score_only(
+    screen, options: argparse.Namespace, config: configs.Config, source: sources.VideoSource
+) -> None:
     """Scores PNGs that are there; results.json goes beside them, or to --out."""
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)

@@ -23,14 +23,17 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
+from vos_jax import command, devices, errors, files
 from vos_jax import config as configs
-from vos_jax import devices, errors, files
 from vos_jax.data import given_masks, masks, prefetch, video_files
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import followers, loading, session, snapshots, tracker, writer
 from vos_jax.visualize import console, movie, products
 
 FRAMES_AHEAD = 4
+UNUSED = configs.Unused(
+    "segment.py", sections=("data.", "eval.", "train."), keys=(*configs.MERGED, "model.proposals.source=file")
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,7 +73,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is there already")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.epilog = "--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.memory.every=3"
+    parser.epilog = (
+        "--config.KEY=VALUE changes any key of docs/configuration.md, e.g. --config.model.memory.every=3"
+    )
     rest, overrides = configs.split_arguments(arguments)
     options = parser.parse_args(rest)
     if not options.masks:
@@ -87,9 +92,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load(options.config, overrides)
-    config.checkpoint = options.checkpoint or config.checkpoint
-    config.dtype = options.dtype or config.dtype
-    followers.configure(config, options.adapt)
+    config = configs.replace(
+        config,
+        command.given(
+            {
+                "checkpoint": options.checkpoint,
+                "model.dtype": options.dtype,
+                "inference.adaptation.steps": options.adapt,
+            }
+        ),
+    )
+    UNUSED.check(config, overrides)
     screen = console.make_console()
 
     # ---------------------------------------------------------------- video and masks
@@ -104,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
-    model, params, checkpoint = loading.make_model(config, config.checkpoint)
+    model, params, checkpoint = loading.make_model(config.model, config.checkpoint)
     followers.check(config, model, options.adapt)
     follower = followers.make_plain(config, model, params)
     annotations_lib.check(annotations, follower)
@@ -188,14 +201,14 @@ def check_frames(annotations: dict, num_frames: int) -> None:
 
 def settings(config, media: video_files.Media, annotations: dict, model: str) -> dict:
     """What decides how the masks look."""
-    plain = configs.as_dict(config)
+    flat = configs.flatten(config)
     return {
         "video": media.identity(),
         "masks": {
             str(frame): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for frame, ids in annotations.items()
         },
         "weights": model,
-        **{key: plain[key] for key in ("dtype", "model", "memory", "training_free", "objects", "inference")},
+        **{key: value for key, value in flat.items() if key.startswith(("model.", "inference."))},
         "version": vos_jax.__version__,
     }
 

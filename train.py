@@ -3,13 +3,14 @@
     python train.py --config train_static --workdir runs/static --data data/static evaluation=data/DAVIS
     python -m vos_jax.export runs/static runs/static.safetensors
     python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
-    python train.py --config train_davis --compile_only --topology v5e:4x4 --config.train.batch=64
+    python train.py --config train_davis --compile_only --topology v5e:4x4 --config.train.data.batch=64
 
 writes WORKDIR/checkpoints, metrics.jsonl, evaluations.jsonl, tensorboard/ and config.json. Ctrl-C and SIGTERM
 save a checkpoint first. On several machines start it on each: docs/scaling.md.
 """
 
 import argparse
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -24,6 +25,7 @@ from vos_jax import checkout, command, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline
 from vos_jax.inference import loading
+from vos_jax.models import vos
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -39,10 +41,16 @@ from vos_jax.train import (
 )
 from vos_jax.visualize import console
 
+UNUSED = configs.Unused(
+    "train.py",
+    sections=("checkpoint", "data.", "eval.", "inference.adaptation.", "model.training_free."),
+    keys=configs.MERGED,
+)
+
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = command.Parser("train.py", __doc__, example="train.batch=4")
+    parser = command.Parser("train.py", __doc__, example="train.data.batch=4")
     parser.add_argument("--workdir", metavar="DIR", help="where everything goes; an existing one is resumed")
     parser.add_argument(
         "--data",
@@ -71,19 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, overrides = parse(arguments)
     config = configs.load(options.config, overrides)
-    setup.apply_data(config, options.data)
-    config.train.init = options.init or config.train.init
+    UNUSED.check(config, overrides)
+    train = setup.apply_data(config.train, options.data)
+    train = dataclasses.replace(train, init=options.init or train.init)
+    config = dataclasses.replace(config, train=train)
     screen = console.make_console()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     checkpoints.be_quiet()
 
     # ---------------------------------------------------------------- devices
     if options.compile_only:
-        screen.print(ahead_of_time.describe(ahead_of_time.compile_step(config, options.topology)))
+        report = ahead_of_time.compile_step(config.model, config.train, options.topology)
+        screen.print(ahead_of_time.describe(report))
         return
     workdir = pathlib.Path(options.workdir)
     files.check_writable(workdir, "--workdir")
-    plain = configs.as_dict(config)
+    plain = configs.flatten(config)
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
     group = processes.join(options.coordinator, options.num_processes, options.process_id, detect=True)
@@ -95,37 +106,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say = screen.print if group.is_leader else lambda *_: None
 
     # ---------------------------------------------------------------- data
-    model = setup.make_model(config, hard=False)
-    drawn = setup.pipeline_config(config, model.config.datasets)
-    data = pipeline.make_pipeline(drawn, process_index=group.index, process_count=group.count)
-    videos = setup.evaluation_videos(config, drawn)
-    judged = setup.make_model(config, hard=True)
-    dataset = loading.dataset_index(config)
+    model = setup.make_model(config.model, hard=False)
+    data = pipeline.make_pipeline(
+        train.data,
+        dataset_names=vos.DATASETS,
+        seed=config.seed,
+        process_index=group.index,
+        process_count=group.count,
+    )
+    videos = setup.evaluation_videos(train)
+    judged = setup.make_model(config.model, hard=True)
+    dataset = loading.dataset_index(config.model)
     limits = config.inference.min_size, config.inference.max_size
     evaluate = (
-        evaluation.Evaluator(judged, videos, config.objects.buckets, dataset, *limits) if videos else None
+        evaluation.Evaluator(judged, videos, config.inference.object_buckets, dataset, *limits)
+        if videos
+        else None
     )
     draw = preview.make_preview(judged)
 
     # ---------------------------------------------------------------- model, optimiser, devices
-    train = config.train
-    optim_config = setup.optim_config(config)
-    schedule = optim.schedule(optim_config)
+    schedule = optim.schedule(train.optim, train.steps)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = setup.init_params(config, model, init_key)
-    tx = optim.make_tx(optim_config, params)
+    params = setup.init_params(train.init, model, init_key)
+    tx = optim.make_tx(train.optim, params, train.steps)
     trainer = parallel.Trainer(
-        step.make_loss_fn(model, setup.step_config(config)),
+        step.make_loss_fn(model, train.loss, train.optim.frozen),
         tx,
-        setup.parallel_config(config),
-        ema_decay=optim_config.ema_decay,
+        train.parallel,
+        ema_decay=train.optim.ema_decay,
     )
     run = trainer.place(jax.jit(functools.partial(state.init_train_state, tx=tx))(params, key=run_key))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{count:,} parameters of {config.model.variant} on {len(trainer.mesh.devices.flat)} x {device}")
 
     with (
-        checkpoints.Checkpoints(workdir, setup.checkpoint_config(config)) as saved,
+        checkpoints.Checkpoints(workdir, train.checkpoint) as saved,
         signals.Stop() as stop,
     ):
         # ---------------------------------------------------------------- resume
@@ -145,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files.write_json(workdir / "config.json", note)
 
         # ---------------------------------------------------------------- train
-        with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.batch) as view:
+        with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.data.batch) as view:
             pending = None
 
             def settle() -> None:
@@ -170,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 last = number >= train.steps
                 due = evaluate is not None and number != scored_at
                 score = None
-                if due and (last or number % train.evaluation.every == 0):
+                if due and (last or number % train.held_out.every == 0):
                     settle()
                     assert evaluate is not None
                     with view.pause():

@@ -41,9 +41,9 @@ VARIANTS = {
     "matching hungarian": ("model.matching=hungarian",),
     "matching greedy": ("model.matching=greedy",),
     "matching sinkhorn": ("model.matching=sinkhorn",),
-    "read shared": ("model.read=shared",),
-    "read topk": ("model.read=topk",),
-    "propagated masks are the only proposals": ("model.proposals=none",),
+    "read shared": ("model.read.variant=shared",),
+    "read topk": ("model.read.variant=topk",),
+    "propagated masks are the only proposals": ("model.proposals.source=none",),
     "no RefineNet": ("model.refine=false",),
 }
 
@@ -58,7 +58,7 @@ class Clip:
 
 def held_back(root: str, frames: int) -> Iterator[Clip]:
     """The first frames of each sequence that training holds back."""
-    source = sources.FoldersSource(root, sequences=configs.default().train.evaluation.sequences)
+    source = sources.FoldersSource(root, sequences=configs.default().train.held_out.sequences)
     for name in source.sequences():
         video = source.video(name)
         length = min(frames, len(video))
@@ -71,17 +71,15 @@ def held_back(root: str, frames: int) -> Iterator[Clip]:
 def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> Iterator[Clip]:
     """Pseudo-clips of one to four objects among people and things of their own kind; always the same ones."""
     batch = 4
-    source = sequences.SourceConfig(kind="static", root=root, sequences=JUDGED_PHOTOS)
-    data = pipeline.make_pipeline(
-        pipeline.PipelineConfig(
-            sources=(source,),
-            clip_length=length,
-            crop=crop,
-            batch=batch,
-            seed=seed,
-            pseudo=pseudo_clips.PseudoClip(size=(0.2, 0.5)),
-        )
+    source = sequences.SourceConfig(kind="static", root=root, weight=1.0, sequences=JUDGED_PHOTOS)
+    config = pipeline.ClipDataConfig(
+        sources={"static": source},
+        clip_length=length,
+        crop=crop,
+        batch=batch,
+        pseudo=pseudo_clips.PseudoClip(size=(0.2, 0.5)),
     )
+    data = pipeline.make_pipeline(config, dataset_names=("default",), seed=seed)
     for number in range(0, count, batch):
         drawn = next(data)
         for frames, ids in list(zip(drawn["frames"], drawn["ids"], strict=True))[: count - number]:
@@ -130,8 +128,8 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in names:
         config = configs.load("default", [*VARIANTS[name], *overrides])
-        model, params, _ = loading.make_model(config, options.checkpoint)
-        config.eval.stages = STAGES[1:]
+        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        config = configs.replace(config, {"eval.intermediates": STAGES[1:]})
         follower = followers.make_follower(config, model, params, 0)
         start = time.perf_counter()
         judged = {"held_back": videos, "look_alikes": clips}

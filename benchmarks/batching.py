@@ -90,9 +90,9 @@ def main() -> None:
     options = parser.parse_args(options)
     devices.choose(None)
     config = configs.load("default", overrides)
-    model, params, _ = loading.make_model(config, options.checkpoint)
+    model, params, _ = loading.make_model(config.model, options.checkpoint)
     params = jax.device_put(params)
-    follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+    follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
     print(
         f"# checkpoint {options.checkpoint}, {options.objects} object(s), {device}; seconds per video frame\n"

@@ -1,6 +1,6 @@
 """What a frame costs at 480x864 by XLA's own count: parameters, GFLOP and bytes by stage.
 
-    python -m benchmarks.cost [--variants lite0,resnet50] [--objects 1,3] [--config.memory.capacity=8]
+    python -m benchmarks.cost [--variants lite0,resnet50] [--objects 1,3] [--config.model.memory.capacity=8]
 
 Nothing is run and no weights are made: every stage is compiled for this machine's device and
 `cost_analysis()` is read. XLA counts the body of a loop once; here the body of every loop whose length is
@@ -24,7 +24,7 @@ from jax.extend import core as jax_core
 from benchmarks import stages as stages_lib
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import loading, tracker
+from vos_jax.inference import tracker
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
 
@@ -113,16 +113,14 @@ def main() -> None:
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     for variant in options.variants.split(","):
         config = configs.load("default", [*overrides, f"model.variant={variant}"])
-        model = vos.VOS(config=loading.vos_config(config))
-        print(
-            f"## {variant}, {SIZE[0]}x{SIZE[1]}, {config.memory.capacity} slots, {config.dtype}, {device}\n"
-        )
+        model, slots = vos.VOS(config=config.model), config.model.memory.capacity
+        print(f"## {variant}, {SIZE[0]}x{SIZE[1]}, {slots} slots, {config.model.dtype}, {device}\n")
         print("| part | parameters |\n|---|---:|")
         for name, count in parameters(model).items():
             print(f"| {name} | {count:,} |")
         for count in map(int, options.objects.split(",")):
             # Object counts are padded to these: what is paid for is the room.
-            room = tracker.Tracker(model, {}, buckets=config.objects.buckets).bucket(count)
+            room = tracker.Tracker(model, {}, buckets=config.inference.object_buckets).bucket(count)
             print(f"\n### {variant}, {count} object(s), room for {room}\n")
             print("| stage | GFLOP | MB read and written |\n|---|---:|---:|")
             for name, cost in stages(model, room).items():

@@ -184,8 +184,8 @@ def main() -> None:
     if unknown := [name for name in names if name not in ROWS]:
         raise errors.VosError(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
     config = configs.load(options.config, overrides)
-    config.data.root = options.data
-    config.data.sequences = tuple(name for name in options.sequences.split(",") if name)
+    wanted = tuple(name for name in options.sequences.split(",") if name)
+    config = configs.replace(config, {"data.root": options.data, "data.sequences": wanted})
     source = datasets.open_source(config.data)
     videos = [source.video(name) for name in source.sequences()]
     for video in videos:
@@ -197,14 +197,14 @@ def main() -> None:
                 )
     listed = pathlib.Path(options.data) / "visibility.json"
     visibility = json.loads(listed.read_text()) if listed.is_file() else {}
-    model, params, checkpoint = loading.make_model(config, options.checkpoint)
+    model, params, checkpoint = loading.make_model(config.model, options.checkpoint)
     if not isinstance(model, vos.VOS):
         raise errors.VosError("benchmarks.drift needs trained weights: --checkpoint PATH")
     follower = tracker.Tracker(
         model,
         params,
-        buckets=config.objects.buckets,
-        dataset=loading.dataset_index(config),
+        buckets=config.inference.object_buckets,
+        dataset=loading.dataset_index(config.model),
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
     )

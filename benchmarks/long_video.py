@@ -69,10 +69,8 @@ def of_policy(config, eviction: str):
     """
     if eviction not in EVICTIONS:
         raise errors.VosError(f"no eviction policy {eviction!r}; there are: {', '.join(EVICTIONS)}")
-    config = config.copy_and_resolve_references()
-    config.memory.eviction = eviction
-    config.memory.capacity -= eviction == "consolidate"
-    return config
+    capacity = config.model.memory.capacity - (eviction == "consolidate")
+    return configs.replace(config, {"model.memory.eviction": eviction, "model.memory.capacity": capacity})
 
 
 def follow(follower: tracker.Tracker, video: rendered.RenderedVideo) -> Run:
@@ -144,8 +142,8 @@ def main() -> None:
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     for eviction in evictions:
         config = of_policy(configs.load("default", overrides), eviction)
-        model, params, _ = loading.make_model(config, options.checkpoint)
-        follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
         print(row(eviction, follow(follower, video)), flush=True)
 
 

@@ -32,10 +32,10 @@ STAGES = {
 """Row of the table: (function name, end of its file's name); without a file any of ours."""
 
 
-def wall(settings: pipeline.PipelineConfig, seconds: float) -> tuple[float, float]:
+def wall(settings: pipeline.ClipDataConfig, seconds: float) -> tuple[float, float]:
     """Returns clips per second and the seconds until the first batch."""
     begin = time.perf_counter()
-    iterator = pipeline.make_pipeline(settings)
+    iterator = pipeline.make_pipeline(settings, dataset_names=("default",))
     next(iterator)
     first = time.perf_counter() - begin
     begin, clip_count = time.perf_counter(), 0
@@ -45,10 +45,10 @@ def wall(settings: pipeline.PipelineConfig, seconds: float) -> tuple[float, floa
     return clip_count / (time.perf_counter() - begin), first
 
 
-def profile(settings: pipeline.PipelineConfig, clip_count: int) -> tuple[float, dict[str, float]]:
+def profile(settings: pipeline.ClipDataConfig, clip_count: int) -> tuple[float, dict[str, float]]:
     """Returns CPU milliseconds per clip, unprofiled, and the profiled share of each stage."""
-    opened = tuple(clips.open_sequences(source) for source in settings.sources)
-    make = pipeline.MakeExample(settings, opened)
+    opened = tuple(clips.open_sequences(source) for source in settings.drawn().values())
+    make = pipeline.MakeExample(settings, opened, ("default",), 0)
     items = np.random.default_rng(0).integers(len(opened[0].names), size=clip_count)
 
     def run() -> None:
@@ -84,19 +84,19 @@ def main() -> None:
     args = parser.parse_args()
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as packed:
-        davis = pipeline.SourceConfig(kind="davis_folder", root=args.davis)
+        davis = pipeline.SourceConfig(kind="davis_folder", root=args.davis, weight=1.0)
         builders.pack(davis, packed, name="davis")
         sources = {
             "folder": davis,
-            "array_record": pipeline.SourceConfig(kind="array_record", root=packed),
-            "pseudo-clips": pipeline.SourceConfig(kind="static", root=args.static),
+            "array_record": pipeline.SourceConfig(kind="array_record", root=packed, weight=1.0),
+            "pseudo-clips": pipeline.SourceConfig(kind="static", root=args.static, weight=1.0),
         }
-        settings = {name: pipeline.PipelineConfig(sources=(s,), batch=4) for name, s in sources.items()}
+        settings = {name: pipeline.ClipDataConfig(sources={name: s}, batch=4) for name, s in sources.items()}
         threads = cv2.getNumThreads()
         print(f"{'source':<14}{'workers':>8}{'clips/s':>10}{'first batch s':>15}")
         for name, setting in settings.items():
             for workers in (0, args.workers):
-                setting = dataclasses.replace(setting, num_workers=workers)
+                setting = dataclasses.replace(setting, workers=workers)
                 rate, first = wall(setting, args.seconds)
                 print(f"{name:<14}{workers:>8}{rate:>10.1f}{first:>15.1f}", flush=True)
         print(f"\n{'source':<14}{'CPU ms/clip':>12}  " + "".join(f"{stage:>22}" for stage in STAGES))

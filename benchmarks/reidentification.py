@@ -92,10 +92,10 @@ def main() -> None:
     print(f"| eviction | reach | {' | '.join(kinds)} | all | J in view | empty when away |")
     print(f"|---|---:|{'---:|' * (len(kinds) + 3)}")
     for eviction, _, reach in (row.partition(":") for row in options.rows.split(",")):
-        more = [f"memory.reach={reach}"] if reach else []
+        more = [f"model.read.search_radius={reach}"] if reach else []
         config = long_video.of_policy(configs.load("default", [*overrides, *more]), eviction)
-        model, params, _ = loading.make_model(config, options.checkpoint)
-        follower = tracker.Tracker(model, params, buckets=config.objects.buckets)
+        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
         shares, everything = [], ([], [], [])
         for drawn in videos.values():
             scored = [score(follower, video) for video in drawn]
@@ -104,7 +104,8 @@ def main() -> None:
             for total, parts in zip(everything, zip(*scored, strict=True), strict=True):
                 total += [x for part in parts for x in part]
         recovered, similarity, empty = everything
-        cells = [eviction, f"{config.memory.reach:g}", *shares, f"{statistics.mean(recovered):.2f}"]
+        radius = f"{config.model.read.search_radius:g}"
+        cells = [eviction, radius, *shares, f"{statistics.mean(recovered):.2f}"]
         cells += [f"{statistics.mean(similarity):.3f}", f"{statistics.mean(empty):.3f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 

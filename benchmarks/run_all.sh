@@ -17,8 +17,8 @@ mkdir -p "$out"
 
 jobs=(
   "speed-float32|-m benchmarks.speed --objects 1,3,10 --json $out/speed-float32.json"
-  "speed-bfloat16|-m benchmarks.speed --objects 1,3,10 --config.dtype=bfloat16 --json $out/speed-bfloat16.json"
-  "speed-resnet50|-m benchmarks.speed --variants resnet50 --objects 1,3 --config.dtype=bfloat16 --json $out/speed-resnet50.json"
+  "speed-bfloat16|-m benchmarks.speed --objects 1,3,10 --config.model.dtype=bfloat16 --json $out/speed-bfloat16.json"
+  "speed-resnet50|-m benchmarks.speed --variants resnet50 --objects 1,3 --config.model.dtype=bfloat16 --json $out/speed-resnet50.json"
   "train_speed|benchmarks/train_speed.py --batch 8 --steps 20"
   "batching|-m benchmarks.batching --batches 2,4,8"
   "slots|-m benchmarks.speed --objects 1 --slots 2,5,12,20 --json $out/slots.json"

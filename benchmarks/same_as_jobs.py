@@ -10,18 +10,95 @@ that all jobs of both trees read.
 import hashlib
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-RENAMES: dict[str, str] = {}
+RENAMES: dict[str, str] = {
+    "data.given": "data.prompts",
+    "data.source": "data.kind",
+    "data.source=ytvos": "data.kind=youtube_vos",
+    "dtype": "model.dtype",
+    "eval.stages": "eval.intermediates",
+    "memory.capacity": "model.memory.capacity",
+    "memory.every": "model.memory.every",
+    "memory.eviction": "model.memory.eviction",
+    "memory.previous": "model.memory.previous",
+    "memory.reach": "model.read.search_radius",
+    "memory.topk": "model.read.topk",
+    "memory.window": "model.read.window",
+    "model.affinity": "model.read.affinity",
+    "model.num_proposals": "model.proposals.capacity",
+    "model.proposals": "model.proposals.source",
+    "model.proposals_dir": "model.proposals.folder",
+    "model.read": "model.read.variant",
+    "objects.buckets": "inference.object_buckets",
+    "train.augmentation.blur": "train.data.augmentation.blur.prob",
+    "train.augmentation.colour": "train.data.augmentation.colour.prob",
+    "train.augmentation.drift": "train.data.augmentation.drift.prob",
+    "train.augmentation.drop": "train.data.augmentation.objects.drop",
+    "train.augmentation.jpeg": "train.data.augmentation.jpeg.prob",
+    "train.augmentation.keep": "train.data.augmentation.crop.keep",
+    "train.augmentation.merge": "train.data.augmentation.objects.merge",
+    "train.augmentation.min_pixels": "train.data.augmentation.objects.min_pixels",
+    "train.augmentation.paste_min_pixels": "train.data.pseudo.min_pixels",
+    "train.augmentation.motion": "train.data.pseudo.motion",
+    "train.batch": "train.data.batch",
+    "train.clip_length": "train.data.clip_length",
+    "train.corruption": "train.loss.corruption",
+    "train.crop": "train.data.crop",
+    "train.evaluation": "train.held_out",
+    "train.gap": "train.data.gap",
+    "train.losses.box": "train.loss.box",
+    "train.losses.centerness": "train.loss.centerness",
+    "train.losses.coarse_iou": "train.loss.coarse_iou",
+    "train.losses.hard_begin": "train.loss.hard_begin",
+    "train.losses.hard_end": "train.loss.hard_end",
+    "train.losses.hard_share": "train.loss.hard_share",
+    "train.losses.mask_bce": "train.loss.mask_bce",
+    "train.losses.mask_dice": "train.loss.mask_dice",
+    "train.losses.match": "train.loss.match",
+    "train.losses.match_iou": "train.loss.match_iou",
+    "train.losses.objectness": "train.loss.objectness",
+    "train.losses.presence": "train.loss.presence",
+    "train.losses.refined_ce": "train.loss.refined_ce",
+    "train.losses.refined_iou": "train.loss.refined_iou",
+    "train.max_instances": "train.data.max_instances",
+    "train.max_objects": "train.data.max_objects",
+    "train.max_unreadable": "train.data.max_unreadable",
+    "train.paste": "train.data.paste",
+    "train.prefetch": "train.data.prefetch",
+    "train.sources": "train.data.sources",
+    "train.sources.youtube_vos.kind=ytvos": "train.data.sources.youtube_vos.kind=youtube_vos",
+    "train.step": "train.loss",
+    "train.threads": "train.data.threads",
+    "train.workers": "train.data.workers",
+    "training_free.centred": "model.training_free.centred",
+    "training_free.features": "model.training_free.features",
+    "training_free.previous": "model.training_free.previous",
+    "training_free.stride": "model.training_free.stride",
+    "training_free.temperature": "model.training_free.temperature",
+    "training_free.topk": "model.training_free.topk",
+    "training_free.window": "model.training_free.window",
+}
 """Settings and options of commit 4d321c0 -> of this tree. The longest entry that fits counts.
 
 A section: `memory` -> `model.memory`; a key: `memory.topk` -> `model.read.topk`; an option: `--adapt`; a
 value: `model.read=shared` -> `model.read.weight=none`.
 """
+
+ADDED = re.compile(
+    r"model\.(backbone|embed_size|iou_with|key_size|match_size|matching_options\..*|refine_channels|template_size"
+    r"|value_size|proposals\.(?!source|folder|capacity).*|read\.(kernel_sigma|scale))"
+    r"|train\.data\.(augmentation\.(upscale|crop\.tries|(horizontal|temporal)_flip\.prob|scale\..*)"
+    r"|augmentation\.(blur|colour|drift|jpeg)\.(?!prob).*|paste\.(min_pixels|mirror|object\..*)"
+    r"|pseudo\.(camera|object)\..*|pseudo\.(mirror|size)|sources\..*\.pseudo)"
+    r"|train\.loss\.correspondence"
+)
+"""Settings that were constants, or were not there, at commit 4d321c0."""
 
 Found = dict[str, Any]
 """Numbers, texts and arrays by name; names with the same part before the first "/" share a scale."""
@@ -34,22 +111,22 @@ GIVEN_FRAME = 3
 PARAMS, BATCH = "tiny_params.npz", "tiny_batch.npz"
 
 TRAINING = (
-    "train.batch=2",
-    "train.crop=64",
-    "train.clip_length=3",
+    "train.data.batch=2",
+    "train.data.crop=64",
+    "train.data.clip_length=3",
     "train.optim.frozen=",
-    "train.sources.davis.exclude=",
-    "train.sources.static.exclude=",
-    "train.sources.davis.partial=video1",
-    "train.sources.static.partial=photo1",
-    "train.evaluation.every=0",
+    "train.data.sources.davis.exclude=",
+    "train.data.sources.static.exclude=",
+    "train.data.sources.davis.partial=video1",
+    "train.data.sources.static.partial=photo1",
+    "train.held_out.every=0",
 )
 STEP = (
-    "train.step.oracle_prob=1.0",
-    "train.step.oracle_end=10",
-    "train.step.sampling_begin=100",
-    "train.losses.hard_begin=0",
-    "train.losses.hard_end=1000",
+    "train.loss.oracle_prob=1.0",
+    "train.loss.oracle_end=10",
+    "train.loss.sampling_begin=100",
+    "train.loss.hard_begin=0",
+    "train.loss.hard_end=1000",
 )
 
 
@@ -112,30 +189,32 @@ def rendered(data: pathlib.Path) -> Found:
 
 def configs(data: pathlib.Path) -> Found:
     """Returns every value of every config by this tree's names, as `CONFIG/KEY`."""
-    from flax import traverse_util
-
     from vos_jax import config
 
     del data
-    return {
-        f"{name}/{'.'.join(key)}": value
-        for name in config.names()
-        for key, value in traverse_util.flatten_dict(config.as_dict(config.load(name))).items()
-    }
+    found = {}
+    for name in config.names():
+        flat = config.flatten(config.load(name))
+        found |= {f"{name}/{key}": value for key, value in flat.items() if not ADDED.fullmatch(key)}
+        scale = [flat[f"train.data.augmentation.scale.{end}"] for end in ("low", "high")]
+        found[f"{name}/train.augmentation.scale"] = scale
+    return found
 
 
 def batches(data: pathlib.Path) -> Found:
     """Returns checksums of the arrays of 20 batches, of photos and videos with all augmentation."""
     from vos_jax.data import pipeline
+    from vos_jax.models import vos
     from vos_jax.train import setup
 
     config = _training_config()
-    setup.apply_data(config, [f"static={data / 'static'}", f"davis={data / 'davis'}"])
-    names = setup.make_model(config, hard=False).config.datasets
-    stream = pipeline.make_pipeline(setup.pipeline_config(config, names))
+    train = setup.apply_data(config.train, [f"static={data / 'static'}", f"davis={data / 'davis'}"])
+    stream = pipeline.make_pipeline(train.data, dataset_names=vos.DATASETS, seed=config.seed)
     found = {}
     for index in range(20):
-        found |= {f"{index}/{name}": checksum(np.asarray(array)) for name, array in next(stream).items()}
+        batch = dict(next(stream))
+        batch.pop("origins")  # there were none at commit 4d321c0
+        found |= {f"{index}/{name}": checksum(np.asarray(array)) for name, array in batch.items()}
     stream.close()
     return found
 
@@ -149,7 +228,7 @@ def loss(data: pathlib.Path) -> Found:
     with np.load(data / PARAMS) as arrays:
         params = traverse_util.unflatten_dict(dict(arrays), sep="/")
     # A loop compiles in half the time.
-    return _losses(data, tiny.model(hard=False), params, _step_config("train.step.unroll=false"))
+    return _losses(data, tiny.model(hard=False), params, _step_config("train.loss.unroll=false"))
 
 
 def loss_lite0(data: pathlib.Path) -> Found:
@@ -159,8 +238,9 @@ def loss_lite0(data: pathlib.Path) -> Found:
     from vos_jax.train import setup
 
     config = _step_config("train.init=vos_jax/weights/lite0.safetensors")
-    model = setup.make_model(config, hard=False)
-    return _losses(data, model, setup.init_params(config, model, jax.random.key(0)), config)
+    model = setup.make_model(config.model, hard=False)
+    params = setup.init_params(config.train.init, model, jax.random.key(0))
+    return _losses(data, model, params, config)
 
 
 def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
@@ -173,14 +253,14 @@ def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
     from flax import traverse_util
 
     from vos_jax import devices
-    from vos_jax.train import setup, step
+    from vos_jax.train import step
 
     devices.choose("cpu")  # so that compiled programs are kept
     # Compiles faster, and rounding depends less on what XLA fuses.
     jax.config.update("jax_disable_most_optimizations", True)
     with np.load(data / BATCH) as arrays:
         batch = dict(arrays)
-    compute = jax.jit(jax.grad(step.make_loss_fn(model, setup.step_config(config)), has_aux=True))
+    compute = jax.jit(jax.grad(step.make_loss_fn(model, config.train.loss), has_aux=True))
     found = {}
     for number in (0, 50, 2000):
         gradients, terms = jax.device_get(compute(params, batch, jax.random.key(1), np.int32(number)))

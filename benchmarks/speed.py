@@ -101,7 +101,7 @@ def stage_rows(
 
 def _counts_that_ran(model: Any, track: tracker.Track) -> Any:
     """Stands for `pixels._counts` with one count: of the query's near pixels or any slot's, the larger."""
-    known, reach = pixels._counts, model.config.read.reach
+    known, reach = pixels._counts, model.config.read.search_radius
     memory = track.state.memory
     if reach == 0:
         return known
@@ -116,7 +116,7 @@ def _counts_that_ran(model: Any, track: tracker.Track) -> Any:
 
 def _window_that_ran(model: Any, track: tracker.Track) -> Any:
     """Stands for `windows.sizes` with one window: the largest that any object needs."""
-    known, reach = windows.sizes, model.config.read.reach
+    known, reach = windows.sizes, model.config.read.search_radius
     memory = track.state.memory
     h, w = memory.prob.shape[2:]
     if reach == 0:
@@ -143,15 +143,15 @@ def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[st
 def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
     """As `loading.make_model`, which knows no "random": weights that nobody trained take as long."""
     if checkpoint != "random":
-        return loading.make_model(config, checkpoint)
-    model = vos.VOS(config=loading.vos_config(config))
+        return loading.make_model(config.model, checkpoint)
+    model = vos.VOS(config=config.model)
     return model, model.init(jax.random.key(0)), checkpoint
 
 
 def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peaks) -> dict[str, Any]:
     """Measures one variant with so many objects and memory slots."""
     model, params, label = make_model(config, checkpoint)
-    run = tracker.Tracker(model, jax.device_put(params), buckets=config.objects.buckets)
+    run = tracker.Tracker(model, jax.device_put(params), buckets=config.inference.object_buckets)
     track, frame, times = follow(run, count, frames)
     ids = np.zeros(SIZE, np.uint8)
     rows = stage_rows(run, track, frame, peak)
@@ -165,7 +165,7 @@ def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peak
         "checkpoint": label,
         "objects": count,
         "room": track.capacity,
-        "slots": config.memory.capacity,
+        "slots": config.model.memory.capacity,
         "stages": rows,
         "compile_seconds": run.seconds["compile"],
         "peak_mb": peak_megabytes(),
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--variants", default="lite0")
     parser.add_argument("--checkpoint", default="auto", help="of lite0; other variants have random weights")
     parser.add_argument("--objects", default="1,3")
-    parser.add_argument("--slots", default="8", help="memory.capacity")
+    parser.add_argument("--slots", default="8", help="model.memory.capacity")
     parser.add_argument("--frames", type=int, default=62, help="steps before the stages are measured")
     parser.add_argument("--json", type=pathlib.Path, help="where to write what was measured")
     parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("BEFORE", "AFTER"))
@@ -241,7 +241,7 @@ def main() -> None:
     cases = []
     for variant in options.variants.split(","):
         for slots in map(int, options.slots.split(",")):
-            settings = [f"model.variant={variant}", f"memory.capacity={slots}", *overrides]
+            settings = [f"model.variant={variant}", f"model.memory.capacity={slots}", *overrides]
             config = configs.load("default", settings)
             checkpoint = options.checkpoint if variant == "lite0" else "random"
             for count in map(int, options.objects.split(",")):

@@ -56,7 +56,7 @@ def of_frame(
         lambda key, memory, prob: read_lib.read(key, memory, model.config.read, prob),
         (encoded.key, state.memory, state.prev_prob),
     )
-    if model.config.use_proposals:
+    if model.config.uses_network:
         yield part(
             "proposals",
             lambda net, features, size: net.proposal_network(features, size).proposals,
@@ -65,11 +65,11 @@ def of_frame(
         )
     yield part("templates, regions, alignment", _align, read, encoded.embed, out.proposals.boxes, state)
     yield part("matching", _match, out.similarity, out.proposals, state.prev_prob, state)
-    if model.config.use_refine:
+    if model.config.refine:
         yield part(
             "RefineNet",
             lambda net, *arguments: refine.refine_all(
-                net.refine, *arguments, windowed=net.config.read.reach > 0
+                net.refine, *arguments, windowed=net.config.read.search_radius > 0
             ),
             *(features, read, out.coarse, state.prev_prob),
         )

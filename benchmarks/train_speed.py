@@ -21,14 +21,14 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline
+from vos_jax.models import vos
 from vos_jax.train import ahead_of_time, optim, parallel, setup, state, step
 
 
 def pipeline_rate(config, seconds: float) -> float:
     """Clips per second that the pipeline makes while nothing else runs."""
-    names = setup.make_model(config, hard=False).config.datasets
-    data = pipeline.make_pipeline(setup.pipeline_config(config, names))
-    for _ in range(1 + config.train.prefetch):
+    data = pipeline.make_pipeline(config.train.data, dataset_names=vos.DATASETS, seed=config.seed)
+    for _ in range(1 + config.train.data.prefetch):
         next(data)
     begin, clips = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -38,19 +38,19 @@ def pipeline_rate(config, seconds: float) -> float:
     return rate
 
 
-def make_batch(config) -> dict[str, np.ndarray]:
+def make_batch(data: pipeline.ClipDataConfig) -> dict[str, np.ndarray]:
     """Noise with a moving square: what a step costs does not depend on what it sees."""
     rng = np.random.default_rng(0)
-    batch = {name: np.zeros(x.shape, x.dtype) for name, x in ahead_of_time.batch_shapes(config).items()}
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in ahead_of_time.batch_shapes(data).items()}
     batch["frames"] = rng.integers(0, 256, batch["frames"].shape, np.uint8)
-    side = config.train.crop // 3
-    for time_index in range(config.train.clip_length):
+    side = data.crop // 3
+    for time_index in range(data.clip_length):
         start = side // 2 + 8 * time_index
         batch["ids"][:, time_index, side : 2 * side, start : start + side] = 1
     batch["instances"] = batch["ids"]
     batch["object_valid"][:, 0] = batch["instance_valid"][:, 0] = batch["exhaustive"][:] = True
     batch["frame_valid"][:] = batch["truth_valid"][:] = True
-    batch["frame_size"][:] = config.train.crop
+    batch["frame_size"][:] = data.crop
     return batch
 
 
@@ -67,13 +67,13 @@ def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
 
 def step_times(config, repeats: int, *, parts: bool) -> dict[str, float]:
     """Seconds of a step, of its compilation, and, with `parts`, of its forward pass alone."""
-    model = setup.make_model(config, hard=False)
+    model = setup.make_model(config.model, hard=False)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.05 * rng.normal(size=x.shape)).astype(np.float32), shapes)
-    tx = optim.make_tx(setup.optim_config(config), params)
-    loss_fn = step.make_loss_fn(model, setup.step_config(config))
-    trainer = parallel.Trainer(loss_fn, tx, setup.parallel_config(config))
+    tx = optim.make_tx(config.train.optim, params, config.train.steps)
+    loss_fn = step.make_loss_fn(model, config.train.loss, config.train.optim.frozen)
+    trainer = parallel.Trainer(loss_fn, tx, config.train.parallel)
     run = trainer.place(
         jax.jit(functools.partial(state.init_train_state, tx=tx))(params, key=jax.random.key(0))
     )
@@ -119,24 +119,25 @@ def main() -> None:
         sizes = {"batch": 4, "crop": 352} | {name: x for name, x in sizes.items() if x is not None}
 
     def config_of(*more: str):
-        given = [f"train.{name}={x}" for name, x in sizes.items() if x is not None]
+        given = [f"train.data.{name}={x}" for name, x in sizes.items() if x is not None]
         return configs.load(args.config or "train_davis", [*given, *more, *overrides])
 
     train = config_of().train
-    clip = f"{train.clip_length} x {train.crop} x {train.crop}"
-    print(f"{jax.devices()[0].device_kind}: {train.batch} clips of {clip}")
+    clip = f"{train.data.clip_length} x {train.data.crop} x {train.data.crop}"
+    print(f"{jax.devices()[0].device_kind}: {train.data.batch} clips of {clip}")
     if args.davis or args.static:
         config = config_of()
         for name, root in (("davis", args.davis), ("static", args.static)):
-            config.train.sources[name].root = root or ""
-            config.train.sources[name].weight = config.train.sources[name].weight if root else 0.0
+            source = f"train.data.sources.{name}."
+            change = {f"{source}root": root} if root else {f"{source}weight": 0.0}
+            config = configs.replace(config, change)
         rate = pipeline_rate(config, args.seconds)
         print(f"pipeline alone, {args.workers} worker(s): {rate:.2f} clips/s", flush=True)
     print(f"{'step':<20}{'s/step':>8}{'clips/s':>9}{'forward s':>11}{'compile s':>11}")
     for name, changes in rows_of(args).items():
         found = step_times(config_of(*changes), args.steps, parts=args.parts)
         forward = f"{found['forward']:.2f}" if args.parts else "-"
-        rate = train.batch / found["step"]
+        rate = train.data.batch / found["step"]
         print(
             f"{name:<20}{found['step']:>8.2f}{rate:>9.2f}{forward:>11}{found['compile']:>11.0f}", flush=True
         )
@@ -146,7 +147,7 @@ def rows_of(args: argparse.Namespace) -> dict[str, list[str]]:
     """The table's rows: names, and what they change in the config."""
     frozen = "train.optim.frozen=backbone"
     if args.config is not None:
-        return {"as it is": [], "no proposals": ["model.proposals=none"], "frozen backbone": [frozen]}
+        return {"as it is": [], "no proposals": ["model.proposals.source=none"], "frozen backbone": [frozen]}
     backbones = {"full": "train.optim.frozen=", "frozen": frozen}
     return {
         f"{variant} {backbone}": [f"model.variant={variant}", backbones[backbone]]

@@ -4,18 +4,21 @@ Command:  python eval.py --config davis16 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
 Time:     27 s per video and 0.27 s per frame; --adapt 0 leaves the 27 s out
 Expected: J&F 0.811 with --adapt 0 on the ten sequences of docs/results.md; without it not measured with these
-          weights (the former ones, and memory.previous=true: 0.838); --checkpoint none: 0.587
+          weights (the former ones, and model.memory.previous=true: 0.838); --checkpoint none: 0.587
 """
 
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.year = 2016
-    config.data.merge_objects = True
-    config.model.dataset = "davis"
-    # A score is asked for here, not speed: docs/results.md says what it gains.
-    config.inference.adaptation.steps = 40
-    config.eval.out = "results/davis16"
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.year": 2016,
+            "data.merge_objects": True,
+            "model.dataset": "davis",
+            # A score is asked for here, not speed: docs/results.md says what it gains.
+            "inference.adaptation.steps": 40,
+            "eval.out": "results/davis16",
+        },
+    )

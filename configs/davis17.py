@@ -9,11 +9,14 @@ Expected: on ten sequences of one object each what davis16 gives; several object
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.year = 2017
-    config.model.dataset = "davis"
-    # A score is asked for here, not speed: docs/results.md says what it gains.
-    config.inference.adaptation.steps = 40
-    config.eval.out = "results/davis17"
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.year": 2017,
+            "model.dataset": "davis",
+            # A score is asked for here, not speed: docs/results.md says what it gains.
+            "inference.adaptation.steps": 40,
+            "eval.out": "results/davis17",
+        },
+    )

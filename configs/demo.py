@@ -9,13 +9,16 @@ Expected: J&F 0.926 (J 0.930, F 0.922); 0.941 (J 0.912, F 0.971) with --checkpoi
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.source = "rendered"
-    config.data.root = ""
-    config.data.split = "demo"
-    config.eval.out = "results/demo"
-    config.eval.overlay = True
-    # A demo that shows an earlier run's masks would show nothing.
-    config.eval.overwrite = True
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.kind": "rendered",
+            "data.root": "",
+            "data.split": "demo",
+            "eval.out": "results/demo",
+            "eval.overlay": True,
+            # A demo that shows an earlier run's masks would show nothing.
+            "eval.overwrite": True,
+        },
+    )

@@ -9,9 +9,12 @@ Expected: not yet measured
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.source = "folders"
-    config.data.root = "data/LongVideo"
-    config.eval.out = "results/long_video"
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.kind": "folders",
+            "data.root": "data/LongVideo",
+            "eval.out": "results/long_video",
+        },
+    )

@@ -9,9 +9,12 @@ Expected: not yet measured; the truth lies with the server, which takes results/
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.source = "folders"
-    config.data.root = "data/MOSE/valid"
-    config.eval.out = "results/mose"
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.kind": "folders",
+            "data.root": "data/MOSE/valid",
+            "eval.out": "results/mose",
+        },
+    )

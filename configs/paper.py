@@ -18,20 +18,22 @@ ours. For its second row (YouTube-VOS added): train_davis_ytvos with --config.mo
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.model.variant = "resnet50"
-    config.model.dataset = "davis"
-    train = config.train
-    train.sources.davis.weight = 0.6
-    train.sources.static.weight = 0.4
-    train.batch = 16
-    train.steps = 40_000
-    train.optim.learning_rate = 1e-4
-    train.gap.end_step = 20_000
-    train.augmentation.colour = 0.25
-    train.step.sampling_begin = 0
-    train.losses.hard_begin = 0
-    train.losses.hard_end = 4000
-    train.evaluation.every = 4000
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "model.variant": "resnet50",
+            "model.dataset": "davis",
+            "train.data.sources.davis.weight": 0.6,
+            "train.data.sources.static.weight": 0.4,
+            "train.data.batch": 16,
+            "train.steps": 40_000,
+            "train.optim.learning_rate": 1e-4,
+            "train.data.gap.end_step": 20_000,
+            "train.data.augmentation.colour.prob": 0.25,
+            "train.loss.sampling_begin": 0,
+            "train.loss.hard_begin": 0,
+            "train.loss.hard_end": 4000,
+            "train.held_out.every": 4000,
+        },
+    )

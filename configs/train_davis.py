@@ -3,8 +3,8 @@
 Command:  python -m vos_jax.export runs/static runs/static.safetensors
           python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
           --data static=data/static davis=data/DAVIS
-Small:    ... --config.train.optim.frozen=backbone --config.train.crop=256 --config.train.batch=4
-          --config.train.steps=2000 --config.train.gap.end_step=1500
+Small:    ... --config.train.optim.frozen=backbone --config.train.data.crop=256 --config.train.data.batch=4
+          --config.train.steps=2000 --config.train.data.gap.end_step=1500
 Hardware: one GPU, eight, or a TPU slice: the batch is divided among whatever there is; "Small" is for CPUs
 Time:     not yet measured
 Expected: J on the seven held-back sequences of DAVIS 2016 train: not yet measured
@@ -14,19 +14,21 @@ Expected: J on the seven held-back sequences of DAVIS 2016 train: not yet measur
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    # Whose lambda the evaluation takes.
-    config.model.dataset = "davis"
-    train = config.train
-    # DAVIS has sixty videos: photos keep what the first stage learned of everything else.
-    train.sources.davis.weight = 0.6
-    train.sources.static.weight = 0.4
-    train.steps = 20_000
-    train.optim.learning_rate = 2e-4
-    train.augmentation.colour = 0.25
-    # The first stage has taught what these spare a beginner.
-    train.step.sampling_begin = 0
-    train.losses.hard_begin = 0
-    train.losses.hard_end = 2000
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            # Whose lambda the evaluation takes.
+            "model.dataset": "davis",
+            # DAVIS has sixty videos: photos keep what the first stage learned of everything else.
+            "train.data.sources.davis.weight": 0.6,
+            "train.data.sources.static.weight": 0.4,
+            "train.steps": 20_000,
+            "train.optim.learning_rate": 2e-4,
+            "train.data.augmentation.colour.prob": 0.25,
+            # The first stage has taught what these spare a beginner.
+            "train.loss.sampling_begin": 0,
+            "train.loss.hard_begin": 0,
+            "train.loss.hard_end": 2000,
+        },
+    )

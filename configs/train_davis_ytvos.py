@@ -12,24 +12,27 @@ Expected: not yet measured (the paper, DAVIS 2016 val: J 90.5, F 92.3)
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    # Whose lambda the evaluation takes.
-    config.model.dataset = "davis"
-    train = config.train
-    # By the number of videos DAVIS would be one clip in sixty; five times that keeps its finer masks in view.
-    train.sources.youtube_vos.weight = 0.75
-    train.sources.davis.weight = 0.15
-    train.sources.static.weight = 0.1
-    train.steps = 100_000
-    train.batch = 16
-    # Every fifth frame of YouTube-VOS has a mask, so that a gap of 5 there skips 25 frames of video.
-    train.gap.end = 5
-    train.gap.end_step = 30_000
-    train.optim.learning_rate = 2e-4
-    train.augmentation.colour = 0.25
-    train.step.sampling_begin = 0
-    train.losses.hard_begin = 0
-    train.losses.hard_end = 5000
-    train.evaluation.every = 5000
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            # Whose lambda the evaluation takes.
+            "model.dataset": "davis",
+            # By the number of videos DAVIS would be one clip in sixty; five times that keeps its finer masks
+            # in view.
+            "train.data.sources.youtube_vos.weight": 0.75,
+            "train.data.sources.davis.weight": 0.15,
+            "train.data.sources.static.weight": 0.1,
+            "train.steps": 100_000,
+            "train.data.batch": 16,
+            # Every fifth frame of YouTube-VOS has a mask, so that a gap of 5 there skips 25 frames of video.
+            "train.data.gap.end": 5,
+            "train.data.gap.end_step": 30_000,
+            "train.optim.learning_rate": 2e-4,
+            "train.data.augmentation.colour.prob": 0.25,
+            "train.loss.sampling_begin": 0,
+            "train.loss.hard_begin": 0,
+            "train.loss.hard_end": 5000,
+            "train.held_out.every": 5000,
+        },
+    )

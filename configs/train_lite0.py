@@ -16,39 +16,40 @@ Expected: docs/lab/lite0.md
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.load("train_small2")
-    config.unlock()
-    train = config.train
-    train.sources.static.weight = 0.6
-    train.sources.davis.weight = 0.4
-    # Of these a photo or video may show more than its mask says.
-    train.sources.static.partial = (
-        "animals_caltech/*",
-        "davis17_challenge_firstframes/*",
-        "humanseg/*",
-        "voc2012/*",
-        "weizmann_horse/*",
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.load("train_small2"),
+        {
+            "train.data.sources.static.weight": 0.6,
+            "train.data.sources.davis.weight": 0.4,
+            # Of these a photo or video may show more than its mask says.
+            "train.data.sources.static.partial": (
+                "animals_caltech/*",
+                "davis17_challenge_firstframes/*",
+                "humanseg/*",
+                "voc2012/*",
+                "weizmann_horse/*",
+            ),
+            "train.data.sources.davis.partial": ("*",),
+            # 100,000 clips.
+            "train.steps": 25_000,
+            "train.data.max_objects": 3,
+            "train.data.gap.start": 4,
+            "train.data.gap.end_step": 5_000,
+            "train.optim.warmup_steps": 200,
+            "train.optim.ema_decay": 0.999,
+            "train.data.augmentation.colour.prob": 0.5,
+            "train.data.augmentation.jpeg.prob": 0.2,
+            "train.data.augmentation.blur.prob": 0.1,
+            "train.data.augmentation.drift.prob": 0.3,
+            "train.data.pseudo.motion": 1.5,
+            "train.data.paste.prob": 0.5,
+            # What late frames of a video find in the memory: masks that have drifted.
+            "train.loss.corruption.take": 0.3,
+            "train.loss.corruption.lose": 0.2,
+            "train.loss.corruption.grow": 0.2,
+            "train.checkpoint.every": 200,
+            "train.held_out.every": 2_000,
+            "train.held_out.frames": 30,
+        },
     )
-    train.sources.davis.partial = ("*",)
-    # 100,000 clips.
-    train.steps = 25_000
-    train.max_objects = 3
-    train.gap.start = 4
-    train.gap.end_step = 5_000
-    train.optim.warmup_steps = 200
-    train.optim.ema_decay = 0.999
-    train.augmentation.colour = 0.5
-    train.augmentation.jpeg = 0.2
-    train.augmentation.blur = 0.1
-    train.augmentation.drift = 0.3
-    train.augmentation.motion = 1.5
-    train.paste.prob = 0.5
-    # What late frames of a video find in the memory: masks that have drifted.
-    train.corruption.take = 0.3
-    train.corruption.lose = 0.2
-    train.corruption.grow = 0.2
-    train.checkpoint.every = 200
-    train.evaluation.every = 2_000
-    train.evaluation.frames = 30
-    return config

@@ -13,31 +13,33 @@ from vos_jax import config as configs
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 
 
-def get_config():
-    config = configs.default()
-    # Whose lambda the evaluation takes.
-    config.model.dataset = "davis"
-    # One proposal in three: what matching learns from, at a third of its cost.
-    config.model.num_proposals = 12
-    train = config.train
-    train.sources.static.weight = 0.5
-    train.sources.static.exclude = JUDGED_PHOTOS
-    train.sources.davis.weight = 0.5
-    train.batch = 4
-    train.crop = 256
-    train.max_objects = 2
-    train.steps = 4000
-    train.optim.frozen = ("backbone",)
-    train.optim.ema_decay = 0.998
-    train.gap.end_step = 2400
-    train.augmentation.colour = 0.3
-    train.augmentation.jpeg = 0.1
-    train.step.sampling_begin = 300
-    train.step.oracle_end = 1500
-    train.losses.hard_begin = 500
-    train.losses.hard_end = 2500
-    train.picture_every = 0
-    train.checkpoint.every = 200
-    train.evaluation.every = 1000
-    train.evaluation.frames = 20
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            # Whose lambda the evaluation takes.
+            "model.dataset": "davis",
+            # One proposal in three: what matching learns from, at a third of its cost.
+            "model.proposals.capacity": 12,
+            "train.data.sources.static.weight": 0.5,
+            "train.data.sources.static.exclude": JUDGED_PHOTOS,
+            "train.data.sources.davis.weight": 0.5,
+            "train.data.batch": 4,
+            "train.data.crop": 256,
+            "train.data.max_objects": 2,
+            "train.steps": 4000,
+            "train.optim.frozen": ("backbone",),
+            "train.optim.ema_decay": 0.998,
+            "train.data.gap.end_step": 2400,
+            "train.data.augmentation.colour.prob": 0.3,
+            "train.data.augmentation.jpeg.prob": 0.1,
+            "train.loss.sampling_begin": 300,
+            "train.loss.oracle_end": 1500,
+            "train.loss.hard_begin": 500,
+            "train.loss.hard_end": 2500,
+            "train.picture_every": 0,
+            "train.checkpoint.every": 200,
+            "train.held_out.every": 1000,
+            "train.held_out.frames": 20,
+        },
+    )

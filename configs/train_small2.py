@@ -10,26 +10,27 @@ Expected: docs/results.md
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.load("train_small")
-    config.unlock()
-    train = config.train
-    train.steps = 1200
-    train.clip_length = 4
-    train.gap.start = 8
-    train.gap.end_step = 400
-    # A look-alike that nobody follows is what a follower must learn to leave alone.
-    train.augmentation.drop = 0.2
-    # Masks drift because each builds on the one before: learn from predicted ones only, as met later.
-    train.step.sampling_begin = 0
-    train.step.sampling_prob = 1.0
-    train.step.oracle_end = 0
-    train.losses.hard_begin = 0
-    train.losses.hard_end = 1
-    train.optim.learning_rate = 3e-4
-    train.optim.warmup_steps = 50
-    # Up to C3 ImageNet's features stay: high resolution is where the time goes.
-    train.optim.frozen = ("backbone/stem", "backbone/stage1", "backbone/stage2", "backbone/stage3")
-    train.checkpoint.every = 100
-    train.evaluation.every = 400
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.load("train_small"),
+        {
+            "train.steps": 1200,
+            "train.data.clip_length": 4,
+            "train.data.gap.start": 8,
+            "train.data.gap.end_step": 400,
+            # A look-alike that nobody follows is what a follower must learn to leave alone.
+            "train.data.augmentation.objects.drop": 0.2,
+            # Masks drift because each builds on the one before: learn from predicted ones only, as met later.
+            "train.loss.sampling_begin": 0,
+            "train.loss.sampling_prob": 1.0,
+            "train.loss.oracle_end": 0,
+            "train.loss.hard_begin": 0,
+            "train.loss.hard_end": 1,
+            "train.optim.learning_rate": 3e-4,
+            "train.optim.warmup_steps": 50,
+            # Up to C3 ImageNet's features stay: high resolution is where the time goes.
+            "train.optim.frozen": ("backbone/stem", "backbone/stage1", "backbone/stage2", "backbone/stage3"),
+            "train.checkpoint.every": 100,
+            "train.held_out.every": 400,
+        },
+    )

@@ -10,11 +10,14 @@ Expected: not yet measured; the truth lies with the server, which takes results/
 from vos_jax import config as configs
 
 
-def get_config():
-    config = configs.default()
-    config.data.source = "ytvos"
-    config.data.root = "data/YouTubeVOS2019"
-    config.data.year = 2019
-    config.data.split = "valid"
-    config.eval.out = "results/ytvos19"
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default(),
+        {
+            "data.kind": "youtube_vos",
+            "data.root": "data/YouTubeVOS2019",
+            "data.year": 2019,
+            "data.split": "valid",
+            "eval.out": "results/ytvos19",
+        },
+    )

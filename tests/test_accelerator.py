@@ -59,7 +59,11 @@ def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkey
     arguments = ["--minutes", 9, "--measure_minutes", 9, "--reserve", 0, "--save_every", 0.5, "--out", out]
     arguments += ["--train", ROOT / "tests/train/tiny_train.py", "--data", f"davis={packed}"]
     arguments += ["--batches", 2, "--size", "64x64", "--frames", 4, "--peaks", "64,1"]
-    arguments += ["--config.train.crop=32", "--config.train.clip_length=2", "--config.model.refine=false"]
+    arguments += [
+        "--config.train.data.crop=32",
+        "--config.train.data.clip_length=2",
+        "--config.model.refine=false",
+    ]
     arguments = [*map(str, arguments), "--config.train.steps=8"]
 
     def say(line: str) -> None:
@@ -90,7 +94,7 @@ def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkey
     assert all(np.isfinite(row["loss"]) for row in curve)
     tensors, metadata = weights_io.load((out / "weights.safetensors").read_bytes(), "weights")
     assert metadata == {"variant": "tiny", "step": "8"} and tensors
-    assert json.loads((out / "weights.json").read_text())["config"]["train"]["batch"] == 2
+    assert json.loads((out / "weights.json").read_text())["config"]["train.data.batch"] == 2
     _, metadata = weights_io.load((out / "state-1-of-1.safetensors").read_bytes(), "state")
     assert json.loads(metadata["position"])["step"] == 8
     assert list((out / "cache").iterdir()), "programs are kept"
@@ -218,7 +222,7 @@ def run() -> state_lib.TrainState:
     return jax.device_get(begun.replace(opt_state=opt_state, ema=ema, step=np.int32(7)))
 
 
-CONFIG = {"model": {"variant": "tiny"}, "train": {"sources": {}, "batch": 3}}
+CONFIG = {"model.variant": "tiny", "train.data.batch": 3}
 NOTED = {"config": CONFIG, "commit": None, "command": "python"}
 
 

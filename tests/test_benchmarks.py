@@ -116,7 +116,7 @@ def test_folders_of_videos(tmp_path, followed, config):
     assert {o["object"]: o["J"] > 0.7 for o in results["objects"]} == {3: True, 7: True}
     if config != "lvos":
         return
-    assert run(config, root, tmp_path / "all", "--config.data.given=all") == 0
+    assert run(config, root, tmp_path / "all", "--config.data.prompts=all") == 0
     found = list(masks_in(tmp_path / "all/cow").values())
     np.testing.assert_array_equal(found[4], truth[4], err_msg="a later mask is given, to the pixel")
     assert results_of(tmp_path / "all")["G"] is None, "what is given is not scored"

@@ -1,64 +1,112 @@
 """Configs by name and path, overrides, and what a typo gets to hear."""
 
+import dataclasses
 import json
 import pathlib
 
 import pytest
 
-from vos_jax import config
+import app
+import eval  # noqa: A004
+import segment
+import train
+from vos_jax import config, stablehlo
 from vos_jax.errors import VosError
+from vos_jax.inference import segmenter
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
 @pytest.mark.parametrize("name", config.names())
-def test_every_config_loads_locked_with_a_record(name):
+def test_every_config_loads_frozen_with_a_record(name):
     loaded = config.load(name)
-    assert loaded.is_locked
-    with pytest.raises(KeyError):
-        loaded.memory["evry"] = 3
-    docstring = (CONFIGS / f"{name}.py").read_text().split('"""')[1]
-    assert "Command:" in docstring
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loaded.model.memory.every = 3
+    if name != "default":
+        docstring = (CONFIGS / f"{name}.py").read_text().split('"""')[1]
+        assert "Command:" in docstring
 
 
 def test_deltas_differ_from_the_default_only_where_they_say():
     default, davis16 = config.load("default"), config.load("davis16")
     assert davis16.data.year == 2016 and davis16.data.merge_objects
     assert default.data.year == 2017 and not default.data.merge_objects
-    assert davis16.memory == default.memory and davis16.training_free == default.training_free
+    assert dataclasses.replace(davis16.model, dataset="default") == default.model
     assert (default.model.dataset, davis16.model.dataset) == ("default", "davis")
-    assert config.load("demo").data.source == "rendered"
+    assert config.load("demo").data.kind == "rendered"
 
 
-def test_every_key_of_the_default_is_commented():
-    lines = (CONFIGS / "default.py").read_text().splitlines()
-    for previous, line in zip(lines, lines[1:], strict=False):
-        if " = " in line and line.startswith("    ") and "#" not in line and "ConfigDict()" not in line:
-            assert previous.strip().startswith("#"), f"no comment above: {line.strip()}"
+def test_every_key_is_documented():
+    undocumented = [key for key, text in config.describe(config.default()).items() if len(text) < 8]
+    assert not undocumented
+
+
+def test_the_page_of_all_settings_is_current(capsys):
+    assert config.main(["--markdown"]) == 0
+    page = pathlib.Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+    assert page.read_text() == capsys.readouterr().out, "python -m vos_jax.config --markdown prints the page"
 
 
 @pytest.mark.parametrize(
     "override, key, value",
     [
-        ("memory.every=3", ("memory", "every"), 3),
-        ("--config.memory.every=3", ("memory", "every"), 3),
-        ("training_free.temperature=1e-2", ("training_free", "temperature"), 0.01),
-        ("training_free.features=c3,c4", ("training_free", "features"), ("c3", "c4")),
-        ("objects.buckets=1, 4", ("objects", "buckets"), (1, 4)),
-        ("data.sequences=dog", ("data", "sequences"), ("dog",)),
-        ("data.sequences=", ("data", "sequences"), ()),
-        ("data.root=a=b,c", ("data", "root"), "a=b,c"),
-        ("model.refine=False", ("model", "refine"), False),
-        ("model.alignment=none", ("model", "alignment"), "none"),
+        ("model.memory.every=3", "model.memory.every", 3),
+        ("--config.model.memory.every=3", "model.memory.every", 3),
+        ("model.training_free.temperature=1e-2", "model.training_free.temperature", 0.01),
+        ("model.training_free.features=c3,c4", "model.training_free.features", ("c3", "c4")),
+        ("inference.object_buckets=1, 4", "inference.object_buckets", (1, 4)),
+        ("data.sequences=dog", "data.sequences", ("dog",)),
+        ("data.sequences=", "data.sequences", ()),
+        ("data.root=a=b,c", "data.root", "a=b,c"),
+        ("model.refine=False", "model.refine", False),
+        ("model.alignment=none", "model.alignment", "none"),
+        ("model.read.scale=0.5", "model.read.scale", 0.5),
+        ("model.read.scale=none", "model.read.scale", None),
+        ("train.data.sources.davis.weight=1", "train.data.sources.davis.weight", 1.0),
+        ("train.data.paste.objects=2,4", "train.data.paste.objects", (2, 4)),
+        ("train.optim.lr_scales.backbone=1", "train.optim.lr_scales.backbone", 1.0),
     ],
 )
 def test_override_changes_exactly_one_key(override, key, value):
-    section, leaf = key
     changed, default = config.load("default", [override]), config.load("default")
-    assert changed[section][leaf] == value and type(changed[section][leaf]) is type(value)
-    changed.unlock()
-    changed[section][leaf] = default[section][leaf]
-    assert config.as_dict(changed) == config.as_dict(default)
+    before, after = config.flatten(default), config.flatten(changed)
+    expected = list(value) if isinstance(value, tuple) else value
+    assert after[key] == expected and type(after[key]) is type(expected)
+    assert {name for name in before if before[name] != after[name]} <= {key}
+
+
+def test_a_variant_changes_what_nothing_else_has_changed():
+    file = config.replace(config.default(), {"model.key_size": 32, "model.proposals.capacity": 12})
+    changed = config.replace(file, {"model.variant": "resnet50"}).model
+    assert (changed.backbone, changed.value_size, changed.proposals.channels) == ("resnet50", 512, 128)
+    assert (changed.key_size, changed.proposals.capacity) == (32, 12)
+    assert config.replace(config.default("resnet50"), {"model.variant": "lite0"}) == config.default()
+    with pytest.raises(VosError, match="model.variant is 'vit'; there are lite0, resnet50"):
+        config.load("default", ["model.variant=vit"])
+
+
+@pytest.mark.parametrize("key", ["train.data.augmentation.crop.size", "train.data.pseudo.max_objects"])
+def test_a_value_that_follows_another_is_no_key(key):
+    with pytest.raises(VosError, match="it follows train.data"):
+        config.load("default", [f"{key}=3,3"])
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("model.memory.every", "3", "takes a whole number"),
+        ("model.memory.every", True, "takes a whole number"),
+        ("model.refine_channels", (1, 2), "takes 3 values"),
+        ("data.sequences", ("a", 1), "takes str"),
+        ("model", {}, "takes ModelConfig"),
+        ("model.memory.evry", 3, "nearest: model.memory.every"),
+        ("model.memory.capacity", 2, "model.memory.capacity is 2; it must be at least 3"),
+    ],
+)
+def test_a_wrong_value_in_a_config_file_is_refused_by_name(key, value, message):
+    with pytest.raises(VosError, match=message) as error:
+        config.replace(config.default(), {key: value})
+    assert key in str(error.value)
 
 
 def test_the_last_override_wins():
@@ -68,11 +116,11 @@ def test_the_last_override_wins():
 @pytest.mark.parametrize(
     "override, named",
     [
-        ("memory.evry=3", "memory.every"),
-        ("memory.capacty=3", "memory.capacity"),
-        ("every=3", "memory.every"),
+        ("memory.evry=3", "model.memory.every"),
+        ("memory.capacty=3", "model.memory.capacity"),
+        ("every=3", "model.memory.every"),
         ("model.algnment=none", "model.alignment"),
-        ("memory=3", "memory.every"),
+        ("memory=3", "model.memory.every"),
         ("seeed=3", "seed"),
     ],
 )
@@ -86,12 +134,12 @@ def test_unknown_key_names_its_nearest_neighbours(override, named):
 @pytest.mark.parametrize(
     "override",
     [
-        "memory.every=three",
-        "memory.every=1.5",
-        "memory.every",
+        "model.memory.every=three",
+        "model.memory.every=1.5",
+        "model.memory.every",
         "model.refine=perhaps",
-        "training_free.temperature=nan",
-        "objects.buckets=1,x",
+        "model.training_free.temperature=nan",
+        "inference.object_buckets=1,x",
     ],
 )
 def test_value_of_another_type_is_refused_by_name(override):
@@ -103,13 +151,13 @@ def test_value_of_another_type_is_refused_by_name(override):
 @pytest.mark.parametrize(
     "override, named",
     [
-        ("dtype=float8", "bfloat16"),
-        ("memory.eviction=lru", "fifo"),
-        ("memory.capacity=2", "at least 3"),
-        ("training_free.features=c4,c9", "c9"),
-        ("training_free.temperature=0", "at least"),
-        ("objects.buckets=", "empty"),
-        ("objects.buckets=0,1", "at least 1"),
+        ("model.dtype=float8", "bfloat16"),
+        ("model.memory.eviction=lru", "fifo"),
+        ("model.memory.capacity=2", "at least 3"),
+        ("model.training_free.features=c4,c9", "c9"),
+        ("model.training_free.temperature=0", "at least"),
+        ("inference.object_buckets=", "empty"),
+        ("inference.object_buckets=0,1", "at least 1"),
         ("eval.workers=0", "at least 1"),
     ],
 )
@@ -130,10 +178,10 @@ def test_a_config_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from vos_jax import config as configs\n"
-        "def get_config():\n    config = configs.default()\n    config.memory.every = 7\n    return config\n"
+        "def get_config():\n    return configs.replace(configs.default(), {'model.memory.every': 7})\n"
     )
-    assert config.load(path).memory.every == 7
-    assert config.load(str(path), ["memory.every=9"]).memory.every == 9
+    assert config.load(path).model.memory.every == 7
+    assert config.load(str(path), ["model.memory.every=9"]).model.memory.every == 9
 
 
 @pytest.mark.parametrize(
@@ -141,7 +189,7 @@ def test_a_config_file_of_ones_own(tmp_path):
     [
         ("x = 1\n", "get_config"),
         ("def get_config(:\n", "line 1"),
-        ("def get_config():\n    return {}\n", "ConfigDict"),
+        ("def get_config():\n    return {}\n", "Config"),
     ],
 )
 def test_a_broken_config_file_is_named(tmp_path, text, message):
@@ -153,17 +201,41 @@ def test_a_broken_config_file_is_named(tmp_path, text, message):
 
 
 def test_a_variant_may_be_a_callable():
-    loaded = config.load("default")
-
     def mine(template, weights, proposal):
         return weights.sum(), proposal, None
 
-    for key in ("template", "alignment", "matching", "read"):
-        loaded.model[key] = mine
-        assert loaded.model[key] is mine
-    plain = config.as_dict(loaded)
-    assert plain["model"]["alignment"].endswith("mine")
+    keys = ("model.template", "model.alignment", "model.matching", "model.read.variant")
+    loaded = config.replace(config.default(), dict.fromkeys(keys, mine))
+    assert loaded.model.alignment is mine and loaded.model.read.variant is mine
+    plain = config.flatten(loaded)
+    assert plain["model.alignment"].endswith("mine")
     assert json.loads(json.dumps(plain)) == plain
+
+
+@pytest.mark.parametrize(
+    "unused, override, message",
+    [
+        (segment.UNUSED, "eval.overlay=true", "segment.py does not use eval.overlay"),
+        (
+            segment.UNUSED,
+            "inference.flip=true",
+            "cannot follow inference.flip=True; set it to False",
+        ),
+        (segment.UNUSED, "model.proposals.source=file", "cannot follow model.proposals.source=file"),
+        (app.UNUSED, "inference.direction=both", "app.py cannot follow inference.direction=both"),
+        (train.UNUSED, "data.year=2016", "train.py does not use data.year"),
+        (eval.UNUSED, "train.steps=3", "eval.py does not use train.steps"),
+        (segmenter.UNUSED, "inference.scales=1,2", "Segmenter cannot follow inference.scales"),
+        (stablehlo.UNUSED, "inference.min_size=0", "export --stablehlo does not use inference.min_size"),
+    ],
+)
+def test_a_setting_that_a_program_does_not_follow_is_refused(unused, override, message):
+    with pytest.raises(VosError, match=message):
+        unused.check(config.load("default", [override]), ["--config." + override])
+
+
+def test_a_config_file_may_set_what_is_for_other_programs():
+    segment.UNUSED.check(config.load("davis16"), ["--config.model.proposals.source=none"])
 
 
 def test_command_line_is_parted():

@@ -33,9 +33,8 @@ def params():
 @pytest.fixture
 def workdir(tmp_path, params):
     """A run with two checkpoints: the first scored better, and holds the weights twice as large."""
-    config = configs.load("train_davis")
-    config.model.variant = "tiny"
-    record = {"config": configs.as_dict(config), "commit": "abc", "command": "python train.py"}
+    config = {**configs.flatten(configs.load("train_davis")), "model.variant": "tiny"}
+    record = {"config": config, "commit": "abc", "command": "python train.py"}
     with checkpoints.Checkpoints(tmp_path / "run", checkpoints.CheckpointConfig()) as saved:
         for step, score, scale in ((10, 0.7, 2.0), (20, 0.6, 1.0)):
             state = {"params": {}, "ema": jax.tree.map(lambda x, s=scale: jax.numpy.asarray(s * x), params)}
@@ -61,12 +60,12 @@ def test_the_file_holds_the_best_average_and_the_record_says_how_it_was_made(wor
     assert record["licences"] == "DAVIS: CC BY-NC 4.0 = no sale"
     assert record["score"]["J"] == 0.7 and len(record["score"]["sequences"]) == 7
     assert set(record["data"]) == {"static", "davis"} and record["data"]["davis"]["weight"] == 0.6
-    assert record["config"]["train"]["steps"] == 20_000
+    assert record["config"]["train.steps"] == 20_000
     assert record["parameters"] == sum(value.size for value in wanted.values())
 
 
 def test_the_loader_takes_it_and_refuses_a_damaged_one(workdir, params, tmp_path, monkeypatch):
-    monkeypatch.setitem(vos.VARIANTS, "tiny", tiny.CONFIG)
+    monkeypatch.setitem(vos.VARIANTS, "tiny", tiny.VARIANT)
     out = tmp_path / "tiny.safetensors"
     export.export(workdir, out, which="last", dtype="float32")
     loaded = loading.load_params(tiny.model(), out, "tiny")
@@ -107,7 +106,7 @@ def test_a_damaged_checkpoint_is_one_line_as_well(workdir, tmp_path):
 def test_weights_that_are_no_numbers_are_not_exported(tmp_path):
     with checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig()) as saved:
         state = {"ema": {"a": {"kernel": jax.numpy.full((2, 2), np.nan)}}}
-        saved.save(1, state, {"x": 1}, record={"config": configs.as_dict(configs.load("train_davis"))})
+        saved.save(1, state, {"x": 1}, record={"config": configs.flatten(configs.load("train_davis"))})
     with pytest.raises(errors.VosError, match="a/kernel is not finite"):
         export.export(tmp_path, tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
@@ -130,7 +129,7 @@ def test_depthwise_kernels_keep_their_precision(tmp_path):
     }
     with checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig()) as saved:
         state = {"ema": {name: {"kernel": jax.numpy.asarray(x)} for name, x in kernels.items()}}
-        saved.save(1, state, {"x": 1}, record={"config": configs.as_dict(configs.load("train_davis"))})
+        saved.save(1, state, {"x": 1}, record={"config": configs.flatten(configs.load("train_davis"))})
     export.export(tmp_path, tmp_path / "w.safetensors")
     flat, _ = weights_io.load((tmp_path / "w.safetensors").read_bytes(), "")
     narrow = {key for key, value in flat.items() if value.dtype == ml_dtypes.bfloat16}

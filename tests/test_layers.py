@@ -38,13 +38,10 @@ PLACES = {
     "vos_jax/data/build": "tools",
     "vos_jax/data/builders": "tools",
     "vos_jax/data/check": "tools",
-    "vos_jax/data/names": "base",
     "vos_jax/data/submission": "evaluation",
     "vos_jax/export": "tools",
     "vos_jax/inference/followers": "api",
     "vos_jax/inference/loading": "models",
-    "vos_jax/inference/processes": "base",
-    "vos_jax/inference/resizing": "base",
     "vos_jax/inference/results": "evaluation",
     "vos_jax/inference/rollout": "models",
     "vos_jax/inference/spread": "evaluation",
@@ -59,7 +56,6 @@ PLACES = {
     "vos_jax/models/windows": "ops",
     "vos_jax/stablehlo": "tools",
     "vos_jax/train/adaptation": "inference",
-    "vos_jax/train/distributed": "base",
     "vos_jax/train/evaluation": "evaluation",
     "vos_jax/train/preview": "visualize",
     "vos_jax/visualize/console": "cli",
@@ -73,7 +69,6 @@ FOLDERS = {"convert": "tools", "metrics": "evaluation"}
 ALLOWED = """
 vos_jax/data/proposal_files -> vos_jax/models/proposals
 vos_jax/data/submission -> vos_jax/config
-vos_jax/inference/processes -> vos_jax/inference/spread
 vos_jax/inference/results -> vos_jax/config
 vos_jax/inference/results -> vos_jax/visualize/console
 vos_jax/inference/segmenter -> vos_jax/config

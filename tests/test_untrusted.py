@@ -258,5 +258,5 @@ def test_a_path_too_long_for_a_mask_is_no_traceback():
 
 def test_an_endless_number_in_a_config_is_no_traceback():
     """An int beyond every float raised OverflowError."""
-    with pytest.raises(errors.VosError, match="memory.every"):
-        configs.load("default", ["memory.every=" + "9" * 400])
+    with pytest.raises(errors.VosError, match="model.memory.every"):
+        configs.load("default", ["model.memory.every=" + "9" * 400])

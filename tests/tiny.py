@@ -29,19 +29,24 @@ class TinyBackbone(nn.Module):
         return backbones.Features(*levels)
 
 
-CONFIG = vos.VOSConfig(
+CONFIG = vos.ModelConfig(
     backbone=TinyBackbone,
     key_size=8,
     embed_size=8,
     value_size=8,
     refine_channels=(16, 12, 8),
     memory=memory_lib.MemoryConfig(capacity=3, every=2),
-    read=read_lib.ReadConfig(topk=8),
+    read=read_lib.ReadConfig(affinity="dot", topk=8, search_radius=0.0),
     proposals=proposals.ProposalConfig(
         channels=8, head_layers=1, mask_layers=1, candidates=16, capacity=6, score_threshold=0.0
     ),
     template_size=5,
 )
+NO_NETWORK = dataclasses.replace(CONFIG.proposals, source="none")
+VARIANT = {
+    field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(CONFIG) if field.name != "variant"
+}
+"""The tiny model as an entry of `vos.VARIANTS`."""
 
 
 def model(hard: bool = True, **changes) -> vos.VOS:
@@ -88,7 +93,7 @@ def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) ->
 
 
 def origins(ids: np.ndarray) -> np.ndarray:
-    """Where the 16-pixel cells of `video` come from: (layer, x, y) as in `data.origins`, [T, h, w, 3]."""
+    """Origins of the 16-pixel cells of `video`: (layer, x, y) as in `data.origins`, [T, h, w, 3]."""
     layer = ids[:, 8::16, 8::16]
     time, y, x = np.indices(layer.shape)
     moved = np.array([0, 4, -4])[layer] * time

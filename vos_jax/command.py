@@ -1,10 +1,16 @@
 """What the programs' command lines have in common."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vos_jax import config as configs
 from vos_jax import devices, errors
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that the command line's options change: those that are not None."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,14 +19,14 @@ class Parser(argparse.ArgumentParser):
     Args:
       program: its name, such as "eval.py".
       description: its docstring.
-      example: an override, shown by --help, such as "memory.every=3".
+      example: an override, shown by --help, such as "model.memory.every=3".
     """
 
     def __init__(self, program: str, description: str | None, *, example: str):
         super().__init__(
             prog=program,
             description=description,
-            epilog=f"--config.KEY=VALUE changes any key of configs/default.py, e.g. --config.{example}",
+            epilog=f"--config.KEY=VALUE changes any key of docs/configuration.md, e.g. --config.{example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

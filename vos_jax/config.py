@@ -1,16 +1,31 @@
-"""Configs: a Python file in configs/ by name, or any file by path, plus `--config.key=value` overrides."""
+"""The settings: one tree of frozen dataclasses, config files that change it, `--config.KEY=VALUE`.
 
+    python -m vos_jax.config              # every key, its default and what it means
+    python -m vos_jax.config --markdown   # the same as docs/configuration.md
+
+Each section's dataclass stands beside what it configures and holds the only default of its keys.
+"""
+
+import dataclasses
 import difflib
+import functools
 import importlib.util
 import os
 import pathlib
 import sys
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import config_dict
-
+from vos_jax import errors
+from vos_jax.data.datasets import DatasetConfig
 from vos_jax.errors import VosError
+from vos_jax.inference.config import EvalConfig, InferenceConfig
+from vos_jax.models import vos
+from vos_jax.train.config import TrainConfig
+
+T = typing.TypeVar("T")
 
 _PREFIX = "--config."
 # Beside the entry points in a checkout; where an installed wheel puts them otherwise (pyproject.toml).
@@ -18,93 +33,345 @@ _FOLDERS = (
     pathlib.Path(__file__).resolve().parents[1] / "configs",
     pathlib.Path(sys.prefix) / "share" / "vos_jax" / "configs",
 )
-CHOICES = {
-    "dtype": ("float32", "bfloat16"),
-    "data.given": ("auto", "first_frame", "first", "all"),
-    "model.proposals": ("network", "file", "none"),
-    "inference.direction": ("forward", "backward", "both"),
-    "memory.eviction": ("fifo", "usage", "consolidate"),
-    "training_free.features": ("c2", "c3", "c4", "c5"),
-}
-"""What plain words may be; variants that may be callables are resolved where they are used."""
-
-MINIMA = {
-    "memory.capacity": 3,
-    "memory.every": 1,
-    "memory.topk": 1,
-    "memory.window": 0,
-    "memory.reach": 0.0,
-    "training_free.topk": 1,
-    "training_free.window": 0,
-    "training_free.temperature": 1e-6,
-    "objects.buckets": 1,
-    "inference.min_size": 0,
-    "inference.max_size": 0,
-    "inference.adaptation.steps": 0,
-    "eval.workers": 1,
-}
-
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def load(name_or_path: str | pathlib.Path, overrides: Sequence[str] = ()) -> config_dict.ConfigDict:
-    """The config of that name or file with `overrides` applied: locked and type-checked.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings tree.
 
-    Args:
-        name_or_path: `davis17` for configs/davis17.py, or a path ending in .py. The file defines
-            `get_config() -> ConfigDict`.
-        overrides: `memory.every=3`, also written `--config.memory.every=3`; later ones win. Tuples are
-            written `a,b`, an empty one as nothing.
+    Attributes:
+      seed: Root of all randomness.
+      checkpoint: Trained weights: "auto" = those that ship, "none" = training-free on ImageNet features, or a
+        path; --checkpoint.
+      data: The data set that eval.py segments.
+      model: The method.
+      inference: How a video is segmented.
+      eval: Where results go and what is written.
+      train: What train.py does.
+    """
+
+    seed: int = 0
+    checkpoint: str = "auto"
+    data: DatasetConfig = DatasetConfig()
+    model: vos.ModelConfig = vos.ModelConfig()
+    inference: InferenceConfig = InferenceConfig()
+    eval: EvalConfig = EvalConfig()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def default(variant: str = "lite0") -> Config:
+    """Returns the default settings of a variant of the model.
 
     Raises:
-        VosError: no such config, a file without `get_config`, an unknown key (its nearest neighbours are
-            named), a value of another type or out of range.
+      VosError: an unknown variant.
     """
-    config = _run(_find(str(name_or_path)))
-    config.lock()
+    return replace(Config(), {"model.variant": variant})
+
+
+def load(name: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
+    """Returns the settings of a config file, changed by overrides.
+
+    Args:
+      name: "default"; `davis17` for configs/davis17.py; or a path ending in .py. A file defines
+        `get_config() -> Config`.
+      overrides: `model.memory.every=3`, also written `--config.model.memory.every=3`; later ones win. Tuples
+        are written `a,b`, an empty one as nothing.
+
+    Raises:
+      VosError: no such config, a file without `get_config`, an unknown key (its nearest neighbours are
+        named), a value of another type or out of range.
+    """
+    config = default() if name == "default" else _run(_find(str(name)))
+    changes = {}
     for override in overrides:
         key, equals, text = override.removeprefix(_PREFIX).partition("=")
         if not equals:
             raise VosError(f"--config.{key} lacks its value: write --config.{key}=VALUE")
-        _set(config, key, text)
-    _check(config)
-    return config
-
-
-def default() -> config_dict.ConfigDict:
-    """configs/default.py's config, unlocked: what the other configs start from."""
-    return _run(_find("default"))
+        changes[key] = _parse(text, _hint(config, key), key)
+    return replace(config, changes)
 
 
 def names() -> list[str]:
-    """The names `load` takes."""
-    return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.py") if path.stem[0] != "_"})
-
-
-def choice(name_or_callable: str | Callable) -> config_dict.FieldReference:
-    """A config value that may be a name or a callable of the variants' signature."""
-    return config_dict.FieldReference(name_or_callable, field_type=object)
+    """Returns the names `load` takes."""
+    found = {path.stem for folder in _FOLDERS for path in folder.glob("*.py") if path.stem[0] != "_"}
+    return sorted({"default", *found})
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts a command line into (what is left for argparse, the `--config.key=value` overrides)."""
+    """Parts a command line into (the rest, the `--config.key=value` overrides)."""
     rest = [argument for argument in arguments if not argument.startswith(_PREFIX)]
     return rest, [argument for argument in arguments if argument.startswith(_PREFIX)]
 
 
-def as_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as plain JSON-able values: callables become `module:name`, tuples lists."""
-    plain = {}
-    for key, value in config.items():
-        if isinstance(value, config_dict.ConfigDict):
-            plain[key] = as_dict(value)
-        elif callable(value):
-            plain[key] = (
-                f"{value.__module__}:{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
-            )
+def replace(config: T, changes: Mapping[str, Any]) -> T:
+    """Returns settings with some values changed.
+
+    A change of "model.variant" takes along every key of the model that still has the old variant's value.
+
+    Args:
+      config: a `Config` or one of its sections.
+      changes: dotted key -> value, relative to `config`.
+
+    Raises:
+      VosError: an unknown key (its nearest neighbours are named), a value of another type or out of range.
+    """
+    changes = dict(changes)
+    if isinstance(config, Config) and (variant := changes.pop("model.variant", None)) is not None:
+        config = _replace(config, {"model": vos.change_variant(config.model, variant)}, "")
+    for key, value in changes.items():
+        changes[key] = _convert(value, _hint(config, key), key)
+    return _replace(config, changes, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unused:
+    """Settings that a program does not follow.
+
+    Attributes:
+      program: Its name.
+      sections: Prefixes of keys that it never reads. A config file may set them, for the other programs.
+      keys: Keys that change masks elsewhere, and must have their default; with `=VALUE`, those that must not
+        have that value.
+    """
+
+    program: str
+    sections: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    def check(self, config: "Config", overrides: Sequence[str]) -> None:
+        """Raises VosError for an override of `sections`, and for a refused value of `keys`."""
+        for override in overrides:
+            key = override.removeprefix(_PREFIX).partition("=")[0]
+            if key.startswith(self.sections):
+                raise VosError(f"{self.program} does not use {key}; leave --config.{key} away")
+        before, now = flatten(default()), flatten(config)
+        for text in self.keys:
+            key, _, refused = text.partition("=")
+            if now[key] == refused or (not refused and now[key] != before[key]):
+                raise VosError(
+                    f"{self.program} cannot follow {key}={now[key]}; set it to {before[key]}, or use eval.py"
+                )
+
+
+MERGED = ("inference.scales", "inference.flip", "inference.direction")
+"""Keys that only eval.py follows: several views, and directions other than forward."""
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Returns every key and its value, JSON-able: callables become `module:name`, tuples lists."""
+    return {key: _plain(_get(config, key)) for key in keys(config)}
+
+
+def keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys of a `Config` or a section; those that follow another key are left out."""
+    for name, value in _children(config):
+        if _is_section(config, name):
+            yield from keys(value, f"{prefix}{name}.")
         else:
-            plain[key] = list(value) if isinstance(value, tuple) else value
-    return plain
+            yield f"{prefix}{name}"
+
+
+def describe(config: Any) -> dict[str, str]:
+    """Returns what each key means, from the docstrings of the dataclasses."""
+    found = {}
+    for key in keys(config):
+        *sections, leaf = key.split(".")
+        section = _get(config, ".".join(sections)) if sections else config
+        if isinstance(section, Mapping):
+            section, leaf = _get(config, ".".join(sections[:-1])), sections[-1]
+        found[key] = documentation(type(section)).get(leaf, "")
+    return found
+
+
+def documentation(section: type) -> dict[str, str]:
+    """Returns what each field means, from the Attributes of a dataclass and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(section.__mro__):
+        lines = (base.__doc__ or "").splitlines()
+        inside, names = False, []
+        for line in lines:
+            if line.strip() in ("Attributes:", "Args:"):
+                inside, margin = True, len(line) - len(line.lstrip()) + 2
+                continue
+            if not inside or not line.strip():
+                inside = inside and bool(line.strip())
+                continue
+            indent = len(line) - len(line.lstrip())
+            head, colon, text = line.strip().partition(": ")
+            if indent == margin and colon and all(part.isidentifier() for part in head.split(", ")):
+                names = head.split(", ")
+                found |= dict.fromkeys(names, text)
+            elif names:
+                found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
+
+
+# --- one key ------------------------------------------------------------------------------------------------
+
+
+def _children(config: Any) -> list[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        return list(config.items())
+    fields = [field for field in dataclasses.fields(config) if "follows" not in field.metadata]
+    return [(field.name, getattr(config, field.name)) for field in fields]
+
+
+def _get(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name] if isinstance(config, Mapping) else getattr(config, name)
+    return config
+
+
+def _hint(config: Any, key: str) -> Any:
+    """Returns the type of a key's value."""
+    hint, section, holds_keys = None, config, True
+    for name in key.split("."):
+        children = dict(_children(section)) if holds_keys else {}
+        if name not in children:
+            hidden = _hidden(section, name) if holds_keys else ""
+            raise VosError(f"no config key {key!r}{hidden}; nearest: {_nearest(key, config)}")
+        is_mapping = isinstance(section, Mapping)
+        hint = typing.get_args(hint)[1] if is_mapping else _hints(type(section))[name]
+        holds_keys, section = _is_section(section, name), children[name]
+    return hint
+
+
+def _is_section(config: Any, name: str) -> bool:
+    """Tells whether a child holds keys of its own, by its type: a backbone may be a dataclass, too."""
+    if isinstance(config, Mapping):
+        return dataclasses.is_dataclass(config[name]) and not isinstance(config[name], type)
+    hint = _hints(type(config))[name]
+    return dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _hidden(section: Any, name: str) -> str:
+    """Returns where a value that is no setting comes from."""
+    is_section = dataclasses.is_dataclass(section)
+    fields = {field.name: field for field in dataclasses.fields(section)} if is_section else {}
+    return f": it follows {fields[name].metadata['follows']}" if name in fields else ""
+
+
+def _nearest(key: str, config: Any) -> str:
+    """Returns up to three keys, the likeliest first: inside `key`, of like spelling or like last part."""
+
+    def likeness(path: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, path).ratio()
+        leaf = difflib.SequenceMatcher(None, key.rpartition(".")[2], path.rpartition(".")[2]).ratio()
+        return path.startswith(f"{key}.") + max(whole, leaf) + 0.1 * whole
+
+    return ", ".join(sorted(keys(config), key=likeness, reverse=True)[:3])
+
+
+def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
+    """Returns a section with `changes`, whose values have the right type; errors name the whole key."""
+    direct = {key: value for key, value in changes.items() if "." not in key}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        name, dot, rest = key.partition(".")
+        if dot:
+            nested.setdefault(name, {})[rest] = value
+    for name, inner in nested.items():
+        base = direct.get(name, _get(config, name))
+        direct[name] = _replace(base, inner, f"{prefix}{name}.")
+    if isinstance(config, Mapping):
+        return {**config, **direct}
+    try:
+        return dataclasses.replace(config, **direct)
+    except VosError as error:
+        raise VosError(f"{prefix}{error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if callable(value):
+        named = hasattr(value, "__qualname__")
+        return f"{value.__module__}:{value.__qualname__}" if named else repr(value)
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Returns a Python value as the type that a key has: lists become tuples, whole numbers floats."""
+    for member in _members(hint):
+        origin = typing.get_origin(member) or member
+        if member is type(None) and value is None or member is Any:
+            return value
+        if origin is Callable or origin is typing.get_origin(Callable[..., Any]):
+            if callable(value):
+                return value
+        elif origin is tuple and isinstance(value, tuple | list):
+            kinds = _kinds(member, len(value), key, value)
+            return tuple(_convert(part, kind, key) for part, kind in zip(value, kinds, strict=True))
+        elif origin is dict and isinstance(value, Mapping):
+            kind = typing.get_args(member)[1]
+            return {name: _convert(part, kind, f"{key}.{name}") for name, part in value.items()}
+        elif origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(origin, type) and isinstance(value, origin):
+            if not (isinstance(value, bool) and origin is int):
+                return value
+    raise VosError(f"{key} takes {_describe(hint)}; found {value!r}")
+
+
+def _parse(text: str, hint: Any, key: str) -> Any:
+    """Returns a value of the command line as the type that a key has."""
+    members = _members(hint)
+    if type(None) in members and text.lower() in ("", "none"):
+        return None
+    member = next(member for member in members if member is not type(None))
+    if str in members:
+        return text
+    if typing.get_origin(member) is tuple:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        kinds = _kinds(member, len(parts), key, text)
+        return tuple(_parse(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+    if member not in (bool, int, float):
+        raise VosError(f"--config.{key} is a section; set one of its keys, or write a config file")
+    try:
+        value = _BOOLS[text.lower()] if member is bool else member(text)
+        if not -1e308 < value < 1e308:
+            raise ValueError(text)
+        return value
+    except (KeyError, ValueError) as error:
+        raise VosError(f"--config.{key} takes {_describe(hint)}; found {text!r}") from error
+
+
+def _kinds(hint: Any, count: int, key: str, found: Any) -> tuple[Any, ...]:
+    """Returns the types of a tuple's parts."""
+    kinds = typing.get_args(hint)
+    if kinds[-1] is Ellipsis:
+        return (kinds[0],) * count
+    if len(kinds) != count:
+        raise VosError(f"{key} takes {len(kinds)} values separated by commas; found {found!r}")
+    return kinds
+
+
+def _describe(hint: Any) -> str:
+    words = []
+    for member in _members(hint):
+        if typing.get_origin(member) is tuple:
+            words.append(f"{_describe(typing.get_args(member)[0])}, several separated by commas")
+        elif member is type(None):
+            words.append("none")
+        else:
+            words.append(_WORDS.get(member, getattr(member, "__name__", str(member))))
+    return " or ".join(words)
+
+
+# --- files --------------------------------------------------------------------------------------------------
 
 
 def _find(name_or_path: str) -> pathlib.Path:
@@ -121,7 +388,7 @@ def _find(name_or_path: str) -> pathlib.Path:
     )
 
 
-def _run(path: pathlib.Path) -> config_dict.ConfigDict:
+def _run(path: pathlib.Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"vos_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # the path ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -133,80 +400,47 @@ def _run(path: pathlib.Path) -> config_dict.ConfigDict:
     except AttributeError as error:
         raise VosError(f"{path}: {error}; a config file defines get_config()") from error
     config = get_config()
-    if not isinstance(config, config_dict.ConfigDict):
-        raise VosError(f"{path}: get_config() returned a {type(config).__name__}, not a ConfigDict")
+    if not isinstance(config, Config):
+        raise VosError(f"{path}: get_config() returned a {type(config).__name__}, not a vos_jax Config")
     return config
 
 
-def _paths(config: config_dict.ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Every key as a dotted path."""
-    for key, value in config.items():
-        if isinstance(value, config_dict.ConfigDict):
-            yield from _paths(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+# --- the list of all keys -----------------------------------------------------------------------------------
 
 
-def _get(config: config_dict.ConfigDict, key: str) -> Any:
-    """The value at a dotted path; None where the config has no such key."""
-    for name in key.split("."):
-        if name not in config:
-            return None
-        config = config[name]
-    return config
+def table(*, markdown: bool = False) -> str:
+    """Returns every key with its default and its meaning, by section."""
+    config, lines, before = default(), [], None
+    texts = describe(config)
+    for key, value in flatten(config).items():
+        section = key.rpartition(".")[0]
+        if section != before:
+            head = f"\n### {section}\n\n| key | default | |\n|---|---|---|" if markdown else f"\n[{section}]"
+            lines.append(head if section else head.replace("### ", "").replace("[]", "").strip("\n"))
+            before = section
+        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+        shown = shown if not isinstance(value, str) else value
+        text = texts[key].replace("|", "\\|") if markdown else texts[key]
+        lines.append(f"| `{key}` | `{shown}` | {text} |" if markdown else f"{key}={shown}\n    {text}")
+    return "\n".join(lines) + "\n"
 
 
-def _check(config: config_dict.ConfigDict) -> None:
-    """Raises `VosError` for values that no part of the program could use."""
-    for key in (*CHOICES, *MINIMA):
-        value = _get(config, key)
-        if value == ():
-            raise VosError(f"{key} is empty; it needs a value")
-        for part in value if isinstance(value, tuple) else (value,):
-            if key in CHOICES and part not in (None, *CHOICES[key]):
-                raise VosError(f"{key} is {part!r}; there are: {', '.join(CHOICES[key])}")
-            if key in MINIMA and part is not None and part < MINIMA[key]:
-                raise VosError(f"{key} is {part}; it must be at least {MINIMA[key]}")
+_TITLE = """# Every setting
+
+Printed by `python -m vos_jax.config --markdown`. Any key is changed by `--config.KEY=VALUE`, or in a config
+file of your own (`--config FILE.py`, see configs/). Tuples are written `a,b`.
+
+"""
 
 
-def _set(config: config_dict.ConfigDict, key: str, text: str) -> None:
-    if key not in (paths := list(_paths(config))):
-        raise VosError(f"no config key {key!r}; nearest: {', '.join(_nearest(key, paths))}")
-    *sections, leaf = key.split(".")
-    section = config
-    for name in sections:
-        section = section[name]
-    section[leaf] = _parse(text, section[leaf], key, is_choice=section.get_type(leaf) is object)
+@errors.entry_point
+def main(arguments: Sequence[str] | None = None) -> None:
+    markdown = "--markdown" in (sys.argv[1:] if arguments is None else arguments)
+    print((_TITLE if markdown else "") + table(markdown=markdown), end="")
 
 
-def _nearest(key: str, paths: list[str]) -> list[str]:
-    """Up to three keys, the likeliest first: those inside `key`, of like spelling or like last part."""
+if __name__ == "__main__":
+    # `Config` of this module is another class than the one that config files import.
+    from vos_jax import config as this
 
-    def likeness(path: str) -> float:
-        whole = difflib.SequenceMatcher(None, key, path).ratio()
-        leaf = difflib.SequenceMatcher(None, key.rpartition(".")[2], path.rpartition(".")[2]).ratio()
-        return path.startswith(f"{key}.") + max(whole, leaf) + 0.1 * whole
-
-    return sorted(paths, key=likeness, reverse=True)[:3]
-
-
-def _parse(text: str, old: Any, key: str, *, is_choice: bool = False) -> Any:
-    """`text` as a value of `old`'s type."""
-    if is_choice or isinstance(old, str):
-        return text
-    if isinstance(old, tuple):
-        kind = old[0] if old else ""
-        return tuple(_parse(part.strip(), kind, key) for part in text.split(",") if part.strip())
-    try:
-        value = _BOOLS[text.lower()] if isinstance(old, bool) else type(old)(text)
-        if not -1e308 < value < 1e308:
-            raise ValueError(text)
-        return value
-    except (KeyError, ValueError) as error:
-        raise VosError(f"--config.{key} takes {_describe(old)}, like {old}; found {text!r}") from error
-
-
-def _describe(value: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(
-        type(value), type(value).__name__
-    )
+    sys.exit(this.main())

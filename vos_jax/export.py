@@ -28,6 +28,7 @@ from flax import traverse_util
 from vos_jax import errors, files
 from vos_jax.train import checkpoints
 
+SOURCES = "train.data.sources."
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 
 
@@ -142,15 +143,17 @@ def _described(noted: Mapping[str, Any]) -> dict[str, Any]:
     config = noted["config"]
     score = None
     if noted["score"] is not None:
-        sequences = config["train"]["evaluation"]["sequences"]
+        sequences = config["train.held_out.sequences"]
         score = {"J": noted["score"], "on": "sequences held back from training", "sequences": sequences}
     return {
-        "variant": str(config["model"]["variant"]),
+        "variant": str(config["model.variant"]),
         "score": score,
         "data": {
-            name: {key: source[key] for key in ("kind", "weight", "exclude", "dataset_name")}
-            for name, source in config["train"]["sources"].items()
-            if source["weight"] > 0
+            name: {
+                key: config[f"{SOURCES}{name}.{key}"] for key in ("kind", "weight", "exclude", "dataset_name")
+            }
+            for name in sorted({key.removeprefix(SOURCES).split(".")[0] for key in config if SOURCES in key})
+            if config[f"{SOURCES}{name}.weight"] > 0
         },
         "commit": noted.get("commit"),
         "command": noted.get("command"),

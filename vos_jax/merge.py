@@ -1,7 +1,7 @@
 """Merges runs on their probabilities: an ensemble's masks.
 
 python eval.py --config davis17 --save_probabilities --out results/a
-python eval.py --config davis17 --save_probabilities --out results/b --config.memory.every=3
+python eval.py --config davis17 --save_probabilities --out results/b --config.model.memory.every=3
 python -m vos_jax.merge results/a results/b --out results/ab
 python eval.py --config davis17 --score_only results/ab
 """

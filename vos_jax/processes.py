@@ -34,7 +34,7 @@ class ProcessGroup:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is the process that merges the results."""
+        """True in the process that merges the results."""
         return self.index == 0
 
     def partition(self, items: Sequence[Item], cost: Callable[[Item], float]) -> list[Item]:

@@ -39,6 +39,7 @@ def export(
     size: tuple[int, int],
     num_objects: int,
     *,
+    dataset: int = 0,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> bytes:
     """Returns the zip file described above.
@@ -47,16 +48,17 @@ def export(
       model, params: what becomes the programs.
       size: (height, width) of the frames in pixels.
       num_objects: N, how many objects there is room for.
+      dataset: index of the data set whose lambda the matching uses.
       platforms: what the programs can run on.
     """
     params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
     padded = geometry.padded_size(size)
     treedef = jax.tree.structure(
-        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
+        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size, dataset))
     )
 
     def start():
-        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size))
+        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size, dataset))
 
     def step(frame, ids, *leaves):
         drawn = masks.one_hot(geometry.pad(ids, padded, mode="constant"), num_objects)
@@ -86,6 +88,13 @@ def export(
     return out.getvalue()
 
 
+UNUSED = configs.Unused(
+    "export --stablehlo",
+    sections=("checkpoint", "data.", "eval.", "inference.", "seed", "train."),
+    keys=("model.proposals.source=file",),
+)
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.export --stablehlo",
@@ -105,8 +114,11 @@ def main(arguments: list[str]) -> None:
         raise errors.VosError(f"--size {options.size}: height x width in pixels, as 480x854")
     if not 1 <= options.objects <= 64:
         raise errors.VosError(f"--objects {options.objects}: 1 to 64")
-    model, params, label = loading.make_model(configs.load("default", overrides), options.checkpoint)
-    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
+    config = configs.load("default", overrides)
+    UNUSED.check(config, overrides)
+    model, params, label = loading.make_model(config.model, options.checkpoint)
+    dataset = loading.dataset_index(config.model)
+    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects, dataset=dataset)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic(options.out) as temporary:

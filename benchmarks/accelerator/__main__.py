@@ -2,7 +2,8 @@
 
     python -m benchmarks.accelerator --minutes 9 --out DIR
     python -m benchmarks.accelerator --minutes 9 --out DIR --train train_small2 --init lite0.safetensors
-        --data static=packed/photos davis=packed/davis --config.train.workers=8 --config.dtype=bfloat16
+        --data static=packed/photos davis=packed/davis --config.train.data.workers=8
+        --config.model.dtype=bfloat16
 
 In this order, one program at a time: peak rates of the device; a training step of the first batch and its
 costliest kernels; a frame of the tracker; a training step of the other batches, where smaller ones fitted
@@ -16,11 +17,13 @@ Training logs DIR/curve.jsonl and keeps the averaged weights and its state in fi
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -81,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------- config, folder, device
     config = configs.load(options.train or MEASURED, overrides)
-    setup.apply_data(config, options.data)
-    config.train.init = options.init or config.train.init
+    train = setup.apply_data(config.train, options.data)
+    train = dataclasses.replace(train, init=options.init or train.init)
+    config, batch = dataclasses.replace(config, train=train), options.batch
     _prepare(options.out, options.cache or options.out / "cache")
     flags = os.environ.get("XLA_FLAGS")
     device = f"{devices.choose(None)} x {jax.device_count()}, jax {jax.__version__}"
@@ -93,15 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- what is asked for, before it costs time
     before = state_files.noted_config(options.out) if options.train else None
     if before is not None:
-        config.train.batch = options.batch or before["train"]["batch"]
-        if changes := setup.changed(before, configs.as_dict(config)):
+        batch = batch or before["train.data.batch"]
+        if changes := setup.changed(before, _noted(config, batch)):
             raise errors.VosError(
                 f"{options.out}: its state is of another config ({'; '.join(changes[:5])}); go on with that "
                 "one, or choose another --out"
             )
     program = training.Program(config)
     if options.train:
-        program.make_data().close()
+        program.make_data(batch or train.data.batch).close()
 
     # ---------------------------------------------------------------- figures
     found = figures.Figures(options.out, device, commit, _say)
@@ -115,26 +119,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rates, too_large = {}, float("inf")
     # What each kind of figure says comes before more of one kind: compiling takes most of the time.
-    for index, batch in enumerate(options.batches):
-        if batch >= too_large:
+    for index, size in enumerate(options.batches):
+        if size >= too_large:
             continue
         row = found.measure(
             "training step",
-            asked | {"batch": batch},
-            lambda batch=batch: programs.training_step(program, batch),
+            asked | {"batch": size},
+            lambda size=size: programs.training_step(program, size),
             measuring,
         )
         if figures.out_of_memory(row):
-            too_large = batch
+            too_large = size
         if "values" in row:
-            rates[batch] = row["values"]["clips_per_second"]
+            rates[size] = row["values"]["clips_per_second"]
         if index > 0:
             continue
         if rates:
             found.measure(
                 "training kernels",
-                asked | {"batch": batch},
-                lambda batch=batch: programs.training_kernels(program, batch),
+                asked | {"batch": size},
+                lambda size=size: programs.training_kernels(program, size),
                 measuring,
             )
         found.measure(
@@ -147,19 +151,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------- training
     if options.train:
         if before is None:
-            best = max(rates, key=lambda batch: rates[batch], default=config.train.batch)
-            config.train.batch = options.batch or best
+            batch = batch or max(rates, key=lambda size: rates[size], default=train.data.batch)
+        assert batch is not None  # a state that lies there has noted its own
         noted = {
-            "config": configs.as_dict(config),
+            "config": _noted(config, batch),
             "commit": commit,
             "command": shlex.join(["python", "-m", "benchmarks.accelerator", *arguments]),
         }
         deadline = clock.Clock(whole.left() - options.reserve)
         step = training.train(
-            program, options.out, noted=noted, deadline=deadline, save_every=options.save_every, say=_say
+            program,
+            options.out,
+            batch=batch,
+            noted=noted,
+            deadline=deadline,
+            save_every=options.save_every,
+            say=_say,
         )
-        _say(f"trained to step {step} of {config.train.steps} with batches of {config.train.batch}")
+        _say(f"trained to step {step} of {config.train.steps} with batches of {batch}")
     _say(f"{whole.left():.0f} s left; {options.out / 'figures.txt'}")
+
+
+def _noted(config: configs.Config, batch: int) -> dict[str, Any]:
+    """Returns the settings of the training, whose batch is chosen here."""
+    return {**configs.flatten(config), "train.data.batch": batch}
 
 
 def _say(line: str) -> None:

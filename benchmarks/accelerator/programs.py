@@ -1,5 +1,6 @@
 """What is measured: the device's peaks, the training step, the tracker's step."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -85,10 +86,10 @@ def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[s
     """
     config = program.config
     run = tracker.Tracker(
-        setup.make_model(config, hard=True),
+        setup.make_model(config.model, hard=True),
         program.params,
         buckets=(1,),
-        dataset=loading.dataset_index(config),
+        dataset=loading.dataset_index(config.model),
     )
     source = rendered.RenderedSource(size=size, frames=8, objects=1)
     video = source.video(source.sequences()[0])
@@ -112,6 +113,5 @@ def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[s
 
 
 def _noise(program: Program, batch: int) -> dict[str, jax.Array]:
-    config = program.config.copy_and_resolve_references()
-    config.train.batch = batch
-    return program.trainer.put_batch(train_speed.make_batch(config))
+    data = dataclasses.replace(program.config.train.data, batch=batch)
+    return program.trainer.put_batch(train_speed.make_batch(data))

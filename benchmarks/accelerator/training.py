@@ -1,5 +1,6 @@
 """Training until a deadline, resumable from a few small files."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -8,11 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from ml_collections import config_dict
 
 from benchmarks.accelerator import clock, state_files
+from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline
+from vos_jax.models import vos
 from vos_jax.train import optim, parallel, setup, signals, state, step, watch
 
 CURVE = "curve.jsonl"
@@ -22,25 +24,25 @@ class Program:
     """The training program of a config, and what it begins with; compiled once for every batch.
 
     Args:
-      config: see configs/default.py; `train.batch` may be any.
+      config: the settings; `train.data.batch` may be any.
 
     Raises:
       VosError: a value out of range, or weights to begin with that are missing or of another model.
     """
 
-    def __init__(self, config: config_dict.ConfigDict):
+    def __init__(self, config: configs.Config):
         self.config = config
-        self.model = setup.make_model(config, hard=False)
-        optim_config = setup.optim_config(config)
-        self.schedule = optim.schedule(optim_config)
+        self.model = setup.make_model(config.model, hard=False)
+        train = config.train
+        self.schedule = optim.schedule(train.optim, train.steps)
         init_key, self._run_key = jax.random.split(jax.random.key(config.seed))
-        self.params = setup.init_params(config, self.model, init_key)
-        self._tx = optim.make_tx(optim_config, self.params)
+        self.params = setup.init_params(train.init, self.model, init_key)
+        self._tx = optim.make_tx(train.optim, self.params, train.steps)
         self.trainer = parallel.Trainer(
-            step.make_loss_fn(self.model, setup.step_config(config)),
+            step.make_loss_fn(self.model, train.loss, train.optim.frozen),
             self._tx,
-            setup.parallel_config(config),
-            ema_decay=optim_config.ema_decay,
+            train.parallel,
+            ema_decay=train.optim.ema_decay,
         )
 
     def begin(self) -> state.TrainState:
@@ -48,15 +50,17 @@ class Program:
         init = jax.jit(functools.partial(state.init_train_state, tx=self._tx))
         return self.trainer.place(init(self.params, key=self._run_key))
 
-    def make_data(self) -> pipeline.BatchIterator:
-        """Opens the training data, in batches of `train.batch`; VosError where they are missing."""
-        return pipeline.make_pipeline(setup.pipeline_config(self.config, self.model.config.datasets))
+    def make_data(self, batch: int) -> pipeline.BatchIterator:
+        """Opens the training data, in batches of `batch` clips; VosError where they are missing."""
+        data = dataclasses.replace(self.config.train.data, batch=batch)
+        return pipeline.make_pipeline(data, dataset_names=vos.DATASETS, seed=self.config.seed)
 
 
 def train(
     program: Program,
     folder: pathlib.Path,
     *,
+    batch: int,
     noted: Mapping[str, Any],
     deadline: clock.Clock,
     save_every: float = 60.0,
@@ -68,8 +72,9 @@ def train(
     `train.log_every`-th step.
 
     Args:
-      program: what is trained, with its config's batch.
+      program: what is trained.
       folder: of the state and the curve.
+      batch: clips per step.
       noted: goes into the record of the weights: "config", "commit", "command".
       deadline: no step begins that would not be done and written by then.
       save_every: seconds between two writes of the state.
@@ -78,7 +83,7 @@ def train(
       VosError: data are missing, the loss is no longer finite, or nothing can be written; the last state
         that was written stays.
     """
-    settings, total, data = program.config.train, program.config.train.steps, program.make_data()
+    settings, total, data = program.config.train, program.config.train.steps, program.make_data(batch)
     run, start = program.begin(), 0
     if (restored := state_files.restore(folder, jax.eval_shape(lambda: run))) is not None:
         found, position = restored
@@ -106,7 +111,7 @@ def train(
         if number % settings.log_every == 0 or number == total:
             now = time.monotonic()
             row = {"step": number, "seconds": now - began}
-            row["clips_per_second"] = (number - logged) * settings.batch / (now - logged_when)
+            row["clips_per_second"] = (number - logged) * batch / (now - logged_when)
             row |= {"lr": float(program.schedule(number - 1)), **metrics}
             watch.append(folder / CURVE, row)
             say(f"step {number}/{total}: loss {row['loss']:.4g}, {row['clips_per_second']:.4g} clips/s")

@@ -36,6 +36,11 @@ def config(kind, root, **options) -> sequences.SourceConfig:
     return sequences.SourceConfig(kind=kind, root=str(root), **options)
 
 
+def make_pipeline(source: sequences.SourceConfig, *, batch: int) -> pipeline.BatchIterator:
+    data = pipeline.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=batch)
+    return pipeline.make_pipeline(data, dataset_names=("default",))
+
+
 def test_packed_videos_read_back_bit_for_bit(folder, packed):
     files = clips.open_sequences(config("davis_folder", folder))
     records = clips.open_sequences(config("array_record", packed))
@@ -65,7 +70,7 @@ def test_the_pipeline_gives_the_same_batches_from_records_and_files(folder, pack
         config("davis_folder", folder, exclude=("sparse",)),
         config("array_record", packed, exclude=("sparse",)),
     ):
-        iterator = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), crop=32, batch=3))
+        iterator = make_pipeline(source, batch=3)
         batches.append(next(iterator))
         iterator.close()
     for name in batches[0]:
@@ -87,7 +92,7 @@ def test_photos_are_packed_shrunk_and_make_pseudo_clips(tmp_path):
     assert records.static and records.names == ("photo0", "photo1", "photo2")
     assert records.frame(0, 0).shape == (24, 32, 3) and records.ids(0, 0).shape == (24, 32)
     source = config("array_record", tmp_path / "out")
-    iterator = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), crop=32, batch=2))
+    iterator = make_pipeline(source, batch=2)
     assert next(iterator)["object_valid"].any(1).all()
     iterator.close()
 
@@ -127,7 +132,7 @@ def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys
     assert build.main([*arguments, "--overwrite"]) == 0
     assert len(json.loads((target / "metadata.json").read_text())["sequences"]) == 3
     capsys.readouterr()
-    assert build.main(["--kind", "ytvos", "--root", str(folder), "--out", str(tmp_path)]) == 2
+    assert build.main(["--kind", "youtube_vos", "--root", str(folder), "--out", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and "meta.json" in message and message.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed_sequences"]
@@ -247,9 +252,7 @@ def test_the_catalogues_davis_is_read_frame_by_frame(catalogue, caplog):
     frame, ids = tiny_training.frame_and_ids(2, 3, objects=2)
     np.testing.assert_array_equal(source.frame(index, 3), frame)
     np.testing.assert_array_equal(source.ids(index, 3), ids)
-    iterator = pipeline.make_pipeline(
-        pipeline.PipelineConfig(sources=(config("tfds", catalogue),), crop=32, batch=2)
-    )
+    iterator = make_pipeline(config("tfds", catalogue), batch=2)
     assert next(iterator)["object_valid"].any(1).all()
     iterator.close()
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import clips, sequences, transforms
+from vos_jax.data import augmentation, clips, sequences, transforms
 
 KEYS = [transforms.Key((7, i)) for i in range(60)]
 
@@ -73,7 +73,7 @@ def test_objects_may_vanish_behind_the_first_frame(tmp_path):
     tiny_training.write_sequence(tmp_path, "gone", 0, frames=4, holding={0})
     view = load(davis(tmp_path), KEYS[0])
     assert times_of(view)[0] == 0
-    settings = transforms.Augmentation(crop=transforms.Crop(size=(32, 32)))
+    settings = augmentation.Augmentation(crop=transforms.Crop(size=(32, 32)))
     clip, count = settings(view, KEYS[0])
     example = clips.pack(clip, num_objects=count, length=3, max_objects=2, dataset=0)
     assert example["object_valid"].tolist() == [True, False]
@@ -113,7 +113,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path):
     with pytest.raises(errors.VosError, match=r"no sequence to train on; left out: still \(a single frame\)"):
         davis(tmp_path / "a")
     (tmp_path / "b").mkdir()
-    for kind in ("davis_folder", "static", "ytvos", "array_record", "tfds"):
+    for kind in ("davis_folder", "static", "youtube_vos", "array_record", "tfds"):
         with pytest.raises(errors.VosError, match="b"):
             clips.open_sequences(sequences.SourceConfig(kind=kind, root=str(tmp_path / "b")))
     with pytest.raises(errors.VosError, match="no such folder"):
@@ -166,7 +166,7 @@ def write_ytvos(root) -> None:
 
 def test_youtube_vos_starts_clips_where_meta_says_an_object_is(tmp_path):
     write_ytvos(tmp_path)
-    config = sequences.SourceConfig(kind="ytvos", root=str(tmp_path), exclude=("video2",))
+    config = sequences.SourceConfig(kind="youtube_vos", root=str(tmp_path), exclude=("video2",))
     source = clips.open_sequences(config)
     assert source.names == ("video0", "video1")
     assert source.holding(0).tolist() == [1] and source.holding(1).tolist() == [0, 1, 2]
@@ -179,7 +179,7 @@ def test_a_broken_meta_json_is_named(tmp_path, text):
     write_ytvos(tmp_path)
     (tmp_path / "train" / "meta.json").write_text(text)
     with pytest.raises(errors.VosError, match="meta.json: not a YouTube-VOS meta.json"):
-        clips.open_sequences(sequences.SourceConfig(kind="ytvos", root=str(tmp_path)))
+        clips.open_sequences(sequences.SourceConfig(kind="youtube_vos", root=str(tmp_path)))
 
 
 def test_photos_are_found_in_one_set_or_in_many(tmp_path, caplog):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data import clips, cutouts, motion, origins, paste, pseudo_clips, transforms
+from vos_jax.data import augmentation, clips, cutouts, motion, origins, paste, pseudo_clips, transforms
 
 KEYS = [transforms.Key((13, i)) for i in range(12)]
 SIZE = (96, 128)
@@ -20,10 +20,10 @@ def ramps(red: int, size: tuple[int, int] = SIZE) -> transforms.View:
 
 def make(key: transforms.Key, others: int = 2, length: int = 3) -> transforms.Clip:
     """A clip of a crop of a photo with other photos, of red 120 and 200, pasted on it."""
-    augmentation = transforms.Augmentation(crop=transforms.Crop(size=(80, 96)))
+    change = augmentation.Augmentation(crop=transforms.Crop(size=(80, 96)))
     maker = pseudo_clips.PseudoClip(size=(0.4, 0.6))
     pictures = [ramps(120), ramps(200)][:others]
-    return maker(augmentation.place(ramps(20), key), pictures, length=length, key=key)
+    return maker(change.place(ramps(20), key), pictures, length=length, key=key)
 
 
 def at(array: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def centres(size: tuple[int, int]) -> np.ndarray:
 
 
 def solid(ids: np.ndarray, number: int) -> np.ndarray:
-    """Where everything within 3 pixels is of one object, as 0 or 255; the frame's edges do not count."""
+    """Returns 255 where everything within 3 pixels is of one object, else 0; frame edges do not count."""
     return cv2.erode((ids == number).astype(np.uint8) * 255, np.ones((7, 7), np.uint8))
 
 
@@ -125,13 +125,13 @@ def test_objects_laid_over_a_clip_hide_the_origins_below():
 
 def test_no_choice_of_objects_and_no_colours_change_an_origin():
     clip = make(KEYS[0])
-    augmentation = transforms.Augmentation(
+    change = augmentation.Augmentation(
         crop=transforms.Crop(size=(96, 96)),
         objects=transforms.SelectObjects(max_objects=1, drop=1.0),
         colour=transforms.ColourJitter(prob=1.0),
         jpeg=transforms.JpegQuality(prob=1.0),
     )
-    finished, _ = augmentation.finish(clip, KEYS[1])
+    finished, _ = change.finish(clip, KEYS[1])
     np.testing.assert_array_equal(finished.origins[:, :5], clip.origins)
     assert finished.origins.shape == (3, 6, 6, 3) and np.all(finished.origins[:, 5:] == origins.UNKNOWN)
 

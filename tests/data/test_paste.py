@@ -143,9 +143,9 @@ def test_the_wanted_number_counts_the_clips_own_objects():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prob": 1.5}, "train.paste.prob is 1.5"),
-        ({"objects": (5, 3)}, "train.paste.objects is"),
-        ({"size": (0.0, 0.5)}, "train.paste.size is"),
+        ({"prob": 1.5}, "prob is 1.5"),
+        ({"objects": (5, 3)}, "objects is"),
+        ({"size": (0.0, 0.5)}, "size is"),
     ],
 )
 def test_impossible_values_are_refused(change, message):

@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import clips, paste, pipeline, transforms
+from vos_jax.data import augmentation, clips, paste, pipeline, transforms
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,9 +25,9 @@ def data(tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def config(*sources: pipeline.SourceConfig, **options) -> pipeline.PipelineConfig:
-    defaults = {"crop": 32, "batch": 4, "max_objects": 2, "num_threads": 1}
-    return pipeline.PipelineConfig(sources=sources, **(defaults | options))
+def config(*sources: pipeline.SourceConfig, **options) -> pipeline.ClipDataConfig:
+    defaults = {"crop": 32, "batch": 4, "max_objects": 2, "threads": 1}
+    return pipeline.ClipDataConfig(sources=tiny_training.drawn(*sources), **(defaults | options))
 
 
 def davis(root, **options) -> pipeline.SourceConfig:
@@ -38,8 +38,12 @@ def static(root, **options) -> pipeline.SourceConfig:
     return pipeline.SourceConfig(kind="static", root=str(root), **options)
 
 
-def take(settings: pipeline.PipelineConfig, count: int, **options) -> list[pipeline.Batch]:
-    iterator = pipeline.make_pipeline(settings, **options)
+def make_pipeline(settings: pipeline.ClipDataConfig, **options) -> pipeline.BatchIterator:
+    return pipeline.make_pipeline(settings, **{"dataset_names": ("default",), **options})
+
+
+def take(settings: pipeline.ClipDataConfig, count: int, **options) -> list[pipeline.Batch]:
+    iterator = make_pipeline(settings, **options)
     batches = [next(iterator) for _ in range(count)]
     iterator.close()
     return batches
@@ -87,15 +91,15 @@ def test_batches_have_static_shapes_and_real_content(data):
 def test_the_same_seed_gives_the_same_stream_and_another_seed_another(data):
     settings = config(davis(data / "davis"), static(data / "static"))
     first = take(settings, 3)
-    assert_same(first, take(dataclasses.replace(settings, num_threads=3), 3))
-    other = take(dataclasses.replace(settings, seed=1), 3)
+    assert_same(first, take(dataclasses.replace(settings, threads=3), 3))
+    other = take(settings, 3, seed=1)
     assert any(np.any(a["frames"] != b["frames"]) for a, b in zip(first, other, strict=True))
     assert np.any(first[0]["frames"] != first[1]["frames"])
 
 
 def test_two_workers_give_the_stream_of_none(data):
     settings = config(davis(data / "davis"), static(data / "static"))
-    assert_same(take(settings, 5), take(dataclasses.replace(settings, num_workers=2), 5))
+    assert_same(take(settings, 5), take(dataclasses.replace(settings, workers=2), 5))
 
 
 def test_processes_share_the_global_batch_in_order(data):
@@ -138,14 +142,14 @@ def test_mixture_follows_the_weights(data):
     settings = config(
         davis(data / "davis", weight=3.0, dataset_name="davis"),
         static(data / "static", weight=1.0, dataset_name="photos"),
-        dataset_names=names,
     )
-    drawn = np.concatenate([batch["dataset"] for batch in take(settings, 10)])
+    batches = take(settings, 10, dataset_names=names)
+    drawn = np.concatenate([batch["dataset"] for batch in batches])
     assert np.bincount(drawn, minlength=3).tolist() == [0, 30, 10]
 
 
 def test_gap_follows_the_step_not_the_process(data):
-    still = transforms.Augmentation(temporal_flip=transforms.TemporalFlip(prob=0.0))
+    still = augmentation.Augmentation(temporal_flip=transforms.TemporalFlip(prob=0.0))
     settings = config(
         davis(data / "davis"),
         batch=6,
@@ -164,14 +168,14 @@ def test_gap_follows_the_step_not_the_process(data):
 def test_a_saved_position_continues_exactly_with_other_workers_and_processes(data, tmp_path):
     settings = config(davis(data / "davis"), static(data / "static"))
     whole = take(settings, 6)
-    iterator = pipeline.make_pipeline(settings)
+    iterator = make_pipeline(settings)
     for _ in range(3):
         next(iterator)
     with ocp.training.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.save_checkpointables(3, {"data": iterator})
     iterator.close()
 
-    restored = pipeline.make_pipeline(dataclasses.replace(settings, num_threads=2))
+    restored = make_pipeline(dataclasses.replace(settings, threads=2))
     with ocp.training.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.load_checkpointables(3, {"data": restored})
     position = restored.get_state()
@@ -184,7 +188,7 @@ def test_a_saved_position_continues_exactly_with_other_workers_and_processes(dat
     assert_same(whole[1:2], [next(restored)])
     restored.close()
 
-    half = pipeline.make_pipeline(settings, process_index=1, process_count=2)
+    half = make_pipeline(settings, process_index=1, process_count=2)
     half.set_state({"step": 5, "drawn": 20, "unreadable": 0, "unusable": 0})
     np.testing.assert_array_equal(next(half)["frames"], whole[5]["frames"][2:])
     half.close()
@@ -192,13 +196,13 @@ def test_a_saved_position_continues_exactly_with_other_workers_and_processes(dat
 
 def test_a_checkpoint_of_two_processes_is_restored_by_one(data, tmp_path):
     settings = config(davis(data / "davis"))
-    iterator = pipeline.make_pipeline(settings)
+    iterator = make_pipeline(settings)
     next(iterator)
     with ocp.training.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.save_checkpointables(1, {"data": iterator})
         (saved,) = (tmp_path / "run").glob("**/process_0-of-1.json")
         saved.rename(saved.with_name("process_0-of-2.json"))
-        fresh = pipeline.make_pipeline(settings)
+        fresh = make_pipeline(settings)
         checkpointer.load_checkpointables(1, {"data": fresh})
     np.testing.assert_array_equal(next(fresh)["frames"], next(iterator)["frames"])
 
@@ -213,7 +217,7 @@ def broken_davis(root: pathlib.Path, *, sequences: int, broken: tuple[int, ...])
 
 def test_an_unreadable_item_gives_way_to_the_next_and_is_counted_and_named(tmp_path, caplog):
     settings = config(davis(broken_davis(tmp_path, sequences=5, broken=(2, 3))), batch=5, max_unreadable=1.0)
-    iterator = pipeline.make_pipeline(settings)
+    iterator = make_pipeline(settings)
     with caplog.at_level(logging.WARNING):
         batches = [next(iterator) for _ in range(4)]
     seen = [sorted(np.rint(b["frames"][:, 0, 0, 0, 2] / 10).astype(int).tolist()) for b in batches]
@@ -226,7 +230,7 @@ def test_an_unreadable_item_gives_way_to_the_next_and_is_counted_and_named(tmp_p
 
 def test_more_than_one_percent_unreadable_stops_by_name(tmp_path):
     root = broken_davis(tmp_path, sequences=12, broken=(7,))
-    iterator = pipeline.make_pipeline(config(davis(root)))
+    iterator = make_pipeline(config(davis(root)))
     with pytest.raises(errors.VosError, match=r"3 of \d+ training items .* more than 1%; .*video7"):
         for _ in range(40):
             next(iterator)
@@ -235,7 +239,7 @@ def test_more_than_one_percent_unreadable_stops_by_name(tmp_path):
 
 
 def test_no_readable_item_at_all_is_an_error(tmp_path):
-    iterator = pipeline.make_pipeline(config(davis(broken_davis(tmp_path, sequences=2, broken=(0, 1)))))
+    iterator = make_pipeline(config(davis(broken_davis(tmp_path, sequences=2, broken=(0, 1)))))
     with pytest.raises(errors.VosError, match=r"no usable training item, last: video\d: .*00000.png"):
         next(iterator)
     iterator.close()
@@ -244,7 +248,7 @@ def test_no_readable_item_at_all_is_an_error(tmp_path):
 def test_sequences_without_objects_are_skipped_and_do_not_stop_a_run(tmp_path, caplog):
     tiny_training.write_davis(tmp_path, sequences=3)
     tiny_training.write_sequence(tmp_path, "video1", 1, holding=set())
-    iterator = pipeline.make_pipeline(config(davis(tmp_path), batch=3))
+    iterator = make_pipeline(config(davis(tmp_path), batch=3))
     batches = [next(iterator) for _ in range(5)]
     assert (iterator.unreadable, iterator.unusable) == (0, 5)
     assert "video1: no annotated frame" in caplog.text and caplog.text.count("video1") == 1
@@ -262,26 +266,28 @@ def test_video_frames_can_make_pseudo_clips(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sources": ()}, "`sources` is empty"),
+        ({"sources": {}}, "nothing to train on"),
         ({"clip_length": 1}, "clip_length is 1; it must be at least 2"),
         ({"batch": 3}, "a batch of 3 clips does not divide among 2 processes"),
         ({"max_objects": 0}, "max_objects is 0"),
-        ({"dataset_names": ("davis",)}, "dataset_name 'default' is not in dataset_names"),
     ],
 )
 def test_impossible_values_are_refused(data, change, message):
-    settings = dataclasses.replace(config(davis(data / "davis")), **change)
     with pytest.raises(errors.VosError, match=message):
-        pipeline.make_pipeline(settings, process_count=2)
-    with pytest.raises(errors.VosError, match="weight 0"):
-        pipeline.make_pipeline(config(davis(data / "davis", weight=0.0)))
+        make_pipeline(dataclasses.replace(config(davis(data / "davis")), **change), process_count=2)
+
+
+def test_a_source_of_an_unknown_data_set_is_refused(data):
+    with pytest.raises(errors.VosError, match="sources.0.dataset_name is 'default'; there are davis"):
+        make_pipeline(config(davis(data / "davis")), dataset_names=("davis",))
 
 
 def test_making_examples_initialises_no_jax_backend(data):
     program = f"""
 from vos_jax.data import pipeline
-source = pipeline.SourceConfig(kind="static", root={str(data / "static")!r})
-next(pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), crop=32, batch=2)))
+source = pipeline.SourceConfig(kind="static", root={str(data / "static")!r}, weight=1.0)
+config = pipeline.ClipDataConfig(sources={{"photos": source}}, crop=32, batch=2)
+next(pipeline.make_pipeline(config, dataset_names=("default",)))
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """
@@ -289,10 +295,10 @@ assert not xla_bridge.backends_are_initialized()
 
 
 def test_real_data_gives_full_batches(shared_data):
-    settings = pipeline.PipelineConfig(
-        sources=(
+    settings = pipeline.ClipDataConfig(
+        sources=tiny_training.drawn(
             davis(shared_data / "davis2016-train-360p", exclude=("dog-agility", "swing")),
-            static(shared_data / "static", weight=1.0),
+            static(shared_data / "static"),
         ),
         batch=8,
     )
@@ -308,10 +314,10 @@ PASTE = paste.Paste(prob=1.0, min_pixels=20, size=(0.3, 0.6), behind=0.0)
 
 
 def test_pasted_objects_come_of_other_sequences_for_any_workers_and_position(data):
-    settings = config(davis(data / "davis"), static(data / "static"), copy_paste=PASTE, max_objects=4)
+    settings = config(davis(data / "davis"), static(data / "static"), paste=PASTE, max_objects=4)
     batches = take(settings, 4)
-    assert_same(batches, take(dataclasses.replace(settings, num_workers=2), 4))
-    iterator = pipeline.make_pipeline(settings)
+    assert_same(batches, take(dataclasses.replace(settings, workers=2), 4))
+    iterator = make_pipeline(settings)
     iterator.set_state({"step": 2, "drawn": 8, "unreadable": 0, "unusable": 0})
     assert_same(batches[2:], [next(iterator) for _ in range(2)])
     iterator.close()
@@ -322,7 +328,7 @@ def test_pasted_objects_come_of_other_sequences_for_any_workers_and_position(dat
             sequence = np.median(frames[0][ids[0] == 0][:, 2])
             strange += np.any(np.abs(frames[0][ids[0] > 0][:, 2].astype(int) - sequence) > 4)
     assert strange >= 10
-    plain = take(dataclasses.replace(settings, copy_paste=paste.Paste()), 1)
+    plain = take(dataclasses.replace(settings, paste=paste.Paste()), 1)
     assert np.any(plain[0]["frames"] != batches[0]["frames"])
 
 
@@ -330,7 +336,7 @@ def test_clips_with_frames_that_lack_truth_are_not_pasted_over(tmp_path):
     tiny_training.write_davis(tmp_path, annotated={0, 3})
     source = davis(tmp_path, unannotated=True)
     for with_paste, without in zip(
-        take(config(source, copy_paste=PASTE), 3), take(config(source), 3), strict=True
+        take(config(source, paste=PASTE), 3), take(config(source), 3), strict=True
     ):
         partly = ~with_paste["truth_valid"].all(1)
         assert partly.any()
@@ -340,7 +346,7 @@ def test_clips_with_frames_that_lack_truth_are_not_pasted_over(tmp_path):
 def test_objects_that_are_dropped_remain_instances(tmp_path):
     tiny_training.write_davis(tmp_path, objects=2)
     objects = transforms.SelectObjects(drop=1.0, min_pixels=1)
-    settings = config(davis(tmp_path), augmentation=transforms.Augmentation(objects=objects), crop=48)
+    settings = config(davis(tmp_path), augmentation=augmentation.Augmentation(objects=objects), crop=48)
     for batch in take(settings, 3):
         # A crop may hold one of the two.
         assert (batch["object_valid"].sum(1) == 1).all() and 2 in batch["instance_valid"].sum(1)
@@ -356,4 +362,4 @@ def test_sequences_whose_labels_are_partial_say_so(data):
     sequence = np.rint(batch["frames"][:, 0, 0, 0, 2] / 10)
     np.testing.assert_array_equal(batch["exhaustive"], (sequence != 1) & (sequence != 3))
     with pytest.raises(errors.VosError, match="no sequence matches 'vidoe"):
-        pipeline.make_pipeline(config(davis(data / "davis", partial=("vidoe*",))))
+        make_pipeline(config(davis(data / "davis", partial=("vidoe*",))))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data import tiny_training
-from vos_jax.data import motion, pseudo_clips, transforms
+from vos_jax.data import augmentation, motion, pseudo_clips, transforms
 
 KEYS = [transforms.Key((3, i)) for i in range(30)]
 STILL = motion.Motion(turn=0, scale=0, shear=0, shift=0, warp=0)
@@ -76,7 +76,7 @@ def test_motion_starts_at_rest_grows_and_never_folds(limits):
 
 
 def test_a_still_camera_shows_the_crop_in_every_frame():
-    view = transforms.Augmentation(crop=transforms.Crop(size=(64, 64))).place(photo(), KEYS[0])
+    view = augmentation.Augmentation(crop=transforms.Crop(size=(64, 64))).place(photo(), KEYS[0])
     clip = pseudo_clips.PseudoClip(camera=STILL)(view, (), length=3, key=KEYS[1])
     plain = transforms.render(view)
     for frame, ids in zip(clip.frames, clip.ids, strict=True):

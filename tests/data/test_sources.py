@@ -116,7 +116,7 @@ def test_another_resolution_or_layout_is_pointed_out(tmp_path):
     make_davis(tmp_path)
     message = message_of(lambda: sources.DavisSource(tmp_path, resolution="Full-Resolution"))
     assert "JPEGImages/Full-Resolution" in message and "480p" in message.splitlines()[0]
-    assert "data.source=davis" in message_of(lambda: sources.FoldersSource(tmp_path))
+    assert "data.kind=davis" in message_of(lambda: sources.FoldersSource(tmp_path))
 
 
 def test_unknown_split_names_those_there_are(tmp_path):

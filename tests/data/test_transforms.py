@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data import tiny_training
-from vos_jax.data import transforms
+from vos_jax.data import augmentation, transforms
 
 KEYS = [transforms.Key((0, i)) for i in range(200)]
 
@@ -67,7 +67,7 @@ def test_scale_flip_crop_equal_resizing_the_whole_frame_first():
 def test_all_frames_share_one_geometry():
     view = smooth_view(frames=4)
     for key in KEYS[:20]:
-        clip, _ = transforms.Augmentation(crop=transforms.Crop(size=(64, 64)))(view, key)
+        clip, _ = augmentation.Augmentation(crop=transforms.Crop(size=(64, 64)))(view, key)
         for frame, ids in zip(clip.frames, clip.ids, strict=True):
             np.testing.assert_array_equal(frame, clip.frames[0])
             np.testing.assert_array_equal(ids, clip.ids[0])
@@ -123,7 +123,7 @@ def test_crop_of_a_frame_without_objects_is_unusable():
 def test_small_frames_are_enlarged_or_padded():
     view = blob_view((5, 5, 30, 30), size=(40, 60))
     still = transforms.Scale(low=1.0, high=1.0)
-    settings = transforms.Augmentation(scale=still, crop=transforms.Crop(size=(50, 50)))
+    settings = augmentation.Augmentation(scale=still, crop=transforms.Crop(size=(50, 50)))
     clip, _ = settings(view, KEYS[1])
     assert clip.size == (50, 50) and clip.frames[0].shape == (50, 50, 3)
     clip, _ = dataclasses.replace(settings, upscale=False)(view, KEYS[1])
@@ -135,7 +135,7 @@ def test_a_mask_of_higher_resolution_than_its_reduced_frame_stays_aligned():
     frame, ids = tiny_training.frame_and_ids(0, 0, objects=1, size=(96, 128))
     small = cv2.resize(frame, (64, 48), interpolation=cv2.INTER_AREA)
     view = transforms.make_view((small,), (ids,))
-    settings = transforms.Augmentation(
+    settings = augmentation.Augmentation(
         crop=transforms.Crop(size=(48, 48)), objects=transforms.SelectObjects(min_pixels=1)
     )
     for key in KEYS[:10]:
@@ -220,17 +220,7 @@ def test_jpeg_quality_compresses_and_leaves_padding_black():
 
 def test_switching_one_transform_on_does_not_move_the_draws_of_another():
     view = smooth_view()
-    plain = transforms.Augmentation(crop=transforms.Crop(size=(64, 64)))
+    plain = augmentation.Augmentation(crop=transforms.Crop(size=(64, 64)))
     coloured = dataclasses.replace(plain, colour=transforms.ColourJitter(prob=1.0))
     for key in KEYS[:5]:
         np.testing.assert_array_equal(plain(view, key)[0].ids[0], coloured(view, key)[0].ids[0])
-
-
-def test_extra_transforms_run_last():
-    def invert(clip: transforms.Clip, key: transforms.Key) -> transforms.Clip:
-        return dataclasses.replace(clip, frames=tuple(255 - f for f in clip.frames))
-
-    settings = transforms.Augmentation(crop=transforms.Crop(size=(64, 64)))
-    plain, _ = settings(smooth_view(), KEYS[0])
-    inverted, _ = dataclasses.replace(settings, extra=(invert,))(smooth_view(), KEYS[0])
-    np.testing.assert_array_equal(inverted.frames[0], 255 - plain.frames[0])

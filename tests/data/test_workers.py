@@ -11,8 +11,8 @@ from vos_jax.data import pipeline, sequences
 def test_a_signal_to_the_group_leaves_workers_to_their_parent(tmp_path):
     """`timeout` ended workers before their parent: 165 blocks of shared memory were left over."""
     source = sequences.SourceConfig(kind="davis_folder", root=str(tiny_training.write_davis(tmp_path)))
-    config = pipeline.PipelineConfig(sources=(source,), crop=32, batch=2, num_workers=2)
-    data = pipeline.make_pipeline(config)
+    config = pipeline.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=2, workers=2)
+    data = pipeline.make_pipeline(config, dataset_names=("default",))
     next(data)
     workers = multiprocessing.active_children()
     assert len(workers) == 2

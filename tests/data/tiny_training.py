@@ -1,5 +1,6 @@
 """Tiny training data written to disk: every pixel's colour says which object, sequence and time it shows."""
 
+import dataclasses
 import pathlib
 
 import cv2
@@ -58,3 +59,11 @@ def write_static(root: pathlib.Path, *, photos: int = 6, objects: int = 1) -> pa
         write(root / "images" / f"photo{number}.png", frame)
         write(root / "masks" / f"photo{number}.png", ids)
     return root
+
+
+def drawn(*sources) -> dict:
+    """Sources by number, each with a weight: `ClipDataConfig.sources`."""
+    return {
+        str(number): source if source.weight else dataclasses.replace(source, weight=1.0)
+        for number, source in enumerate(sources)
+    }

@@ -69,13 +69,13 @@ def test_broken_data_is_named_before_anything_is_written(davis, tmp_path, copy_m
     [
         (["--sequences", "ant,bea"], "bee"),
         (["--sequences", ","], "--sequences"),
-        (["--config.memory.evry=3"], "memory.every"),
-        (["--config.memory.every=x"], "memory.every"),
+        (["--config.memory.evry=3"], "model.memory.every"),
+        (["--config.model.memory.every=x"], "model.memory.every"),
         (["--config", "davis18"], "davis17"),
         (["--dtype", "float8"], "float8"),
         (["--surprise"], "--surprise"),
         (["--config.data.year=2016"], "ImageSets/2016"),
-        (["--config.data.source=web"], "davis, ytvos, folders, rendered"),
+        (["--config.data.kind=web"], "davis, youtube_vos, folders, rendered"),
         (["--config.eval.workers=0"], "eval.workers"),
     ],
 )

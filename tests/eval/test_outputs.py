@@ -45,7 +45,7 @@ def test_outputs_follow_the_contract(davis, tmp_path, copy_model, capsys):
     )
     assert results["J"]["mean"] == pytest.approx(np.mean([o["J"] for o in results["objects"]]))
     assert results["fps"] > 0 and results["checkpoint"] == "copy" and results["device"]
-    assert results["config"]["memory"]["every"] == 5
+    assert results["config"]["model.memory.every"] == 5
     printed = capsys.readouterr().out
     assert "ant " in printed and "bee " in printed and f"{results['G']:.3f}" in printed
 
@@ -114,7 +114,7 @@ def test_training_free_model_follows_the_rendered_objects(tmp_path):
     )
     out = tmp_path / "out"
     # These objects are small; enlarging the frames would do as well, and take longer.
-    finer = "--config.training_free.stride=8", "--config.inference.min_size=0"
+    finer = "--config.model.training_free.stride=8", "--config.inference.min_size=0"
     assert runs.run(davis, out, "--checkpoint", "none", "--device", "cpu", *finer) == 0
     results = runs.results_of(out)
     still = []

@@ -22,8 +22,8 @@ CONFIG = str(runs.ROOT / "tests" / "train" / "tiny_train.py")
 PLAIN = (
     "--config.model.refine=false",
     "--config.model.dataset=davis",
-    "--config.model.affinity=dot",
-    f"--config.model.num_proposals={tiny.CONFIG.proposals.capacity}",
+    "--config.model.read.affinity=dot",
+    f"--config.model.proposals.capacity={tiny.CONFIG.proposals.capacity}",
     "--device",
     "cpu",
 )
@@ -32,7 +32,7 @@ PLAIN = (
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights whose lambda is 1 for davis (the overlap with the previous mask decides) and else 0."""
-    shapes = jax.eval_shape(tiny.model(use_proposals=False, use_refine=False).init, jax.random.key(0))
+    shapes = jax.eval_shape(tiny.model(proposals=tiny.NO_NETWORK, refine=False).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     # Keys sharp enough that the memory propagates something.
@@ -83,8 +83,15 @@ def trackers(monkeypatch, steps):
 
 
 def run(davis, out, weights, folder=None, *more):
-    source = ("none",) if folder is None else ("file", f"--config.model.proposals_dir={folder}")
-    arguments = (f"--config.model.proposals={source[0]}", *source[1:], "--checkpoint", weights, *PLAIN, *more)
+    source = ("none",) if folder is None else ("file", f"--config.model.proposals.folder={folder}")
+    arguments = (
+        f"--config.model.proposals.source={source[0]}",
+        *source[1:],
+        "--checkpoint",
+        weights,
+        *PLAIN,
+        *more,
+    )
     return runs.run(davis, out, *arguments, config=CONFIG)
 
 
@@ -183,9 +190,9 @@ def test_broken_proposals_are_named_before_anything_is_written(
 @pytest.mark.parametrize(
     "arguments, named",
     [
-        (("--config.model.proposals_dir=",), "--config.model.proposals_dir=DIR"),
+        (("--config.model.proposals.folder=",), "--config.model.proposals.folder=DIR"),
         (("--checkpoint", "none", "--config.model.variant=lite0"), "training-free model"),
-        (("--config.model.dataset=imagenet",), "'imagenet'; there are default, static, davis, youtube_vos"),
+        (("--config.model.dataset=imagenet",), "'imagenet'; there are: default, static, davis, youtube_vos"),
     ],
 )
 def test_settings_that_proposals_do_not_go_with_are_named(
@@ -197,9 +204,9 @@ def test_settings_that_proposals_do_not_go_with_are_named(
 
 
 def test_training_and_models_with_proposals_of_their_own_take_none_from_files(pristine):
-    config = program.configs.load(CONFIG, ["model.proposals=file"])
+    config = program.configs.load(CONFIG, ["model.proposals.source=file"])
     with pytest.raises(errors.VosError, match="train with network"):
-        setup.make_model(config, hard=False)
+        setup.make_model(config.model, hard=False)
     frame = np.zeros((*runs.SIZE, 3), np.uint8)
     found = proposal_files.arrays(
         proposal_files.VideoProposals("v", runs.SIZE, {}),

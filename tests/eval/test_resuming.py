@@ -44,13 +44,13 @@ def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, c
     out = tmp_path / "out"
     assert runs.run(davis, out, "--sequences", "ant") == 0
     before = runs.times(out)
-    assert runs.run(davis, out, "--config.memory.every=3") == 2
-    assert "memory.every: 5, now 3" in capsys.readouterr().err
+    assert runs.run(davis, out, "--config.model.memory.every=3") == 2
+    assert "model.memory.every: 5, now 3" in capsys.readouterr().err
     assert runs.times(out) == before
     # Where data lies, which sequences are wanted and how it is drawn decide nothing.
     assert runs.run(davis, out, "--overlay", "--config.eval.workers=1") == 0
-    assert runs.run(davis, out, "--config.memory.every=3", "--overwrite") == 0
-    assert runs.run(davis, out, "--config.memory.every=3") == 0
+    assert runs.run(davis, out, "--config.model.memory.every=3", "--overwrite") == 0
+    assert runs.run(davis, out, "--config.model.memory.every=3") == 0
     assert copy_model.followed == [runs.FRAMES] * 4
 
 

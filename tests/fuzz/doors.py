@@ -201,13 +201,13 @@ def read_features(path: pathlib.Path) -> None:
 
 def override_seeds(folder: pathlib.Path) -> list[bytes]:
     config = configs.load("default")
-    return [f"{path}={configs._get(config, path)}".encode() for path in configs._paths(config)]
+    return [f"{key}={value}".encode() for key, value in configs.flatten(config).items()]
 
 
 def read_override(path: pathlib.Path) -> None:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     config = configs.load("default", ["--config." + part for part in text.split("\n")])
-    json.dumps(configs.as_dict(config))
+    json.dumps(configs.flatten(config))
 
 
 def read_given(path: pathlib.Path) -> None:

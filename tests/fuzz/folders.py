@@ -62,7 +62,7 @@ def read_records(folder: pathlib.Path) -> None:
 def make_run(folder: pathlib.Path) -> None:
     state = {"ema": {"a": {"kernel": jnp.ones((3, 3, 4, 4)), "bias": jnp.zeros(4)}}, "step": jnp.int32(1)}
     state["key"] = jax.random.key_data(jax.random.key(0))
-    config = configs.as_dict(configs.load("train_davis"))
+    config = configs.flatten(configs.load("train_davis"))
     with checkpoints.Checkpoints(folder, checkpoints.CheckpointConfig()) as saved:
         for step in (1, 2):
             saved.save(step, state, {"position": 7}, record={"config": config}, score=0.5 + step)

@@ -110,7 +110,7 @@ def test_records_of_any_shape(tmp_path_factory, entry, known):
     refused_or(lambda path: record.Record(path.parent, {}), path, content)
 
 
-KEYS = list(configs._paths(configs.load("default")))
+KEYS = list(configs.keys(configs.default()))
 
 
 @FEW
@@ -119,6 +119,6 @@ KEYS = list(configs._paths(configs.load("default")))
 )
 def test_overrides_of_any_kind(key, value):
     try:
-        json.dumps(configs.as_dict(configs.load("default", [f"{key}={value}"])))
+        json.dumps(configs.flatten(configs.load("default", [f"{key}={value}"])))
     except errors.VosError as error:
         assert str(error)

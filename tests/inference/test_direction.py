@@ -81,7 +81,7 @@ def test_what_cannot_be_done_is_refused_before_work(follower):
 def test_a_correction_never_takes_the_place_of_a_first_annotation(follower):
     """Pins full of first annotations: the memory would have evicted one of them."""
     full = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 7), 2: IDS[2]}
-    with pytest.raises(errors.VosError, match="frame 2 corrects objects.*memory.capacity to 5"):
+    with pytest.raises(errors.VosError, match="frame 2 corrects objects.*model.memory.capacity to 5"):
         annotations_lib.check(full, follower)
     track = follower.start(IDS.shape[1:], 2)
     track.step(FRAMES[0], full[0])

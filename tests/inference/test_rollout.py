@@ -119,7 +119,7 @@ def test_wrong_input_is_refused_by_name_and_leaves_the_track_as_it_was():
     with pytest.raises(errors.VosError, match="49 objects at once; at most 2"):
         list(run.track(frames, {0: many}))
     late = {t: np.full_like(ids[0], t + 1) for t in range(3)}
-    with pytest.raises(errors.VosError, match="object 3 in frame 2.*memory.capacity to 5"):
+    with pytest.raises(errors.VosError, match="object 3 in frame 2.*model.memory.capacity to 5"):
         list(tracker.Tracker(make_model(), {}).track(frames, late))
     one = run.start(frames.shape[1:3], 1)
     one.step(frames[0], ids[0])

@@ -182,7 +182,7 @@ def test_models_come_by_name_or_say_how_to_get_them(monkeypatch, tmp_path):
         segmenter.loading, "make_model", lambda *a: loaded.append(a) or (make_model(), {}, "x")
     )
     (tmp_path / "lite0.safetensors").write_bytes(b"weights")
-    vos_jax.Segmenter.from_pretrained("lite0", overrides=["memory.every=3"], dtype="bfloat16")
+    vos_jax.Segmenter.from_pretrained("lite0", overrides=["model.memory.every=3"], dtype="bfloat16")
     config, source = loaded[0]
     assert source == str(tmp_path / "lite0.safetensors") and config.memory.every == 3
-    assert config.dtype == "bfloat16" and config.model.variant in vos.VARIANTS
+    assert config.dtype == "bfloat16" and config.variant in vos.VARIANTS

@@ -14,8 +14,8 @@ from vos_jax.models import vos
 def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
     video = sources.DavisSource(root).video("ant")
-    model = tiny.model(use_refine=False)
-    follower = tracker.Tracker(model, tiny.params(use_refine=False), stages=vos.STAGES)
+    model = tiny.model(refine=False)
+    follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.STAGES)
     with writer.MaskWriter(tmp_path / "out") as masks_out:
         segmentation.segment(video, follower, masks_out)
     for name in video.frame_names:
@@ -33,5 +33,7 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
 def test_unknown_stages_and_models_without_stages_are_refused(capsys):
     with pytest.raises(errors.VosError, match="no stage 'fine' to show; there are: coarse, propagated"):
         tracker.Tracker(tiny.model(), {}, stages=("fine",))
-    assert program.main(["--config", "demo", "--checkpoint", "none", "--config.eval.stages=coarse"]) == 2
-    assert "eval.stages needs trained weights" in capsys.readouterr().err
+    assert (
+        program.main(["--config", "demo", "--checkpoint", "none", "--config.eval.intermediates=coarse"]) == 2
+    )
+    assert "eval.intermediates needs trained weights" in capsys.readouterr().err

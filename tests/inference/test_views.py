@@ -56,18 +56,28 @@ def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
             np.testing.assert_array_equal(result.ids, best, err_msg="resized, then argmax")
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"inference.scales": (0.0,)}, "inference.scales is"),
+        ({"inference.scales": ()}, "inference.scales is empty"),
+        ({"inference.max_size": -1}, "inference.max_size is -1"),
+    ],
+)
+def test_impossible_views_are_refused_by_name(change, named):
+    with pytest.raises(errors.VosError, match=named):
+        config.replace(config.default(), change)
+
+
 def test_wrong_options_are_refused_by_name():
-    inference = config.load("default").inference
-    for options, named in (
-        ((None, "a", False), "--scales a"),
-        ((None, "0", False), "--scales 0"),
-        ((None, "", False), "--scales"),
-        ((-1, None, False), "--max_size -1"),
-    ):
-        with pytest.raises(errors.VosError, match=named):
-            views.configure(config.load("default").inference, *options)
-    views.configure(inference, 20, "0.5, 1", True)
-    assert (inference.max_size, tuple(inference.scales), inference.flip) == (20, (0.5, 1.0), True)
-    assert views.needed(inference) and not views.needed(config.load("default").inference)
+    with pytest.raises(errors.VosError, match="--scales a: takes numbers"):
+        views.parse_scales("a")
+    changes = {
+        "inference.max_size": 20,
+        "inference.scales": views.parse_scales("0.5, 1"),
+        "inference.flip": True,
+    }
+    inference = config.replace(config.default(), changes).inference
+    assert views.needed(inference) and not views.needed(config.default().inference)
     with pytest.raises(errors.VosError, match="854x480 would be followed at 18x10"):
         views.check_size((480, 854), inference)

@@ -273,7 +273,7 @@ def test_mask_iou():
     [
         ({"average": "mean"}, "average"),
         ({"num_grad": 0}, "num_grad"),
-        ({"step": 0.0}, "step must be above 0"),
+        ({"step": 0.0}, "step is 0.0; it must be above 0"),
     ],
 )
 def test_config_says_what_is_wrong(fields, says):

@@ -164,17 +164,17 @@ def network():
 
 
 @pytest.mark.parametrize(
-    "channels, config",
+    "channels, config, dtype",
     [
-        ((24, 40, 112, 320), proposals.ProposalConfig()),
-        ((256, 512, 1024, 2048), proposals.ProposalConfig(channels=128, depthwise=False, dtype=jnp.bfloat16)),
+        ((24, 40, 112, 320), proposals.ProposalConfig(), jnp.float32),
+        ((256, 512, 1024, 2048), proposals.ProposalConfig(channels=128, depthwise=False), jnp.bfloat16),
     ],
     ids=["lite0", "resnet50"],
 )
-def test_shapes_at_full_size(channels, config):
-    module = proposals.ProposalNetwork(config)
+def test_shapes_at_full_size(channels, config, dtype):
+    module = proposals.ProposalNetwork(config, dtype)
     shapes = [(480 // s, 864 // s, c) for s, c in zip((4, 8, 16, 32), channels, strict=True)]
-    features = Features(*(jax.ShapeDtypeStruct(shape, config.dtype) for shape in shapes))
+    features = Features(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
 
     def both(features):
         params = module.init(jax.random.key(0), features, jnp.array([480, 854]))

@@ -53,7 +53,7 @@ def dense(query, memory, variant, config):
     if variant == "kernelized":
         best = np.argmax(np.where(visible, logits, -np.inf), axis=0)
         logits = logits - ((y[:, None, None] - y[best]) ** 2 + (x[:, None, None] - x[best]) ** 2) / (
-            2 * config.sigma**2
+            2 * config.kernel_sigma**2
         )
     if config.window:
         near = (abs(y[:, None] - y[None]) <= config.window) & (abs(x[:, None] - x[None]) <= config.window)
@@ -82,7 +82,9 @@ def dense(query, memory, variant, config):
 def test_read_equals_a_dense_softmax(variant, window):
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32)) * 3
-    config = read_lib.ReadConfig(variant=variant, topk=5, window=window, sigma=2.0)
+    config = read_lib.ReadConfig(
+        variant=variant, topk=5, window=window, kernel_sigma=2.0, affinity="dot", search_radius=0.0
+    )
     result = jax.jit(read_lib.read, static_argnums=2)(query, memory, config)
     for name, expected in dense(query, memory, variant, config).items():
         np.testing.assert_allclose(getattr(result, name), expected, atol=3e-5, err_msg=name)
@@ -93,7 +95,7 @@ def test_read_equals_a_dense_softmax(variant, window):
 def test_query_blocks_do_not_change_the_read(monkeypatch):
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
-    config = read_lib.ReadConfig(variant="topk", topk=5)
+    config = read_lib.ReadConfig(variant="topk", topk=5, affinity="dot", search_radius=0.0)
     whole = read_lib.read(query, memory, config)
     monkeypatch.setattr(pixels, "AFFINITY_BLOCK", 6 * 24)
     blocks = read_lib.read(query, memory, config)
@@ -104,9 +106,11 @@ def test_an_empty_memory_reads_zeros_and_large_logits_stay_finite():
     memory = filled_memory()
     query = jnp.full((*GRID, 8), 1e4)
     empty = memory.replace(slot_valid=jnp.zeros(SLOTS, bool))
-    for read in (read_lib.read(query, empty, read_lib.ReadConfig()),):
+    for read in (read_lib.read(query, empty, read_lib.ReadConfig(affinity="dot", search_radius=0.0)),):
         assert not np.any(read.prob) and not np.any(read.value) and not np.any(read.mass)
-    loud = read_lib.read(query, memory.replace(key=memory.key * 1e4), read_lib.ReadConfig())
+    loud = read_lib.read(
+        query, memory.replace(key=memory.key * 1e4), read_lib.ReadConfig(affinity="dot", search_radius=0.0)
+    )
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(loud))
 
 
@@ -115,7 +119,7 @@ def test_late_object_whose_best_match_is_hidden_still_reads():
     memory = filled_memory()
     memory = memory.replace(key=memory.key.at[0].multiply(1000.0))
     query = jnp.ones((*GRID, 8))
-    read = read_lib.read(query, memory, read_lib.ReadConfig())
+    read = read_lib.read(query, memory, read_lib.ReadConfig(affinity="dot", search_radius=0.0))
     assert np.all(np.asarray(read.prob)[1] > 1e-3)
 
 
@@ -124,7 +128,11 @@ def test_gradients_are_finite_and_reach_key_value_and_mask():
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
 
     def loss(query, key, value, prob):
-        read = read_lib.read(query, memory.replace(key=key, value=value, prob=prob), read_lib.ReadConfig())
+        read = read_lib.read(
+            query,
+            memory.replace(key=key, value=value, prob=prob),
+            read_lib.ReadConfig(affinity="dot", search_radius=0.0),
+        )
         return jnp.sum(read.value**2) + jnp.sum(read.prob)
 
     grads = jax.grad(loss, argnums=(0, 1, 2, 3))(query, memory.key, memory.value, memory.prob)
@@ -138,7 +146,9 @@ def test_an_object_that_no_slot_knows_gives_no_nan_gradient():
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
 
     def loss(key):
-        read = read_lib.read(query, memory.replace(key=key), read_lib.ReadConfig())
+        read = read_lib.read(
+            query, memory.replace(key=key), read_lib.ReadConfig(affinity="dot", search_radius=0.0)
+        )
         return jnp.sum(read.value**2) + jnp.sum(jnp.sqrt(read.prob + 1e-6))
 
     assert np.all(np.isfinite(jax.grad(loss)(memory.key)))
@@ -147,8 +157,10 @@ def test_an_object_that_no_slot_knows_gives_no_nan_gradient():
 def test_padding_objects_do_not_change_the_read():
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
-    small = read_lib.read(query, memory, read_lib.ReadConfig())
-    large = read_lib.read(query, memory_lib.grow(memory, 4), read_lib.ReadConfig())
+    small = read_lib.read(query, memory, read_lib.ReadConfig(affinity="dot", search_radius=0.0))
+    large = read_lib.read(
+        query, memory_lib.grow(memory, 4), read_lib.ReadConfig(affinity="dot", search_radius=0.0)
+    )
     for field in dataclasses.fields(small):
         np.testing.assert_allclose(
             getattr(small, field.name), getattr(large, field.name)[:OBJECTS], atol=1e-6
@@ -171,7 +183,7 @@ def with_small_objects(seed=0):
     return query, memory.replace(prob=jnp.asarray(prob)), jnp.asarray(prev)
 
 
-NEAR = read_lib.ReadConfig(reach=0.1)  # two cells
+NEAR = read_lib.ReadConfig(search_radius=0.1, affinity="dot")  # two cells
 
 
 def test_near_pixels_read_what_all_would_and_others_nothing():

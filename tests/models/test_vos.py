@@ -74,11 +74,14 @@ CHOICES = [
     *({"template": name} for name in templates.TEMPLATES),
     *({"alignment": name} for name in alignment.ALIGNMENTS),
     *({"matching": name} for name in matching.MATCHINGS),
-    *({"read": read.ReadConfig(variant=name, window=2)} for name in read.READS),
-    {"use_proposals": False},
-    {"use_refine": False},
+    *(
+        {"read": read.ReadConfig(variant=name, window=2, affinity="dot", search_radius=0.0)}
+        for name in read.READS
+    ),
+    {"proposals": tiny.NO_NETWORK},
+    {"refine": False},
     {"iou_with": "propagated"},
-    {"dtype": jnp.bfloat16},
+    {"dtype": "bfloat16"},
 ]
 
 
@@ -106,14 +109,16 @@ def test_a_clip_keeps_its_shapes_whatever_is_chosen(changes):
 
 @pytest.mark.parametrize("variant", sorted(vos.VARIANTS))
 def test_published_variants_run_a_clip(variant):
-    check_clip_shapes(vos.VOS(config=vos.VARIANTS[variant]))
+    check_clip_shapes(vos.VOS(config=vos.change_variant(vos.ModelConfig(), variant)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", sorted(vos.VARIANTS))
 @pytest.mark.parametrize("changes", CHOICES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items())[:40])
 def test_published_variants_run_a_clip_whatever_is_chosen(variant, changes):
-    check_clip_shapes(vos.VOS(config=dataclasses.replace(vos.VARIANTS[variant], **changes)))
+    check_clip_shapes(
+        vos.VOS(config=dataclasses.replace(vos.change_variant(vos.ModelConfig(), variant), **changes))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +188,11 @@ def supplied(count, capacity):
 @pytest.mark.parametrize("match", sorted(matching.MATCHINGS))
 def test_padding_objects_and_proposals_changes_nothing(params, remembered, match):
     small_state, large_state, encoded = remembered
-    model = tiny.model(matching=match, use_proposals=False, read=read.ReadConfig(variant="object"))
+    model = tiny.model(
+        matching=match,
+        proposals=tiny.NO_NETWORK,
+        read=read.ReadConfig(variant="object", affinity="dot", search_radius=0.0),
+    )
     predict = jax.jit(model.predict)
     small = predict(params, encoded, small_state, supplied(5, 5))
     large = predict(params, encoded, large_state, supplied(5, 12))
@@ -198,7 +207,7 @@ def test_bfloat16_agrees_with_float32(params, remembered):
     """Within 0.06 of probability at 99 % of pixels; matching may choose another of two equal proposals."""
     state, _, encoded = remembered
     exact = jax.jit(tiny.model().predict)(params, encoded, state).prob
-    model = tiny.model(dtype=jnp.bfloat16)
+    model = tiny.model(dtype="bfloat16")
     memory = state.memory
     memory = memory.replace(
         key=memory.key.astype(jnp.bfloat16),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,7 +47,7 @@ def prepare(place: pathlib.Path) -> None:
     frames, ids = tiny.video(10, SIZE)
     video_maker.write(str(place / "film.mp4"), frames)
     masks.write_mask(place / "first.png", ids[0])
-    params = jax.device_get(tiny.params(use_proposals=False))
+    params = jax.device_get(tiny.params(proposals=tiny.NO_NETWORK))
     flat = {"/".join(str(key.key) for key in path): x for path, x in jax.tree.leaves_with_path(params)}
     safetensors.numpy.save_file(flat, place / "tiny.safetensors", metadata={"variant": "tiny"})
 
@@ -54,7 +55,7 @@ def prepare(place: pathlib.Path) -> None:
 def _eval(place: pathlib.Path, out: pathlib.Path) -> list[str]:
     return [
         f"--config={CONFIG}", f"--data={place / 'data'}", f"--out={out}",
-        f"--checkpoint={place / 'tiny.safetensors'}", "--config.data.source=folders", "--save_probabilities",
+        f"--checkpoint={place / 'tiny.safetensors'}", "--config.data.kind=folders", "--save_probabilities",
         "--overlay",
     ]  # fmt: skip
 
@@ -80,7 +81,7 @@ def _plain(value: object) -> object:
         return {
             key: _plain(inner)
             for key, inner in value.items()
-            if not any(word in OF_THE_RUN for word in key.lower().split("_"))
+            if not any(word in OF_THE_RUN for word in re.split("[._]", key.lower()))
         }
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 

@@ -60,11 +60,13 @@ def toy_loss(params, batch, key, number):
 def problem(name):
     if name == "toy":
         return toy_loss, toy_params()
-    model = tiny.model(use_proposals=False)
+    model = tiny.model(proposals=tiny.NO_NETWORK)
     params = model.init(jax.random.key(0))
     kernel = params["refine"]["logit"]["kernel"]
     params["refine"]["logit"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)
-    return step.make_loss_fn(model, step.StepConfig(sampling_begin=0, unroll=False)), jax.device_get(params)
+    return step.make_loss_fn(model, step.ClipLossConfig(sampling_begin=0, unroll=False)), jax.device_get(
+        params
+    )
 
 
 def clips():

@@ -15,12 +15,12 @@ from vos_jax.train import adaptation
 SIZE = (64, 64)
 CONFIG = adaptation.AdaptationConfig(steps=40, learning_rate=1e-2, batch=1, length=2, crop=64, share=1.0)
 # Room for a correction beside the first frame.
-MODEL = tiny.model(use_proposals=False, memory=memory.MemoryConfig(capacity=4, every=2))
+MODEL = tiny.model(proposals=tiny.NO_NETWORK, memory=memory.MemoryConfig(capacity=4, every=2))
 
 
 @pytest.fixture(scope="module")
 def params():
-    return tiny.params(use_proposals=False)
+    return tiny.params(proposals=tiny.NO_NETWORK)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_track_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, again.learned, track.learned)
     np.testing.assert_array_equal([again.step(frame).ids for frame in frames[2:]], whole[2:])
 
-    other = tiny.model(use_proposals=False, memory=MODEL.memory_config, refine_channels=(8, 8, 8))
+    other = tiny.model(proposals=tiny.NO_NETWORK, memory=MODEL.memory_config, refine_channels=(8, 8, 8))
     narrow = tracker.Tracker(other, other.init(jax.random.key(0)))
     with pytest.raises(errors.VosError, match=r"learned\['refine'\].* this model needs"):
         snapshots.load(tmp_path / "state", narrow, "tiny")
@@ -147,10 +147,10 @@ def test_edits_of_a_frame_are_learned_from_what_was_known_before_it(params):
 
 def test_who_adapts(params):
     config = configs.load("default", ["inference.adaptation.steps=3"])
-    free, _ = loading.make_training_free(config)
+    free, _ = loading.make_training_free(config.model)
     made = followers.make_adapter(config, MODEL)
     assert isinstance(made, adaptation.Adapter)
-    assert followers.make_adapter(config, tiny.model(use_refine=False)) is None
+    assert followers.make_adapter(config, tiny.model(refine=False)) is None
     assert followers.make_adapter(config, free) is None
     assert followers.make_adapter(configs.load("default"), MODEL) is None
     for setting, told in (
@@ -163,11 +163,9 @@ def test_who_adapts(params):
         wrong = [f"inference.adaptation.{part}" for part in ("steps=3", setting)]
         with pytest.raises(errors.VosError, match=f"inference.adaptation.{told}"):
             followers.make_adapter(configs.load("default", wrong), MODEL)
-    with pytest.raises(errors.VosError, match="--adapt -1: takes a number of steps"):
-        followers.configure(config, -1)
+    with pytest.raises(errors.VosError, match="inference.adaptation.steps is -1; it must be at least 0"):
+        configs.replace(config, {"inference.adaptation.steps": -1})
     followers.check(config, MODEL, 3)
     followers.check(config, free, None)
     with pytest.raises(errors.VosError, match="--adapt 3: .*--checkpoint none"):
         followers.check(config, free, 3)
-    followers.configure(config, 0)
-    assert config.inference.adaptation.steps == 0

@@ -34,21 +34,22 @@ def test_messages_are_counted_with_their_bytes():
 
 
 def test_batch_shapes_are_those_of_the_pipeline(tmp_path):
-    config = configs.load(CONFIG, ["train.sources.davis.exclude="])
+    train = configs.load(CONFIG, ["train.data.sources.davis.exclude="]).train
     root = tiny_training.write_davis(tmp_path, sequences=1, frames=4, size=(64, 80))
-    setup.apply_data(config, [str(root)])
-    data = pipeline.make_pipeline(setup.pipeline_config(config, ("default", "davis")))
+    train = setup.apply_data(train, [str(root)])
+    data = pipeline.make_pipeline(train.data, dataset_names=("default", "davis"))
     batch = next(data)
     data.close()
-    shapes = ahead_of_time.batch_shapes(config)
+    shapes = ahead_of_time.batch_shapes(train.data)
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
         name: (x.shape, x.dtype) for name, x in shapes.items()
     }
 
 
 def test_without_the_compiler_or_with_a_wrong_name_the_error_is_clear():
+    config = configs.load(CONFIG)
     with pytest.raises(errors.VosError, match=r"no TPU topology 'v99:7x7' .*pip install 'jax\[tpu\]'"):
-        ahead_of_time.compile_step(configs.load(CONFIG), "v99:7x7")
+        ahead_of_time.compile_step(config.model, config.train, "v99:7x7")
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_the_step_compiles_for_eight_chips():
         "v5e:2x4",
     ]
     done = subprocess.run(
-        [*map(str, command), "--config.train.batch=8"],
+        [*map(str, command), "--config.train.data.batch=8"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True,
         capture_output=True,

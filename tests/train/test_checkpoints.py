@@ -110,7 +110,8 @@ def tear(folder: pathlib.Path, which: str = "largest") -> None:
 def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, which):
     root = tiny_training.write_davis(tmp_path / "data", sequences=1, frames=2)
     source = pipeline.SourceConfig(kind="davis_folder", root=str(root))
-    data = pipeline.make_pipeline(pipeline.PipelineConfig(sources=(source,), batch=2))
+    config = pipeline.ClipDataConfig(sources=tiny_training.drawn(source), batch=2)
+    data = pipeline.make_pipeline(config, dataset_names=("default",))
 
     def go_to(step: int) -> None:
         data.set_state({"step": step, "drawn": step, "unreadable": 0, "unusable": 0})
@@ -233,7 +234,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(errors.VosError, match="train.checkpoint.keep_last is 0"):
+    with pytest.raises(errors.VosError, match="keep_last is 0"):
         checkpoints.CheckpointConfig(keep_last=0)
 
 

@@ -62,5 +62,5 @@ def test_an_object_alone_takes_background_near_it():
 
 
 def test_a_probability_out_of_range_is_refused():
-    with pytest.raises(errors.VosError, match="train.corruption.take is 1.5"):
+    with pytest.raises(errors.VosError, match="take is 1.5"):
         corruption.CorruptionConfig(take=1.5)

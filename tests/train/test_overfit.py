@@ -67,7 +67,7 @@ def test_one_clip_is_learned_and_every_parameter_group_gets_a_gradient():
     model = tiny.model(hard=False)
     params = tiny.params()
     batch = jax.tree.map(lambda x: jnp.asarray(x)[None], clip())
-    config = step_lib.StepConfig(sampling_begin=STEPS // 2, oracle_prob=1.0, oracle_end=100 * STEPS)
+    config = step_lib.ClipLossConfig(sampling_begin=STEPS // 2, oracle_prob=1.0, oracle_end=100 * STEPS)
     loss_fn = step_lib.make_loss_fn(model, config)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, STEPS)))
 

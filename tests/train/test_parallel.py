@@ -137,7 +137,7 @@ def test_what_cannot_be_divided_is_refused():
     with pytest.raises(errors.VosError, match="fsdp is 2; it must divide the 1 devices"):
         make(fsdp=2)
     for bad in ({"kind": "xmap"}, {"fsdp": 0}, {"accumulate": 0}, {"kind": "pmap", "fsdp": 2}):
-        with pytest.raises(errors.VosError, match="train.parallel"):
+        with pytest.raises(errors.VosError, match=next(iter(bad))):
             parallel.ParallelConfig(**bad)
 
 

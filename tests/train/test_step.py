@@ -16,9 +16,11 @@ from vos_jax import errors
 from vos_jax.train import corruption, losses, step
 
 SAMPLED = 100  # from this step on, previous masks are predictions now and then
-CONFIG = step.StepConfig(
+CONFIG = step.ClipLossConfig(
     unroll=False,  # compiles in half the time
-    losses=losses.LossConfig(correspondence=0.5, hard_begin=0, hard_end=100),
+    correspondence=0.5,
+    hard_begin=0,
+    hard_end=100,
     sampling_begin=SAMPLED,
     sampling_prob=0.5,
     oracle_prob=1.0,
@@ -67,7 +69,7 @@ def test_every_term_and_every_parameter_takes_part(run):
     others = {"loss", "j", "j_coarse", "j_propagated", "correspondence_accuracy"}
     assert {*losses.TERMS, *others} == set(metrics)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
-    assert metrics["loss"] == pytest.approx(losses.total(metrics, CONFIG.losses), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(losses.total(metrics, CONFIG), rel=1e-5)
     paths = jax.tree_util.tree_leaves_with_path(gradients)
     still = [jax.tree_util.keystr(path) for path, x in paths if not np.any(x)]
     assert not still, f"no gradient reaches {still}"
@@ -129,13 +131,13 @@ def test_unknown_origins_give_no_correspondence_and_no_nan(run):
     gradients, metrics = run(batch)
     assert metrics["correspondence"] == metrics["correspondence_accuracy"] == 0 < known["correspondence"]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((gradients, metrics)))
-    rest = known["loss"] - CONFIG.losses.correspondence * known["correspondence"]
+    rest = known["loss"] - CONFIG.correspondence * known["correspondence"]
     assert metrics["loss"] == pytest.approx(rest, rel=1e-5)
 
 
 def test_correspondence_is_computed_only_where_it_has_a_weight(params):
     def names(weight):
-        config = dataclasses.replace(CONFIG, losses=losses.LossConfig(correspondence=weight))
+        config = dataclasses.replace(CONFIG, correspondence=weight)
         loss_fn = step.make_loss_fn(tiny.model(), config)
         return set(jax.eval_shape(loss_fn, params, tiny.batch(), jax.random.key(0), jnp.int32(PLAIN))[1])
 
@@ -199,9 +201,9 @@ def test_the_loss_can_be_learned(run, params):
     assert metrics["refined_ce"] < first["refined_ce"]
 
 
-def kept(config, model):
+def kept(config, model, frozen=()):
     """How many numbers the gradient of two clips keeps of the forward pass, by shape alone."""
-    loss_fn = step.make_loss_fn(model, config)
+    loss_fn = step.make_loss_fn(model, config, frozen)
     shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)))
     batch = tiny.batch()
 
@@ -212,10 +214,10 @@ def kept(config, model):
 
 
 def test_frozen_backbones_and_rematerialised_frames_keep_less():
-    model = tiny.model(use_proposals=False)
-    everything = kept(step.StepConfig(unroll=False), model)
-    frozen = kept(step.StepConfig(frozen=("backbone",), unroll=False), model)
-    remat = kept(step.StepConfig(remat=True, unroll=False), model)
+    model = tiny.model(proposals=tiny.NO_NETWORK)
+    everything = kept(step.ClipLossConfig(unroll=False), model)
+    frozen = kept(step.ClipLossConfig(unroll=False), model, ("backbone",))
+    remat = kept(step.ClipLossConfig(remat=True, unroll=False), model)
     # At least the input of each of the backbone's layers but the first is not kept: 2 clips of 3 frames.
     assert frozen < everything - 2 * 3 * (16 * 16 * 8 + 8 * 8 * 12 + 4 * 4 * 16)
     assert remat < 0.6 * everything
@@ -229,15 +231,15 @@ def test_neither_rematerialising_nor_loops_change_a_gradient(params):
         compute = jax.jit(jax.grad(step.make_loss_fn(model, config), has_aux=True))
         return jax.device_get(compute(params, tiny.batch(), jax.random.key(0), jnp.int32(0)))[0]
 
-    expected = gradients(step.StepConfig())
+    expected = gradients(step.ClipLossConfig())
     for change in ({"unroll": False}, {"remat": True}, {"remat": True, "unroll": False}):
-        assert close(expected, gradients(step.StepConfig(**change))), change
+        assert close(expected, gradients(step.ClipLossConfig(**change))), change
 
 
 def test_values_out_of_range_are_refused_by_name():
     for bad in ({"sampling_prob": 1.5}, {"oracle_prob": -0.1}, {"sampling_begin": -1}, {"oracle_end": -5}):
         with pytest.raises(errors.VosError, match=next(iter(bad))):
-            step.StepConfig(**bad)
+            step.ClipLossConfig(**bad)
 
 
 def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, params):

@@ -3,6 +3,7 @@
 All runs share one compilation cache, so that the step is compiled once.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -105,7 +106,7 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path, steps: int) -> None:
 SHORT = (
     "--config.train.steps=8",
     "--config.train.checkpoint.every=2",
-    "--config.train.evaluation.every=8",
+    "--config.train.held_out.every=8",
     "--config.train.picture_every=8",
 )
 
@@ -148,7 +149,7 @@ def test_the_export_runs_and_scores_the_same(place, short):
     assert export.main([str(short[0]), str(exported), "--checkpoint", "8", "--dtype", "float32"]) == 0
     evaluated = start(
         place, "eval.py", "--checkpoint", exported, "--data", place / "data", "--out", place / "results",
-        "--sequences", "held", "--config.data.source=folders",
+        "--sequences", "held", "--config.data.kind=folders",
     )  # fmt: skip
     finish(evaluated)
     results = json.loads((place / "results" / "results.json").read_text())
@@ -188,7 +189,7 @@ def test_killed_stopped_and_resumed_over_and_over_equals_uninterrupted(place):
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_batch(place):
-    params = traverse_util.flatten_dict(jax.device_get(tiny.params(use_proposals=False)), sep="/")
+    params = traverse_util.flatten_dict(jax.device_get(tiny.params(proposals=tiny.NO_NETWORK)), sep="/")
     params["null_cost"] = np.float32(np.nan)
     broken = {**params, "key_head/kernel": np.full_like(params["key_head/kernel"], np.nan)}
     safetensors.numpy.save_file(
@@ -206,18 +207,21 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_batch(place):
 def write_checkpoint(workdir: pathlib.Path, place: pathlib.Path) -> None:
     """A checkpoint of the tiny config, good enough to be compared with."""
     config = program.configs.load(CONFIG)
-    program.setup.apply_data(config, [str(place / "data")])
+    train = program.setup.apply_data(config.train, [str(place / "data")])
     with checkpoints.Checkpoints(workdir, checkpoints.CheckpointConfig()) as saved:
-        record = {"config": program.configs.as_dict(config)}
+        record = {"config": program.configs.flatten(dataclasses.replace(config, train=train))}
         saved.save(1, {"x": np.zeros(2)}, {"step": 1}, record=record)
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--config.train.batch=4", "--config.seed=3"], "seed: 0, now 3; train.batch: 2, now 4"),
-        (["--config.train.sources.davis.exclude="], "train.sources.davis.exclude"),
-        (["--config.train.workers=1", "--data", "nowhere"], "nowhere"),  # neither changes what is learned
+        (["--config.train.data.batch=4", "--config.seed=3"], "seed: 0, now 3; train.data.batch: 2, now 4"),
+        (["--config.train.data.sources.davis.exclude="], "train.data.sources.davis.exclude"),
+        (
+            ["--config.train.data.workers=1", "--data", "nowhere"],
+            "nowhere",
+        ),  # neither changes what is learned
     ],
 )
 def test_another_config_is_refused_by_its_keys(place, tmp_path, capsys, more, told):
@@ -239,8 +243,8 @@ def test_another_config_is_refused_by_its_keys(place, tmp_path, capsys, more, to
         (["--config", "train_davis", "--workdir", "{}", "--data", "davis={}/no", "static={}/no"],
          "{}/no: no such folder"),
         (["--config", "train_davis", "--workdir", "/proc/vos_jax"], "cannot write to /proc/vos_jax"),
-        (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--config.train.evaluation.every=1",
-          "--config.train.sources.davis.exclude="], "held: trained on and evaluated on"),
+        (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--config.train.held_out.every=1",
+          "--config.train.data.sources.davis.exclude="], "held: trained on and evaluated on"),
         (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--init", "{}/no"], "no checkpoint at"),
         (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--init", "imagenet"], "--init random"),
     ],

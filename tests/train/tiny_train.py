@@ -4,29 +4,31 @@ from tests import tiny
 from vos_jax import config as configs
 from vos_jax.models import vos
 
-vos.VARIANTS["tiny"] = tiny.CONFIG
+vos.VARIANTS["tiny"] = tiny.VARIANT
 
 
-def get_config():
-    config = configs.default()
-    config.model.variant = "tiny"
-    # The two stages that take longest to compile.
-    config.model.proposals = "none"
-    config.model.matching = "greedy"
-    config.memory.capacity = 3
-    train = config.train
-    train.sources.davis.weight = 1.0
-    train.sources.davis.exclude = ("held",)
-    train.init = "random"
-    train.batch, train.crop, train.max_objects = 2, 64, 2
-    train.threads = 1
-    train.steps = 3
-    train.log_every = 1
-    train.picture_every = 0
-    train.optim.warmup_steps = 2
-    train.step.sampling_begin = 0
-    train.step.unroll = False
-    train.gap.end = 1
-    train.evaluation.every = 0
-    train.evaluation.sequences = ("held",)
-    return config
+def get_config() -> configs.Config:
+    return configs.replace(
+        configs.default("tiny"),
+        {
+            # The two stages that take longest to compile.
+            "model.proposals.source": "none",
+            "model.matching": "greedy",
+            "train.steps": 3,
+            "train.init": "random",
+            "train.log_every": 1,
+            "train.picture_every": 0,
+            "train.data.sources.davis.weight": 1.0,
+            "train.data.sources.davis.exclude": ("held",),
+            "train.data.batch": 2,
+            "train.data.crop": 64,
+            "train.data.max_objects": 2,
+            "train.data.threads": 1,
+            "train.data.gap.end": 1,
+            "train.optim.warmup_steps": 2,
+            "train.loss.sampling_begin": 0,
+            "train.loss.unroll": False,
+            "train.held_out.every": 0,
+            "train.held_out.sequences": ("held",),
+        },
+    )

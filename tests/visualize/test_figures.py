@@ -38,14 +38,16 @@ def test_relevance_is_the_softmax_of_the_read():
     weights = np.zeros((2, 3, 4), np.float32)
     weights[:, 1, 1:3] = 1
     relevance = jax.jit(memory.relevance, static_argnums=2)
-    heat = np.asarray(relevance(query, memory_, read_lib.ReadConfig(), weights))
+    heat = np.asarray(
+        relevance(query, memory_, read_lib.ReadConfig(affinity="dot", search_radius=0.0), weights)
+    )
     logits = np.einsum("qc,mc->qm", query.reshape(12, 5), memory_.key[:2].reshape(24, 5)) / 5**0.5
     bias = np.log(np.asarray(memory_.prob[0, :2]).reshape(24) + read_lib.EPSILON)
     share = np.asarray(jax.nn.softmax(logits + bias, axis=-1))[weights[0].ravel() > 0].sum(axis=0)
     np.testing.assert_allclose(heat[0, :2].ravel(), share, rtol=1e-4, atol=1e-6)
     assert not heat[0, 2].any() and not heat[1, 0].any(), "empty slots and older ones say nothing"
     for variant in ("topk", "kernelized"):
-        config = read_lib.ReadConfig(variant=variant, topk=30)
+        config = read_lib.ReadConfig(variant=variant, topk=30, affinity="dot", search_radius=0.0)
         heat = relevance(query, memory_, config, weights)
         np.testing.assert_allclose(heat.sum(axis=(1, 2, 3)), 2.0, rtol=1e-4, err_msg=variant)
 
@@ -147,7 +149,7 @@ def test_eval_draws_the_figures_of_the_training_free_model(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_eval_draws_every_figure_of_the_full_model(tmp_path, monkeypatch, capsys):
     # Any parameters do, and a model without what the figures do not show compiles quickly.
-    model, rng = tiny.model(use_refine=False, matching="greedy"), np.random.default_rng(0)
+    model, rng = tiny.model(refine=False, matching="greedy"), np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     assert draw_by_eval(tmp_path, monkeypatch, capsys, model, params, figures.KINDS) == [

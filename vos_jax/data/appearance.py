@@ -13,10 +13,10 @@ from vos_jax.typing import Float
 class Blur:
     """Blurs a clip by defocus or by motion of the camera, in half of the cases each frame differently.
 
-    Args:
-      prob: share of the clips that are blurred.
-      defocus: largest standard deviation of a defocused frame in pixels.
-      motion: longest streak of a shaken frame, share of its shorter side.
+    Attributes:
+      prob: Share of the clips that are blurred.
+      defocus: Largest standard deviation of a defocused frame in pixels.
+      motion: Longest streak of a shaken frame, share of its shorter side.
     """
 
     prob: float = 0.0
@@ -56,9 +56,10 @@ def streak(length: float, angle: float) -> Float[np.ndarray, "k k"]:
 class Drift:
     """Changes the light from frame 0, which stays as it is, steadily to the last frame.
 
-    Args:
-      prob: share of the clips.
-      brightness, contrast, saturation: largest relative change at the end; hue: largest turn in degrees.
+    Attributes:
+      prob: Share of the clips.
+      brightness, contrast, saturation: Largest relative change at the end.
+      hue: Largest turn in degrees at the end.
     """
 
     prob: float = 0.0

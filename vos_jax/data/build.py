@@ -15,7 +15,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Pack a folder of training data into one ArrayRecord dataset (kind 'array_record').",
         epilog="example: python -m vos_jax.data.build --kind davis_folder --root data/DAVIS --out packed",
     )
-    parser.add_argument("--kind", required=True, choices=("davis_folder", "ytvos", "static"))
+    parser.add_argument("--kind", required=True, choices=("davis_folder", "youtube_vos", "static"))
     parser.add_argument("--root", required=True, help="folder of the data")
     parser.add_argument("--out", required=True, help="folder that receives packed_sequences/NAME/VERSION")
     parser.add_argument("--name", help="name of the dataset; default: the last part of --root")
@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
     parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
-    parser.add_argument("--short_side", type=int, help="shrink larger frames to this")
+    parser.add_argument("--short_side", type=int, default=0, help="shrink larger frames to this")
     parser.add_argument(
         "--jpeg_quality",
         type=int,

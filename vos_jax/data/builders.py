@@ -106,7 +106,7 @@ def encode_frame(
     """
     path = source.files[index].frame_paths[time]
     data = frames.read_file(path)
-    if jpeg_quality is None and source.config.short_side is None and data[:2] == b"\xff\xd8":
+    if jpeg_quality is None and source.config.short_side == 0 and data[:2] == b"\xff\xd8":
         return data
     frame = cv2.cvtColor(source.frame(index, time), cv2.COLOR_RGB2BGR)
     settings = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality or JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -117,7 +117,7 @@ def encode_ids(source: sequences.FileSequences, index: int, time: int | None) ->
     """Returns a mask as an 8-bit grey PNG of object ids; one blank pixel for a frame that has none (None)."""
     ids = np.zeros((1, 1), np.uint8) if time is None else source.ids(index, time)
     side = source.config.short_side
-    if side is not None and min(ids.shape) > side:
+    if side and min(ids.shape) > side:
         factor = side / min(ids.shape)
         size = (round(ids.shape[1] * factor), round(ids.shape[0] * factor))
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
@@ -186,7 +186,7 @@ def pack(
     """Packs a source of files and returns the dataset's folder, readable as kind "array_record".
 
     Args:
-      config: a source of kind "davis_folder", "ytvos" or "static"; `short_side` shrinks while packing.
+      config: a source of kind "davis_folder", "youtube_vos" or "static"; `short_side` shrinks while packing.
       out: folder that receives packed_sequences/NAME/VERSION.
       name: defaults to the last part of the root.
       overwrite: replace a dataset of that name; it stays until the new one is complete.

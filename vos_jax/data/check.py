@@ -26,7 +26,7 @@ from vos_jax.data import masks, sequences, videos
 
 OPENERS = {
     "davis_folder": sequences.open_davis,
-    "ytvos": sequences.open_ytvos,
+    "youtube_vos": sequences.open_ytvos,
     "static": sequences.open_static,
 }
 SHOWN = 20
@@ -49,7 +49,7 @@ def kind_of(root: str | os.PathLike) -> str:
     if not root.is_dir():
         raise errors.VosError(f"{root}: no such folder")
     if any((folder / "meta.json").is_file() for folder in (root, root / "train", root / "valid")):
-        return "ytvos"
+        return "youtube_vos"
     if (root / "images").is_dir() or any(root.glob("*/images")):
         return "static"
     return "davis_folder"

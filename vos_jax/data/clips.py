@@ -14,7 +14,7 @@ from vos_jax.typing import Int, UInt8
 
 KINDS: dict[str, Callable[[sequences.SourceConfig], sequences.Sequences]] = {
     "davis_folder": sequences.open_davis,
-    "ytvos": sequences.open_ytvos,
+    "youtube_vos": sequences.open_ytvos,
     "static": sequences.open_static,
     "array_record": records.open_records,
     "tfds": records.open_catalogue,
@@ -39,9 +39,13 @@ def open_sequences(config: sequences.SourceConfig) -> sequences.Sequences:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GapSchedule:
-    """Most frames skipped between two frames of a clip, a function of the step (DESIGN §8: 0 → 25).
+    """Most frames skipped between two frames of a clip, a function of the step.
 
-    Linear from `start` at `begin_step` to `end` at `end_step`, constant outside.
+    Attributes:
+      start: At `begin_step` and before.
+      end: At `end_step` and after; linear in between.
+      begin_step: Step at which it begins to grow.
+      end_step: Step at which it has grown.
     """
 
     start: int = 0

@@ -1,13 +1,56 @@
-"""From a config's `data` section to the video source it names."""
+"""Opens the data set that the settings name."""
 
-from ml_collections import config_dict
+import dataclasses
+from collections.abc import Callable
 
-from vos_jax import files
+from vos_jax import checks, files
 from vos_jax.data import rendered, sources, youtube_vos
 from vos_jax.errors import VosError
 
+PROMPTS = ("auto", "first_frame", "first", "all")
 
-def _davis(data: config_dict.ConfigDict) -> sources.VideoSource:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """The data set that is segmented.
+
+    Attributes:
+      kind: Its layout: "davis" (official), "youtube_vos" (meta.json), "folders" (a folder of folders of
+        frames), "rendered" (drawn by our code).
+      root: Its folder; --data.
+      split: The list's name in DAVIS: "val", "train", "test-dev"; the folder's in YouTube-VOS: "valid".
+      year: Chooses the list in ImageSets/<year>/ of DAVIS.
+      resolution: The folder in JPEGImages/ and Annotations/: "480p" or "Full-Resolution".
+      sequences: Only these sequences; empty = all of the split; --sequences.
+      merge_objects: Whether all objects are one, as in DAVIS 2016.
+      prompts: Which masks are given: "first_frame", "first" (each object's first), "all" (later ones
+        correct), or "auto" = as the data set's protocol says.
+      all_frames: The folder with every frame of YouTube-VOS (valid_all_frames), to see more than the required
+        ones.
+      seen: Categories of YouTube-VOS that were trained on; empty = those of ../train/meta.json, where it is
+        there.
+
+    Raises:
+      VosError: an unknown word.
+    """
+
+    kind: str = "davis"
+    root: str = "data/DAVIS"
+    split: str = "val"
+    year: int = 2017
+    resolution: str = "480p"
+    sequences: tuple[str, ...] = ()
+    merge_objects: bool = False
+    prompts: str = "auto"
+    all_frames: str = ""
+    seen: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        checks.one_of(self, "kind", KINDS)
+        checks.one_of(self, "prompts", PROMPTS)
+
+
+def _davis(data: DatasetConfig) -> sources.VideoSource:
     return sources.DavisSource(
         data.root,
         year=data.year,
@@ -15,20 +58,20 @@ def _davis(data: config_dict.ConfigDict) -> sources.VideoSource:
         resolution=data.resolution,
         sequences=data.sequences,
         merge_objects=data.merge_objects or data.year == 2016,
-        given=_given(data, "first_frame"),
+        given=_prompts(data, "first_frame"),
     )
 
 
-def _folders(data: config_dict.ConfigDict) -> sources.VideoSource:
+def _folders(data: DatasetConfig) -> sources.VideoSource:
     return sources.FoldersSource(
         data.root,
         sequences=data.sequences,
         merge_objects=data.merge_objects,
-        given=_given(data, "first"),
+        given=_prompts(data, "first"),
     )
 
 
-def _youtube_vos(data: config_dict.ConfigDict) -> sources.VideoSource:
+def _youtube_vos(data: DatasetConfig) -> sources.VideoSource:
     return youtube_vos.YouTubeVOSSource(
         data.root,
         year=data.year,
@@ -36,35 +79,36 @@ def _youtube_vos(data: config_dict.ConfigDict) -> sources.VideoSource:
         all_frames=data.all_frames,
         sequences=data.sequences,
         seen=data.seen,
-        given=_given(data, "first"),
+        given=_prompts(data, "first"),
     )
 
 
-def _rendered(data: config_dict.ConfigDict) -> sources.VideoSource:
+def _rendered(data: DatasetConfig) -> sources.VideoSource:
     if data.root:
         raise VosError(
-            f"data.source=rendered draws its own video and reads no data; leave {data.root} (--data) away"
+            f"data.kind=rendered draws its own video and reads no data; leave {data.root} (--data) away"
         )
     source = rendered.RenderedSource(merge_objects=data.merge_objects)
     files.select_names(data.sequences, source.sequences(), "the rendered sample")
     return source
 
 
-def _given(data: config_dict.ConfigDict, protocol: str) -> str:
-    # Training makes a `data` section of its own for its held-back videos: by protocol, without this key.
-    given = data.get("given", "auto")
-    return protocol if given == "auto" else given
+def _prompts(data: DatasetConfig, protocol: str) -> str:
+    return protocol if data.prompts == "auto" else data.prompts
 
 
-SOURCES = {"davis": _davis, "ytvos": _youtube_vos, "folders": _folders, "rendered": _rendered}
+KINDS: dict[str, Callable[[DatasetConfig], sources.VideoSource]] = {
+    "davis": _davis,
+    "youtube_vos": _youtube_vos,
+    "folders": _folders,
+    "rendered": _rendered,
+}
 
 
-def open_source(data: config_dict.ConfigDict) -> sources.VideoSource:
-    """The source that `config.data` describes (configs/default.py), restricted to its `sequences`.
+def open_source(data: DatasetConfig) -> sources.VideoSource:
+    """Returns the videos of a data set, restricted to `data.sequences`.
 
     Raises:
-        VosError: an unknown kind of source, and whatever the source finds missing.
+      VosError: whatever the data set lacks.
     """
-    if data.source not in SOURCES:
-        raise VosError(f"data.source is {data.source!r}; there are: {', '.join(SOURCES)}")
-    return SOURCES[data.source](data)
+    return KINDS[data.kind](data)

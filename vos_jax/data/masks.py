@@ -13,7 +13,7 @@ from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 MAX_OBJECTS = 64
-"""Most objects in one mask or video: the largest object bucket of `configs/default.py`."""
+"""Most objects in one mask or video: the largest object bucket of `inference.object_buckets`."""
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000

@@ -72,14 +72,17 @@ WARPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 class Motion:
     """How far a layer may move until the last frame of a clip; each limit is one of a uniform draw.
 
-    Args:
-      turn: degrees; scale: relative change of size; shear: tangent; shift: share of the crop's side.
-      warp: largest displacement of a control point, share of the crop's side.
-      jitter: how uneven the path is in time, in steps between two frames.
-      sway: what a frame deviates from the path on its own, as a share of the limits. With `jitter` and `sway`
+    Attributes:
+      turn: Degrees.
+      scale: Relative change of size.
+      shear: Tangent.
+      shift: Share of the crop's side.
+      warp: Largest displacement of a control point, share of the crop's side.
+      jitter: How uneven the path is in time, in steps between two frames.
+      sway: What a frame deviates from the path on its own, as a share of the limits. With `jitter` and `sway`
         0 the path is smooth, as a clip of many frames needs.
-      warps: names of `WARPS` to choose from, or callables of the same signature.
-      controls: control points per side.
+      warps: Names of `WARPS` to choose from, or callables of the same signature.
+      controls: Control points per side.
     """
 
     turn: float = 12.0

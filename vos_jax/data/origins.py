@@ -1,4 +1,6 @@
-"""Origins: the point of a layer that each stride-16 cell of a clip shows (docs/method.md, Correspondence).
+"""Origins of the stride-16 cells of a clip: the points of its layers that they show.
+
+Source: docs/method.md, Correspondence.
 
 Origins are float32 [T, h, w, 3], h and w being the sides in cells: (layer, x, y) of each cell's centre.
 Layer 0 is a pseudo-clip's photo, 1.. are its pasted objects, UNKNOWN is everything else. All layers measure
@@ -15,7 +17,7 @@ STRIDE = motion.STRIDE
 """Pixels per cell. Cell centres are the lattice points on which motion is computed."""
 
 UNKNOWN = -1
-"""Layer, x and y of a cell of which nobody knows where it comes from: of a real video, or of padding."""
+"""Layer, x and y of an unknown cell: of a real video, or of padding."""
 
 
 def grid(size: tuple[int, int]) -> tuple[int, int]:

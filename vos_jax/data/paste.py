@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import checks, errors
 from vos_jax.data import cutouts as cutouts_lib
 from vos_jax.data import motion, pseudo_clips, transforms
 from vos_jax.data import origins as origins_lib
@@ -30,18 +30,18 @@ FULL_PATH = 30
 class Paste:
     """Lays cut-out objects over a clip.
 
-    Args:
-      prob: share of the clips over which objects are laid.
-      objects: fewest and most objects that such a clip is meant to show, its own included; at least one is
-        laid over it.
-      lookalike: probability that the last object is one that the clip shows already, from other frames,
-        often mirrored and in other colours.
-      behind: probability that an object passes behind the clip's own objects, not in front of them.
-      leave: probability that an object leaves the frame, half of them to come back.
-      size: smallest and largest object: root of its box's area, as a share of the crop's side.
-      mirror: probability that an object is mirrored.
-      min_pixels: smaller objects are not cut out, and frame 0 shows as many of each.
-      object: how an object turns, grows and bends, on top of its path.
+    Attributes:
+      prob: Probability that moving objects of other sequences and photos are laid over a clip (in
+        pseudo-clips: instead of the still ones of other photos); sources are drawn by weight.
+      objects: Fewest and most objects such a clip shows, its own included; at least one is laid over it.
+      lookalike: Probability that one of them shows an object of the clip a second time, often mirrored or
+        recoloured.
+      behind: Probability that an object passes behind the clip's own objects.
+      leave: Probability that an object leaves the frame; half of these come back.
+      size: Smallest and largest object: root of its box's area, as a share of the crop's side.
+      mirror: Probability that an object is mirrored.
+      min_pixels: Smaller objects are not cut out, and frame 0 shows as many of each.
+      object: How an object turns, grows and bends, on top of its path.
 
     Raises:
       VosError: a value out of range.
@@ -58,19 +58,11 @@ class Paste:
     object: motion.Motion = motion.Motion(turn=20.0, scale=0.25, shear=0.08, warp=0.03, jitter=0, sway=0)
 
     def __post_init__(self):
-        for name in ("prob", "lookalike", "behind", "leave"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise errors.VosError(
-                    f"train.paste.{name} is {getattr(self, name)}; a probability lies in [0, 1]"
-                )
+        checks.probability(self, "prob", "lookalike", "behind", "leave", "mirror")
         if not 1 <= self.objects[0] <= self.objects[1]:
-            raise errors.VosError(
-                f"train.paste.objects is {self.objects}; write the fewest, at least 1, and the most"
-            )
+            raise errors.VosError(f"objects is {self.objects}; write the fewest, at least 1, and the most")
         if not 0 < self.size[0] <= self.size[1]:
-            raise errors.VosError(
-                f"train.paste.size is {self.size}; write the smallest, above 0, and the largest"
-            )
+            raise errors.VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
 
     def wanted(self, clip: transforms.Clip, key: transforms.Key) -> int:
         """Returns how many objects to lay over a clip."""

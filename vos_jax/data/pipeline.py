@@ -12,14 +12,17 @@ import dataclasses
 import functools
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
 
-from vos_jax import checksums, errors
-from vos_jax.data import clips, cutouts, paste, pseudo_clips, sequences, transforms, workers
+from vos_jax import checks, checksums, errors
+from vos_jax.data import augmentation as augmentation_lib
+from vos_jax.data import clips, cutouts, pseudo_clips, sequences, transforms, workers
+from vos_jax.data import paste as paste_lib
 
 log = logging.getLogger(__name__)
 
@@ -37,78 +40,80 @@ _MOST_IN_A_ROW = 100
 """Unreadable items tried one after another before a source is given up."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
-    """Everything that decides what a training run sees.
+def _sources() -> dict[str, SourceConfig]:
+    return {
+        "static": SourceConfig(kind="static", root="data/static"),
+        "davis": SourceConfig(
+            kind="davis_folder", root="data/DAVIS", dataset_name="davis", exclude=sequences.HELD_BACK
+        ),
+        # Its large frames are read no larger than crops need.
+        "youtube_vos": SourceConfig(
+            kind="youtube_vos", root="data/YouTubeVOS", dataset_name="youtube_vos", short_side=480
+        ),
+    }
 
-    Args:
-      sources: what to draw from, mixed by their weights.
-      clip_length: frames of a clip, T.
-      crop: height and width of a clip, or one number for both (DESIGN §8: 352).
-      batch: clips per step over all processes.
-      seed: of everything random.
-      max_objects: N.
-      max_instances: K, labelled instances for the proposal network; pixels of further ones count nowhere.
-      dataset_names: index -> name of the λ of the matching cost; every source's `dataset_name` is among them.
-      gap: frames skipped within a clip, by step.
-      augmentation: its crop's size and its number of objects are set from `crop` and `max_objects`.
-      pseudo: how clips are made from single images; its number of objects likewise.
-      copy_paste: how objects of other sequences and photos are laid over clips.
-      max_unreadable: share of unreadable items above which a run stops.
-      num_workers: worker processes; 0 decodes in threads of this process.
-      num_threads: threads per worker, or of this process.
-      prefetch: batches made ahead, per worker.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipDataConfig:
+    """Everything that decides which clips a training run sees.
+
+    Attributes:
+      sources: Where clips are drawn from, mixed by weight.
+      clip_length: Frames of a clip.
+      crop: Side of the square that clips are cropped to, a multiple of 32 (the paper's: 352).
+      batch: Clips per step, over all devices and processes.
+      max_objects: Most objects of a clip; fewer are padded.
+      max_instances: Most labelled instances of a clip, followed or not, that the proposal network learns
+        from; further ones count neither as objects nor as background.
+      gap: Frames skipped within a clip, by step.
+      augmentation: Changes of a clip.
+      pseudo: How clips are made from photos.
+      paste: How objects of other sequences and photos are laid over clips.
+      workers: Worker processes that decode and augment; 0 = threads of this process.
+      threads: Threads per worker, or of this process.
+      prefetch: Batches made ahead, per worker.
+      max_unreadable: Share of unreadable items above which a run stops.
+
+    Raises:
+      VosError: a value out of range.
     """
 
-    sources: tuple[SourceConfig, ...]
+    sources: dict[str, SourceConfig] = dataclasses.field(default_factory=_sources)
     clip_length: int = 3
-    crop: int | tuple[int, int] = 352
+    crop: int = 352
     batch: int = 8
-    seed: int = 0
     max_objects: int = 4
     max_instances: int = 8
-    dataset_names: tuple[str, ...] = ("default",)
     gap: clips.GapSchedule = clips.GapSchedule()
-    augmentation: transforms.Augmentation = transforms.Augmentation()
+    augmentation: augmentation_lib.Augmentation = augmentation_lib.Augmentation()
     pseudo: pseudo_clips.PseudoClip = pseudo_clips.PseudoClip()
-    copy_paste: paste.Paste = paste.Paste()
-    max_unreadable: float = 0.01
-    num_workers: int = 0
-    num_threads: int = 2
+    paste: paste_lib.Paste = paste_lib.Paste()
+    workers: int = 0
+    threads: int = 2
     prefetch: int = 2
+    max_unreadable: float = 0.01
 
-    @property
-    def crop_size(self) -> tuple[int, int]:
-        """Height and width of a clip."""
-        height, width = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-        return height, width
+    def __post_init__(self):
+        checks.at_least(self, 2, "clip_length")
+        checks.at_least(self, 1, "crop", "batch", "max_objects", "max_instances", "threads", "prefetch")
+        checks.at_least(self, 0, "workers", "max_unreadable")
 
-    def check(self) -> None:
-        """Raises VosError for values that cannot work together."""
-        if not self.sources:
-            raise errors.VosError("no training data: `sources` is empty")
-        for name, value, least in (
-            ("clip_length", self.clip_length, 2),
-            ("crop", min(self.crop_size), 1),
-            ("batch", self.batch, 1),
-            ("max_objects", self.max_objects, 1),
-            ("max_instances", self.max_instances, 1),
-            ("seed", self.seed, 0),
-            ("num_workers", self.num_workers, 0),
-            ("num_threads", self.num_threads, 1),
-            ("prefetch", self.prefetch, 1),
-        ):
-            if value < least:
-                raise errors.VosError(f"{name} is {value}; it must be at least {least}")
-        for source in self.sources:
-            if source.weight <= 0:
+    def drawn(self) -> dict[str, SourceConfig]:
+        """Returns the sources that have a weight, by name, so that the order of writing changes nothing."""
+        return {name: source for name, source in sorted(self.sources.items()) if source.weight > 0}
+
+    def check(self, dataset_names: Sequence[str]) -> None:
+        """Raises VosError where no source has a weight, or one trains the lambda of an unknown data set."""
+        if not self.drawn():
+            raise errors.VosError(
+                "nothing to train on: every weight in train.data.sources is 0; take a recipe (--config "
+                "train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
+            )
+        for name, source in self.drawn().items():
+            if source.dataset_name not in dataset_names:
                 raise errors.VosError(
-                    f"{source.root}: weight {source.weight}; leave a source out rather than give it no weight"
-                )
-            if source.dataset_name not in self.dataset_names:
-                raise errors.VosError(
-                    f"{source.root}: dataset_name '{source.dataset_name}' is not in dataset_names "
-                    f"({', '.join(self.dataset_names)})"
+                    f"train.data.sources.{name}.dataset_name is '{source.dataset_name}'; there are "
+                    f"{', '.join(dataset_names)}"
                 )
 
 
@@ -116,14 +121,21 @@ class PipelineConfig:
 class MakeExample:
     """Turns (position in the global stream, (source, item)) into one training example."""
 
-    config: PipelineConfig
+    config: ClipDataConfig
     opened: tuple[sequences.Sequences, ...]
+    dataset_names: tuple[str, ...]
+    seed: int
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """Settings of `opened`."""
+        return tuple(self.config.drawn().values())
 
     def __call__(self, position: int, reference: np.ndarray) -> Batch:
         """Returns the example of one position; an item that cannot be used gives way to the next that can."""
         number, item = int(reference[0]), int(reference[1])
         source = self.opened[number]
-        key = transforms.Key((self.config.seed, int(position)))
+        key = transforms.Key((self.seed, int(position)))
         step = int(position) // self.config.batch
         notes: list[str] = []
         lost = {"_unreadable": 0, "_unusable": 0}
@@ -149,14 +161,14 @@ class MakeExample:
         return self._example(number, index, step, key.fold(_TRIALS - 1))
 
     def _example(self, number: int, index: int, step: int, key: transforms.Key) -> Batch:
-        config, source, settings = self.config, self.opened[number], self.config.sources[number]
+        config, source, settings = self.config, self.opened[number], self.sources[number]
         augmentation = dataclasses.replace(
             config.augmentation,
-            crop=dataclasses.replace(config.augmentation.crop, size=config.crop_size),
+            crop=dataclasses.replace(config.augmentation.crop, size=(config.crop, config.crop)),
             objects=dataclasses.replace(config.augmentation.objects, max_objects=config.max_objects),
         )
         max_gap = config.gap(step)
-        pasted = key.fold("pasted").generator().random() < config.copy_paste.prob
+        pasted = key.fold("pasted").generator().random() < config.paste.prob
         if source.static if settings.pseudo is None else settings.pseudo:
             clip = self._pseudo(source, index, augmentation, key, alone=pasted)
         else:
@@ -172,12 +184,12 @@ class MakeExample:
         # Objects need a clip whose every frame says what is in front of them.
         if pasted and all(ids is not None for ids in clip.ids):
             clip = self._pasted(clip, number, index, max_gap, key.fold("paste"))
-        labelled = transforms.pad(clip, config.crop_size).ids
+        labelled = transforms.pad(clip, (config.crop, config.crop)).ids
         clip, num_objects = augmentation.finish(clip, key)
         return self._pack(
             clip,
             num_objects=num_objects,
-            dataset=config.dataset_names.index(settings.dataset_name),
+            dataset=self.dataset_names.index(settings.dataset_name),
             labelled=labelled,
             exhaustive=sequences.is_exhaustive(source.names[index], settings),
         )
@@ -186,7 +198,7 @@ class MakeExample:
         self,
         source: sequences.Sequences,
         index: int,
-        augmentation: transforms.Augmentation,
+        augmentation: augmentation_lib.Augmentation,
         key: transforms.Key,
         *,
         alone: bool,
@@ -208,10 +220,10 @@ class MakeExample:
         self, clip: transforms.Clip, number: int, index: int, max_gap: int, key: transforms.Key
     ) -> transforms.Clip:
         """Lays objects of other sequences over a clip of sequence `index`."""
-        settings = self.config.copy_paste
+        settings = self.config.paste
         drawn = cutouts.draw(
             self.opened,
-            [source.weight for source in self.config.sources],
+            [source.weight for source in self.sources],
             (number, index),
             settings.wanted(clip, key),
             length=len(clip.frames),
@@ -224,7 +236,9 @@ class MakeExample:
 
     def _blank(self) -> Batch:
         clip = transforms.Clip(
-            (np.zeros((*self.config.crop_size, 3), np.uint8),), (None,), self.config.crop_size
+            (np.zeros((self.config.crop, self.config.crop, 3), np.uint8),),
+            (None,),
+            (self.config.crop, self.config.crop),
         )
         return self._pack(clip, num_objects=0, dataset=0)
 
@@ -240,16 +254,18 @@ def _encode(notes: list[str]) -> np.ndarray:
     return np.frombuffer(data.ljust(_NOTE_BYTES, b"\0"), np.uint8)
 
 
-def references(opened: tuple[sequences.Sequences, ...], config: PipelineConfig) -> grain.MapDataset:
+def references(
+    opened: tuple[sequences.Sequences, ...], weights: Sequence[float], seed: int
+) -> grain.MapDataset:
     """Returns the endless global stream of references int64 [2]: source and sequence, shuffled and mixed."""
     streams = [
         grain.MapDataset.range(len(source.names))
-        .shuffle(seed=config.seed + number)
+        .shuffle(seed=seed + number)
         .repeat()
         .map(functools.partial(_refer, number))
         for number, source in enumerate(opened)
     ]
-    return grain.MapDataset.mix(streams, weights=[source.weight for source in config.sources])
+    return grain.MapDataset.mix(streams, weights=list(weights))
 
 
 def _refer(number: int, item: int) -> np.ndarray:
@@ -271,7 +287,7 @@ class BatchIterator(grain.DatasetIterator):
       problems: what was wrong with the items given up, by name; this run's only.
     """
 
-    def __init__(self, batches: grain.MapDataset, config: PipelineConfig):
+    def __init__(self, batches: grain.MapDataset, config: ClipDataConfig):
         super().__init__()
         self._batches, self._config = batches, config
         self.step = self.drawn = self.unreadable = self.unusable = 0
@@ -290,14 +306,14 @@ class BatchIterator(grain.DatasetIterator):
             config = self._config
             running = workers.prefetched(
                 self._batches[self.step :],
-                num_workers=config.num_workers,
-                num_threads=config.num_threads,
+                num_workers=config.workers,
+                num_threads=config.threads,
                 prefetch=config.prefetch,
             )
             self._running = iter(running)
         assert self._running is not None
         batch = dict(next(self._running))
-        if self._config.num_workers:
+        if self._config.workers:
             # Copied: JAX may hold a batch until the process ends, too late to free its shared memory.
             batch = {name: np.array(value) for name, value in batch.items()}
         self.step += 1
@@ -368,24 +384,39 @@ class BatchIterator(grain.DatasetIterator):
             self._running = None
 
 
-def make_pipeline(config: PipelineConfig, *, process_index: int = 0, process_count: int = 1) -> BatchIterator:
+def make_pipeline(
+    config: ClipDataConfig,
+    *,
+    dataset_names: Sequence[str],
+    seed: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
     """Opens the sources and returns this process's endless iterator of batches.
 
     A batch holds `clips.pack`'s arrays with a leading axis of b = `config.batch // process_count` clips.
     Process p gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
 
+    Args:
+      config: see `ClipDataConfig`.
+      dataset_names: data sets that have a lambda of their own, in the model's order.
+      seed: of everything random.
+      process_index, process_count: this process among all.
+
     Raises:
-      VosError: a bad value, an empty or missing source, a batch that does not divide among the processes.
+      VosError: an empty or missing source, a batch that does not divide among the processes.
     """
-    config.check()
+    config.check(dataset_names)
     if config.batch % process_count:
         raise errors.VosError(
             f"a batch of {config.batch} clips does not divide among {process_count} processes; "
             f"make it a multiple of {process_count}"
         )
-    opened = tuple(clips.open_sequences(source) for source in config.sources)
+    drawn = config.drawn().values()
+    opened = tuple(clips.open_sequences(source) for source in drawn)
     local = config.batch // process_count
-    examples = references(opened, config).map_with_index(MakeExample(config, opened))
+    make_example = MakeExample(config, opened, tuple(dataset_names), seed)
+    examples = references(opened, [source.weight for source in drawn], seed).map_with_index(make_example)
     # Nothing is dropped from an endless stream; but its length, rounded up, would not fit an index.
     batches = examples.batch(local, drop_remainder=True)
     return BatchIterator(batches[process_index::process_count], config)

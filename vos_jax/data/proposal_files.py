@@ -110,7 +110,7 @@ def read_video(folder: str | os.PathLike, video: sources.Video) -> VideoProposal
     path = path_of(folder, video.name)
     if not path.is_file():
         raise errors.VosError(
-            f"{path}: no proposals for sequence '{video.name}'; model.proposals_dir needs a file for each, "
+            f"{path}: no proposals for sequence '{video.name}'; model.proposals.folder needs one for each, "
             "even where it lists no frame (docs/proposals.md)"
         )
     found = read(path)

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vos_jax.data import augmentation as augmentation_lib
 from vos_jax.data import motion, transforms
 from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
@@ -60,19 +61,21 @@ def _rim(height: int, width: int) -> np.ndarray:
 class PseudoClip:
     """Makes a clip of any length from one photo and objects of other photos.
 
-    Args:
-      camera: motion of the photo, with all that is in it.
-      object: motion of each pasted object, on top of nothing: it does not follow the camera.
-      max_objects: a clip is meant to show 1..max_objects objects, each number equally likely; photos that
+    Attributes:
+      camera: Motion of the photo, with all that is in it.
+      object: Motion of each pasted object, on top of nothing: it does not follow the camera.
+      motion: Factor on how far both turn, grow and shift.
+      max_objects: A clip is meant to show 1..max_objects objects, each number equally likely; photos that
         already show more keep them (`SelectObjects` decides).
-      size: smallest and largest pasted object: root of its box's area, as a share of the crop's side.
-      mirror: probability that a pasted object is mirrored.
-      min_pixels: smaller objects are not pasted.
+      size: Smallest and largest pasted object: root of its box's area, as a share of the crop's side.
+      mirror: Probability that a pasted object is mirrored.
+      min_pixels: Smaller objects are not pasted.
     """
 
     camera: motion.Motion = motion.Motion()
     object: motion.Motion = motion.Motion(turn=25.0, scale=0.25, shear=0.15, shift=0.3, warp=0.06)
-    max_objects: int = 4
+    motion: float = 1.0
+    max_objects: int = dataclasses.field(default=4, metadata={"follows": "train.data.max_objects"})
     size: tuple[float, float] = (0.15, 0.6)
     mirror: float = 0.5
     min_pixels: int = 200
@@ -101,7 +104,8 @@ class PseudoClip:
           key: drives all motion.
         """
         points, shape = motion.lattice(view.size)
-        path = self.camera.path(length, view.size, points, key.fold("camera").generator())
+        camera = self.camera.times(self.motion)
+        path = camera.path(length, view.size, points, key.fold("camera").generator())
         assert view.ids[0] is not None
         photo, (ids,) = view.frames[0], compact([view.ids[0]])
         frames, truths = [], []
@@ -147,7 +151,7 @@ class PseudoClip:
         scale = np.array([mirrored / (factor * width), 1 / (factor * height)])
         to_unit = np.concatenate([np.diag(scale), (0.5 - scale * place)[:, None]], axis=1)
         points, shape = motion.lattice(size)
-        path = self.object.path(len(frames), size, points, rng)
+        path = self.object.times(self.motion).path(len(frames), size, points, rng)
         for time, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
             lay(frame, truth, pixels, path[time], shape, to_unit, object_id)
         return path
@@ -210,7 +214,7 @@ def of_picture(
     picture: transforms.View,
     others: Sequence[transforms.View],
     pseudo: PseudoClip,
-    augmentation: transforms.Augmentation,
+    augmentation: augmentation_lib.Augmentation,
     *,
     length: int,
     key: transforms.Key,

@@ -20,33 +20,50 @@ from vos_jax.typing import Int, UInt8, cached_property
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# Of the 30 sequences of DAVIS 2016 train, never trained on: development is judged by them, so that the
+# official validation set stays unseen until a figure is published.
+HELD_BACK = (
+    "bmx-bumps",
+    "car-turn",
+    "dance-jump",
+    "dog-agility",
+    "flamingo",
+    "horsejump-low",
+    "scooter-gray",
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """One source of training clips.
 
-    Args:
-      kind: "davis_folder" (DAVIS layout, with or without ImageSets and resolution folders), "ytvos"
-        (YouTube-VOS layout with meta.json), "static" (images/ and masks/, or folders holding these two),
-        "array_record" (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis,
-        prepared below `root`).
-      root: its folder.
-      weight: share in the mixture, relative to the other sources.
-      sequences: names or patterns (`fnmatch`) to take; empty for all.
-      exclude: names or patterns to hold back. A name or pattern that matches nothing is an error.
-      dataset_name: whose λ of the matching cost it trains (DESIGN §6).
-      split, year, resolution: as in ImageSets/YEAR/SPLIT.txt and JPEGImages/RESOLUTION, where these exist;
-        `split` is also the folder of YouTube-VOS and the split of records.
-      merge_objects: all objects count as one (DAVIS 2016).
-      partial: names or patterns whose masks leave objects unlabelled, as a set of single objects does: there
-        an unlabelled object is not background to the proposal network.
-      unannotated: frames without a mask may be in a clip (never first); else only annotated frames are drawn.
-      short_side: larger frames are shrunk to this while decoding; None keeps their size.
-      pseudo: make pseudo-clips from single frames; None: exactly where the sequences are single images.
+    Attributes:
+      kind: Its layout: "davis_folder" (DAVIS, with or without ImageSets and resolution folders),
+        "youtube_vos"
+        (YouTube-VOS with meta.json), "static" (images/ and masks/, or folders holding these two),
+        "array_record" (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis, prepared
+        below `root`).
+      root: Its folder; --data NAME=DIR.
+      weight: Share in the mixture, relative to the other sources; 0 leaves it out.
+      sequences: Names or patterns to take; empty = all.
+      exclude: Names or patterns to hold back. A name or pattern that matches nothing is an error.
+      dataset_name: Data set whose lambda of the matching cost it trains: "default", "static", "davis",
+        "youtube_vos".
+      split: The list ImageSets/YEAR/SPLIT.txt, the folder of YouTube-VOS, or the split of records.
+      year: DAVIS year.
+      resolution: The folder in JPEGImages and Annotations, where there is one.
+      merge_objects: Whether all objects are one (DAVIS 2016).
+      partial: Names or patterns whose masks leave objects unlabelled ("*": all): outside their masks the
+        proposal network is not punished for what it takes for an object.
+      unannotated: Whether frames without a mask may be in a clip (never first).
+      short_side: Larger frames are shrunk to this short side while decoding; 0 = they keep their size.
+      pseudo: Whether pseudo-clips are made from single frames; none = exactly where the sequences are single
+        images.
     """
 
     kind: str
     root: str
-    weight: float = 1.0
+    weight: float = 0.0
     sequences: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     dataset_name: str = "default"
@@ -56,7 +73,7 @@ class SourceConfig:
     merge_objects: bool = False
     partial: tuple[str, ...] = ()
     unannotated: bool = False
-    short_side: int | None = None
+    short_side: int = 0
     pseudo: bool | None = None
 
 
@@ -157,10 +174,13 @@ def decode_ids(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     return ids
 
 
-def shrink_to(frame: UInt8[np.ndarray, "H W 3"], short_side: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Shrinks a frame by area averaging so that its short side is `short_side`; never enlarges."""
+def shrink_to(frame: UInt8[np.ndarray, "H W 3"], short_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Shrinks a frame by area averaging so that its short side is `short_side`; never enlarges.
+
+    A `short_side` of 0 keeps the size.
+    """
     short = min(frame.shape[:2])
-    if short_side is None or short <= short_side:
+    if short_side == 0 or short <= short_side:
         return frame
     factor = short_side / short
     size = (round(frame.shape[1] * factor), round(frame.shape[0] * factor))
@@ -196,7 +216,7 @@ class FileSequences:
     def frame(self, index: int, time: int) -> UInt8[np.ndarray, "H W 3"]:
         path = self.files[index].frame_paths[time]
         short_side = self.config.short_side
-        if short_side is None:
+        if short_side == 0:
             return frames.read_frame(path)
         short = min(frames.frame_size(path))
         reduce = max(r for r in _REDUCED if r == 1 or short // r >= short_side)

@@ -204,7 +204,7 @@ class FoldersSource:
             if nested:
                 raise errors.VosError(
                     f"{folder / found[0]}: holds folders, not frames; for the DAVIS layout say "
-                    "--config.data.source=davis"
+                    "--config.data.kind=davis"
                 )
         self._sequences = files.select_names(sequences, found, str(folder))
 
@@ -238,7 +238,7 @@ def _no_davis(root: pathlib.Path, year: int, missing: list) -> errors.VosError:
     if others:
         found = (
             f"; JPEGImages/ has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}: another "
-            "--config.data.resolution, or a folder of folders (--config.data.source=folders)?"
+            "--config.data.resolution, or a folder of folders (--config.data.kind=folders)?"
         )
     return errors.VosError(
         f"no DAVIS dataset at {root} (missing: {', '.join(map(str, missing))}{found})\n"

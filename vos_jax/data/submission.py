@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(rest)
     config = configs.load(options.config, overrides)
     if options.data is not None:
-        config.data.root = options.data
+        config = configs.replace(config, {"data.root": options.data})
     source = datasets.open_source(config.data)
     counts = check(source, options.archive)
     print(

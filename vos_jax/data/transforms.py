@@ -141,7 +141,12 @@ def enlarge(view: View, size: tuple[int, int]) -> View:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One scale factor for all frames of a clip, uniform in [low, high] (supplementary §2: [1, 1.5])."""
+    """One scale factor for all frames of a clip (supplementary §2: [1, 1.5]).
+
+    Attributes:
+      low: Smallest enlargement.
+      high: Largest enlargement.
+    """
 
     low: float = 1.0
     high: float = 1.5
@@ -152,7 +157,11 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HorizontalFlip:
-    """Mirrors all frames of a clip together with probability `prob` (supplementary §2)."""
+    """Mirrors all frames of a clip together (supplementary §2).
+
+    Attributes:
+      prob: Probability of it.
+    """
 
     prob: float = 0.5
 
@@ -164,9 +173,12 @@ class HorizontalFlip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TemporalFlip:
-    """Reverses the frames of a clip with probability `prob` (supplementary §2).
+    """Reverses the frames of a clip (supplementary §2).
 
-    A clip whose last frame shows no object keeps its order: what becomes frame 0 must hold one (DESIGN §8).
+    A clip whose last frame shows no object keeps its order: what becomes frame 0 must hold one.
+
+    Attributes:
+      prob: Probability of it.
     """
 
     prob: float = 0.5
@@ -187,13 +199,14 @@ class Crop:
     Uniform over all places where at least the share `keep` of some object of frame 0 (or of what a crop can
     hold, if that is less) lies inside: `tries` uniform draws, then a draw around one of the object's pixels.
 
-    Args:
-      size: height and width.
-      keep: in [0, 1]; 0 is the paper's crop, blind to objects.
-      tries: blind draws before one is aimed.
+    Attributes:
+      size: Height and width.
+      keep: Share of some object of the first frame that a crop must hold; 0 is the paper's crop, blind to
+        objects.
+      tries: Blind draws before one is aimed.
     """
 
-    size: tuple[int, int] = (352, 352)
+    size: tuple[int, int] = dataclasses.field(default=(352, 352), metadata={"follows": "train.data.crop"})
     keep: float = 0.25
     tries: int = 10
 
@@ -257,11 +270,17 @@ class SelectObjects:
     no truth in the memory. More than `max_objects` are drawn from at random. With probability `drop` one of
     several objects becomes background, with probability `merge` two become one.
 
+    Attributes:
+      max_objects: Most objects of a clip.
+      min_pixels: An object of frame 0 with fewer pixels becomes background.
+      drop: Probability that one of several objects becomes background.
+      merge: Probability that two objects become one.
+
     Raises:
       UnusableClip: no object is left in frame 0.
     """
 
-    max_objects: int = 4
+    max_objects: int = dataclasses.field(default=4, metadata={"follows": "train.data.max_objects"})
     min_pixels: int = 32
     drop: float = 0.0
     merge: float = 0.0
@@ -294,8 +313,10 @@ class ColourJitter:
 
     One 3×4 matrix per frame does all four. With probability 1 − `prob` a clip stays as it is.
 
-    Args:
-      brightness, contrast, saturation: largest relative change; hue: largest turn in degrees.
+    Attributes:
+      prob: Probability of other colours.
+      brightness, contrast, saturation: Largest relative change.
+      hue: Largest turn in degrees.
     """
 
     prob: float = 0.0
@@ -332,7 +353,13 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JpegQuality:
-    """Compresses all frames of a clip once more, at one quality from [low, high], with probability `prob`."""
+    """Compresses all frames of a clip once more, at one quality.
+
+    Attributes:
+      prob: Probability of it.
+      low: Lowest JPEG quality.
+      high: Highest JPEG quality.
+    """
 
     prob: float = 0.0
     low: int = 40
@@ -360,43 +387,3 @@ def recolour(clip: Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> Cli
     shape = clip.frames[0].shape[:2]
     changed = (change(time, frame[:height, :width]) for time, frame in enumerate(clip.frames))
     return dataclasses.replace(clip, frames=tuple(geometry.pad(x, shape, mode="constant") for x in changed))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """The whole augmentation; the defaults are the paper's, with the crop kept on an object (DESIGN §8).
-
-    Args:
-      upscale: enlarge frames in which the crop does not fit; without it they are padded instead.
-      extra: further callables (clip, key) -> clip, after `colour` and before `jpeg`.
-    """
-
-    scale: Scale = Scale()
-    horizontal_flip: HorizontalFlip = HorizontalFlip()
-    temporal_flip: TemporalFlip = TemporalFlip()
-    crop: Crop = Crop()
-    objects: SelectObjects = SelectObjects()
-    colour: ColourJitter = ColourJitter()
-    jpeg: JpegQuality = JpegQuality()
-    upscale: bool = True
-    extra: tuple[Callable[[Clip, Key], Clip], ...] = ()
-
-    def place(self, view: View, key: Key) -> View:
-        """Applies what is geometry, in the paper's order, and returns the view of the crop."""
-        if self.upscale:
-            view = enlarge(view, self.crop.size)
-        view = self.scale(view, key.fold("scale"))
-        view = self.horizontal_flip(view, key.fold("horizontal_flip"))
-        view = self.temporal_flip(view, key.fold("temporal_flip"))
-        return self.crop.place(view, key.fold("crop"))
-
-    def finish(self, clip: Clip, key: Key) -> tuple[Clip, int]:
-        """Pads a rendered clip, chooses its objects, changes its colours; returns it and its object count."""
-        clip, num_objects = self.objects(pad(clip, self.crop.size), key.fold("objects"))
-        clip = self.colour(clip, key.fold("colour"))
-        for number, transform in enumerate(self.extra):
-            clip = transform(clip, key.fold("extra").fold(number))
-        return self.jpeg(clip, key.fold("jpeg")), num_objects
-
-    def __call__(self, view: View, key: Key) -> tuple[Clip, int]:
-        return self.finish(render(self.place(view, key)), key)

@@ -46,7 +46,7 @@ def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:
         raise errors.VosError(
             f"objects first appear in {len(frames)} different frames (object {late[0]} in frame "
             f"{frames[max_pins]}); the memory keeps {max_pins}: "
-            f"set memory.capacity to {len(frames) + memory_lib.UNPINNED_SLOTS} or more"
+            f"set model.memory.capacity to {len(frames) + memory_lib.UNPINNED_SLOTS} or more"
         )
 
 
@@ -59,5 +59,5 @@ def check_correction(frame: int, first_frames: Mapping[int, int], max_pins: int)
     if first >= max_pins:
         raise errors.VosError(
             f"frame {frame} corrects objects, which first appear in {first} different frames; the memory "
-            f"keeps {max_pins}: set memory.capacity to {first + 1 + memory_lib.UNPINNED_SLOTS} or more"
+            f"keeps {max_pins}: set model.memory.capacity to {first + 1 + memory_lib.UNPINNED_SLOTS} or more"
         )

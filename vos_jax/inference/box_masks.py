@@ -28,7 +28,7 @@ class BoxMasks:
     def __init__(self, model: state_lib.Model, params: Any):
         self._params = params
         self._head = None
-        if isinstance(model, vos.VOS) and model.config.use_proposals:
+        if isinstance(model, vos.VOS) and model.config.uses_network:
             self._head = jax.jit(model.mask_of_box)
 
     def __call__(

@@ -164,7 +164,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, dict], dict[str, Any]]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first keys in which settings differ, as `memory.every: 5, now 3`; "" if in none."""
+    """The first keys in which settings differ, as `model.memory.every: 5, now 3`; "" if in none."""
     before, now = _flat(before), _flat(now)
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from ml_collections import config_dict
 from rich import console as rich_console
 
 from vos_jax import config as configs
@@ -14,7 +13,7 @@ from vos_jax.visualize import console
 
 def make(
     source: sources.VideoSource,
-    config: config_dict.ConfigDict,
+    config: configs.Config,
     summary: dict,
     frames: int,
     speed: dict,
@@ -33,7 +32,7 @@ def make(
         "seconds": seconds,
         "device": device,
         "checkpoint": checkpoint,
-        "config": configs.as_dict(config),
+        "config": configs.flatten(config),
         "presence": presence,
     }
 

@@ -56,6 +56,11 @@ from vos_jax.models.backbones import pretrained
 from vos_jax.typing import Bool, Float, UInt8
 
 TRAINING_FREE = "training_free"
+UNUSED = configs.Unused(
+    "Segmenter",
+    sections=("checkpoint", "data.", "eval.", "train."),
+    keys=(*configs.MERGED, "model.proposals.source=file"),
+)
 MAX_ID = 254
 """Largest object id; 255 means "void" in mask files."""
 
@@ -73,6 +78,7 @@ class Segmenter:
       model, params: any `state.Model` and its parameters; `from_pretrained` finds them by name.
       buckets: capacities for objects; see `Tracker`.
       min_size, max_size: limits of the working size; see `geometry.working_size`. 0: none.
+      dataset: index of the data set whose lambda the matching uses.
       adapter: learns from the masks that are given (`followers.make_adapter`); default: nothing does.
     """
 
@@ -84,6 +90,7 @@ class Segmenter:
         buckets: Sequence[int] = tracker.DEFAULT_BUCKETS,
         min_size: int = 0,
         max_size: int = 0,
+        dataset: int = 0,
         adapter: tracker.Adapter | None = None,
     ):
         self._tracker = tracker.Tracker(
@@ -93,6 +100,7 @@ class Segmenter:
             keep_states=True,
             min_size=min_size,
             max_size=max_size,
+            dataset=dataset,
             adapter=adapter,
         )
         self._fingerprint = snapshots.fingerprint(model, params)
@@ -114,7 +122,7 @@ class Segmenter:
           name: "lite0" or "resnet50"; "training_free" needs no trained weights and always works.
           checkpoint: exported weights (`python -m vos_jax.export`); None takes those that ship.
           dtype: "float32" or "bfloat16", what the network computes in.
-          overrides: keys of configs/default.py to change, as "memory.every=3".
+          overrides: keys of docs/configuration.md to change, as "model.memory.every=3".
 
         Raises:
           VosError: an unknown name; no weights ship under it (says how to get them); a wrong checkpoint.
@@ -124,20 +132,22 @@ class Segmenter:
             raise errors.VosError(f"no model {name!r}; there are {known}")
         if name == TRAINING_FREE and checkpoint is not None:
             raise errors.VosError(f"{TRAINING_FREE} takes no checkpoint; name the model {checkpoint} is of")
-        config = configs.load("default", overrides)
-        config.dtype = dtype
+        # The overrides last: they have the last word on what the variant says, too.
+        variant = "lite0" if name == TRAINING_FREE else name
+        config = configs.load("default", [f"model.variant={variant}", f"model.dtype={dtype}", *overrides])
+        UNUSED.check(config, overrides)
         if name == TRAINING_FREE:
             source = "none"
         else:
-            config.model.variant = name
             source = str(shipped_weights(name) if checkpoint is None else checkpoint)
-        model, params, _ = loading.make_model(config, source)
+        model, params, _ = loading.make_model(config.model, source)
         return cls(
             model,
             params,
-            buckets=config.objects.buckets,
+            buckets=config.inference.object_buckets,
             min_size=config.inference.min_size,
             max_size=config.inference.max_size,
+            dataset=loading.dataset_index(config.model),
             adapter=followers.make_adapter(config, model),
         )
 
@@ -340,7 +350,7 @@ def shipped_weights(name: str) -> pathlib.Path:
     path = pretrained.WEIGHTS / f"{name}.safetensors"
     if path.is_file():
         return path
-    backbone = vos.VARIANTS[name].backbone
+    backbone = vos.change_variant(vos.ModelConfig(), name).backbone
     convert = ""
     if not (pretrained.WEIGHTS / f"{backbone}.safetensors").is_file():
         convert = f"`python -m vos_jax.convert {backbone} FILE.pth` for the backbone, "

@@ -146,7 +146,8 @@ class Tracker:
             if num_objects <= size:
                 return size
         raise errors.VosError(
-            f"{num_objects} objects at once; at most {self.buckets[-1]} can be followed (objects.buckets)"
+            f"{num_objects} objects at once; at most {self.buckets[-1]} can be followed "
+            "(inference.object_buckets)"
         )
 
     def start(self, size: tuple[int, int], num_objects: int = 1, *, scale: float = 1.0) -> "Track":

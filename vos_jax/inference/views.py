@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from ml_collections import config_dict
 
 from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import tracked, tracker
+from vos_jax.inference import config, tracked, tracker
 from vos_jax.models import state as state_lib
 
 
@@ -28,7 +27,7 @@ class ViewsTracker:
         self._views = [(scale, mirrored) for scale in scales for mirrored in ((False, True)[: 1 + flip])]
 
     @classmethod
-    def of_config(cls, inner: tracker.Tracker, inference: config_dict.ConfigDict) -> "ViewsTracker":
+    def of_config(cls, inner: tracker.Tracker, inference: config.InferenceConfig) -> "ViewsTracker":
         """The views that a config's `inference` section asks for."""
         return cls(inner, scales=inference.scales, flip=inference.flip)
 
@@ -87,30 +86,20 @@ class ViewsTracker:
         return tracked.TrackedFrame(ids=ids, presence=presence, prob=prob)
 
 
-def needed(inference: config_dict.ConfigDict) -> bool:
+def needed(inference: config.InferenceConfig) -> bool:
     """Whether a config's `inference` section asks for more views than one."""
     return bool(inference.flip or tuple(inference.scales) != (1.0,))
 
 
-def configure(
-    inference: config_dict.ConfigDict, max_size: int | None, scales: str | None, flip: bool
-) -> None:
-    """Writes the command line's options into a config's `inference` section; VosError for wrong ones."""
-    if max_size is not None:
-        inference.max_size = max_size
-    if scales is not None:
-        try:
-            inference.scales = tuple(float(scale) for scale in scales.split(",") if scale.strip())
-        except ValueError as error:
-            raise errors.VosError(f"--scales {scales}: takes numbers, like 0.75,1.0,1.25") from error
-    inference.flip = inference.flip or flip
-    if not inference.scales or not all(0.1 <= scale <= 10 for scale in inference.scales):
-        raise errors.VosError(f"--scales {scales or inference.scales}: takes numbers from 0.1 to 10")
-    if inference.max_size < 0:
-        raise errors.VosError(f"--max_size {inference.max_size}: takes a number of pixels")
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Returns the scales of --scales; VosError where they are no numbers."""
+    try:
+        return tuple(float(scale) for scale in text.split(",") if scale.strip())
+    except ValueError as error:
+        raise errors.VosError(f"--scales {text}: takes numbers, like 0.75,1.0,1.25") from error
 
 
-def check_size(size: tuple[int, int], inference: config_dict.ConfigDict) -> None:
+def check_size(size: tuple[int, int], inference: config.InferenceConfig) -> None:
     """Refuses frames of (height, width) pixels that some view would shrink to next to nothing; VosError."""
     for scale in inference.scales:
         geometry.working_size(size, inference.min_size, inference.max_size, scale)

@@ -82,7 +82,7 @@ def affinity_fn(query: Float[Array, "Q Ck"], config: Any) -> Callable[[Array], F
     Raises:
       VosError: `config.affinity` names no affinity.
     """
-    affinity = named(config.affinity, AFFINITIES, "affinity")
+    affinity = named(config.affinity, AFFINITIES, "read.affinity")
     scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
     query = query * jnp.asarray(scale**0.5, query.dtype)
     return lambda key: affinity(query, key * jnp.asarray(scale**0.5, key.dtype))
@@ -108,7 +108,7 @@ def logits_fn(
             best = jnp.argmax(jnp.where(visible, logits, MASKED), axis=0)
             squared = jnp.square(query_y[:, None] - query_y[best][None, :])
             squared += jnp.square(query_x[:, None] - query_x[best][None, :])
-            logits -= squared / (2.0 * config.sigma**2)
+            logits -= squared / (2.0 * config.kernel_sigma**2)
         if config.window:
             near = jnp.abs(query_y[:, None] - memory_y[None, :]) <= config.window
             near &= jnp.abs(query_x[:, None] - memory_x[None, :]) <= config.window

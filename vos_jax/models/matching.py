@@ -35,35 +35,39 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vos_jax import errors
+from vos_jax import checks
 from vos_jax.typing import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """What the matching layers need to know; each reads its own fields.
+    """Settings of the matching layers; each reads its own.
+
+    Attributes:
+      null: Whether each object has a null column, so that it may be absent.
+      num_grad: "pgd": gradient steps (the paper's: 10).
+      num_proj: "pgd": Dykstra cycles after each gradient step (the paper's: 5).
+      step: "pgd": length of a gradient step (the paper's: 0.1).
+      average: "pgd": whether iterates are averaged before ("pre", DMM-Net) or after ("post") projection.
+      sinkhorn_temperature: "sinkhorn": strength of the entropy, in units of cost.
+      sinkhorn_iterations: "sinkhorn": pairs of column and row updates.
 
     Raises:
-        VosError: a value out of range.
+      VosError: a value out of range.
     """
 
-    null: bool = True  # a null column per object, so that an object may be absent
-    num_grad: int = 10  # pgd: gradient steps (paper: 10)
-    num_proj: int = 5  # pgd: Dykstra cycles after each gradient step (paper: 5)
-    step: float = 0.1  # pgd: length of a gradient step (paper: 0.1)
-    average: str = "pre"  # pgd: average iterates before ("pre", DMM-Net) or after ("post") projection
-    sinkhorn_temperature: float = 0.05  # sinkhorn: strength of the entropy, in units of cost
-    sinkhorn_iterations: int = 50  # sinkhorn: pairs of column and row updates
+    null: bool = True
+    num_grad: int = 10
+    num_proj: int = 5
+    step: float = 0.1
+    average: str = "pre"
+    sinkhorn_temperature: float = 0.05
+    sinkhorn_iterations: int = 50
 
     def __post_init__(self):
-        if self.average not in ("pre", "post"):
-            raise errors.VosError(f'matching: average must be "pre" or "post", found {self.average!r}')
-        for name in ("num_grad", "num_proj", "sinkhorn_iterations"):
-            if getattr(self, name) < 1:
-                raise errors.VosError(f"matching: {name} must be at least 1, found {getattr(self, name)}")
-        for name in ("step", "sinkhorn_temperature"):
-            if not getattr(self, name) > 0:
-                raise errors.VosError(f"matching: {name} must be above 0, found {getattr(self, name)}")
+        checks.one_of(self, "average", ("pre", "post"))
+        checks.at_least(self, 1, "num_grad", "num_proj", "sinkhorn_iterations")
+        checks.above(self, 0, "step", "sinkhorn_temperature")
 
 
 def cost(

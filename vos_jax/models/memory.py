@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import checks
 from vos_jax.models import prototypes
 from vos_jax.typing import Array, Bool, DTypeLike, Float, Int
 
@@ -27,10 +28,14 @@ class MemoryConfig:
     """Write policy.
 
     Attributes:
-      capacity: slots for frames.
-      every: one frame in `every` is kept.
-      eviction: a name in `EVICTIONS`.
-      previous: give the previous frame a slot of its own when it is not one to keep.
+      capacity: Slots for frames; they bound memory and time however long a video is. At least 3.
+      every: One frame in so many is kept.
+      eviction: Which unpinned slot leaves a full memory: the oldest ("fifo"), the least read ("usage"), or
+        the oldest, whose most used pixels stay in one slot more ("consolidate").
+      previous: Whether the previous frame has a slot of its own until the next frame replaces it.
+
+    Raises:
+      VosError: a value out of range.
     """
 
     capacity: int = 8
@@ -39,12 +44,9 @@ class MemoryConfig:
     previous: bool = False
 
     def __post_init__(self):
-        if self.capacity < 1 + UNPINNED_SLOTS:
-            raise ValueError(f"memory.capacity is {self.capacity}; it must be at least {1 + UNPINNED_SLOTS}")
-        if self.every < 1:
-            raise ValueError(f"memory.every is {self.every}; it must be at least 1")
-        if self.eviction not in EVICTIONS:
-            raise ValueError(f"memory.eviction is {self.eviction!r}; known: {sorted(EVICTIONS)}")
+        checks.at_least(self, 1 + UNPINNED_SLOTS, "capacity")
+        checks.at_least(self, 1, "every")
+        checks.one_of(self, "eviction", EVICTIONS)
 
     @property
     def max_pins(self) -> int:

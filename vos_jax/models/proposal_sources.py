@@ -33,7 +33,9 @@ class SourceInputs(flax.struct.PyTreeNode):
 def network(inputs: SourceInputs, *, config: ProposalConfig, key: PRNGKeyArray | None = None) -> Proposals:
     """What the proposal network found."""
     if inputs.detections is None:
-        raise VosError("model.proposals='network' needs the proposal network's detections; none were given")
+        raise VosError(
+            "model.proposals.source='network' needs the proposal network's detections; none were given"
+        )
     return inputs.detections.proposals
 
 
@@ -41,7 +43,7 @@ def file(inputs: SourceInputs, *, config: ProposalConfig, key: PRNGKeyArray | No
     """What another program found, read from a file."""
     if inputs.supplied is None:
         raise VosError(
-            "model.proposals='file' needs proposals read from a file; none were given for this frame"
+            "model.proposals.source='file' needs proposals read from a file; none were given for this frame"
         )
     return inputs.supplied
 
@@ -72,7 +74,9 @@ def groundtruth(
     """
     truth, truth_valid = inputs.truth_prob, inputs.truth_valid
     if truth is None or truth_valid is None or key is None:
-        raise VosError("model.proposals='groundtruth' needs true masks and a random key: it is for training")
+        raise VosError(
+            "model.proposals.source='groundtruth' needs true masks and a random key: it is for training"
+        )
     count, height, width = truth.shape
     if count > config.capacity:
         raise VosError(f"{count} objects do not fit {config.capacity} proposals: raise their capacity")

@@ -16,31 +16,59 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vos_jax import geometry
+from vos_jax import checks, geometry
 from vos_jax.models import boxes as box_lib
 from vos_jax.models import fpn, mask_paste, roi_align
 from vos_jax.models.backbones import Features
 from vos_jax.typing import Array, Bool, DTypeLike, Float
 
 ROI_STRIDE = 8  # of P3
+SOURCES = ("network", "file", "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProposalConfig:
-    """What the proposal network is made of, and what it keeps."""
+    """Where proposals come from, and the proposal network.
 
-    channels: int = 64  # of the pyramid and the heads: 64 for lite0, 128 for resnet50
-    depthwise: bool = True  # depthwise-separable 3×3 convolutions (lite0) or dense ones
-    head_layers: int = 2  # blocks before the dense outputs, shared by all levels
-    mask_layers: int = 2  # blocks of the mask head
-    candidates: int = 256  # K: locations that reach NMS
-    capacity: int = 32  # P: proposals kept
-    nms: str | Callable[..., Array] = "greedy"  # a name in boxes.NMS, or a function of that signature
-    nms_threshold: float = 0.6  # IoU
-    score_threshold: float = 0.05  # a proposal that scores less is not valid
-    min_size: float = 4.0  # pixels per side; a smaller box is not valid
-    roi_size: int = 14  # bins per side; the mask has twice as many
-    dtype: DTypeLike = jnp.float32  # of the computation; parameters and outputs are float32
+    Attributes:
+      source: "network"; "file" (another program's, see docs/proposals.md); "none" leaves the masks that the
+        memory propagates.
+      folder: The folder with one <sequence>.json per video, for "file".
+      capacity: Most proposals of a frame.
+      channels: Channels of the pyramid and the heads.
+      depthwise: Whether 3x3 convolutions are depthwise-separable.
+      head_layers: Blocks before the dense outputs, shared by all levels.
+      mask_layers: Blocks of the mask head.
+      candidates: Locations that reach non-maximum suppression.
+      nms: Non-maximum suppression: a name in `boxes.NMS`, or a callable of that signature.
+      nms_threshold: IoU above which the lesser of two boxes goes.
+      score_threshold: A proposal that scores less is not valid.
+      min_size: Shortest valid side of a box in pixels.
+      roi_size: Bins per side of a box; its mask has twice as many.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    source: str = "network"
+    folder: str = ""
+    capacity: int = 32
+    channels: int = 64
+    depthwise: bool = True
+    head_layers: int = 2
+    mask_layers: int = 2
+    candidates: int = 256
+    nms: str | Callable[..., Array] = "greedy"
+    nms_threshold: float = 0.6
+    score_threshold: float = 0.05
+    min_size: float = 4.0
+    roi_size: int = 14
+
+    def __post_init__(self):
+        checks.one_of(self, "source", SOURCES)
+        checks.at_least(
+            self, 1, "capacity", "channels", "head_layers", "mask_layers", "candidates", "roi_size"
+        )
 
 
 class Proposals(flax.struct.PyTreeNode):
@@ -89,16 +117,17 @@ class DenseHead(nn.Module):
     """
 
     config: ProposalConfig
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         c = self.config
-        self.blocks = [fpn.ConvBlock(c.channels, c.depthwise, c.dtype) for _ in range(c.head_layers)]
+        self.blocks = [fpn.ConvBlock(c.channels, c.depthwise, self.dtype) for _ in range(c.head_layers)]
         # Prior 0.01: at the start almost all locations are background (focal loss, Lin et al. 2017, §4.1).
         prior = nn.initializers.constant(-math.log((1 - 0.01) / 0.01))
-        self.objectness = nn.Dense(1, dtype=c.dtype, bias_init=prior)
-        self.centerness = nn.Dense(1, dtype=c.dtype)
+        self.objectness = nn.Dense(1, dtype=self.dtype, bias_init=prior)
+        self.centerness = nn.Dense(1, dtype=self.dtype)
         # A box starts 8 strides wide: the middle of its level's range of sizes.
-        self.distances = nn.Dense(4, dtype=c.dtype, bias_init=nn.initializers.constant(math.log(4.0)))
+        self.distances = nn.Dense(4, dtype=self.dtype, bias_init=nn.initializers.constant(math.log(4.0)))
         self.scales = self.param("scales", nn.initializers.ones, (len(fpn.STRIDES),))
 
     def __call__(self, x: Array, level: int, frame_size: Array) -> tuple[Array, Array, Array]:
@@ -116,31 +145,33 @@ class MaskHead(nn.Module):
     """The mask of ONE region, on twice its grid: `[s, s, C] -> [2s, 2s]` logits."""
 
     config: ProposalConfig
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "s s C"]) -> Float[Array, "2*s 2*s"]:
         c = self.config
         for index in range(c.mask_layers):
-            x = fpn.ConvBlock(c.channels, c.depthwise, c.dtype, name=f"block{index}")(x)
+            x = fpn.ConvBlock(c.channels, c.depthwise, self.dtype, name=f"block{index}")(x)
         # A 2×2 transposed convolution of stride 2: every cell becomes four, none overlap, one matrix product.
         size, quarter = x.shape[0], max(c.channels // 2, 1)
-        x = nn.relu(nn.Dense(4 * quarter, dtype=c.dtype, name="upsample")(x))
+        x = nn.relu(nn.Dense(4 * quarter, dtype=self.dtype, name="upsample")(x))
         x = x.reshape(size, size, 2, 2, quarter).transpose(0, 2, 1, 3, 4).reshape(2 * size, 2 * size, quarter)
-        return nn.Dense(1, dtype=c.dtype, name="logit")(x)[..., 0].astype(jnp.float32)
+        return nn.Dense(1, dtype=self.dtype, name="logit")(x)[..., 0].astype(jnp.float32)
 
 
 class ProposalNetwork(nn.Module):
     """Finds the objects of ONE frame; `vmap` for more. Source: DESIGN §4 [O]; Tian et al., FCOS, 2019."""
 
     config: ProposalConfig = ProposalConfig()
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         c = self.config
-        self.pyramid = fpn.FeaturePyramid(c.channels, c.depthwise, c.dtype)
-        self.dense_head = DenseHead(c)
+        self.pyramid = fpn.FeaturePyramid(c.channels, c.depthwise, self.dtype)
+        self.dense_head = DenseHead(c, self.dtype)
         self.mask_head = nn.vmap(
             MaskHead, in_axes=0, variable_axes={"params": None}, split_rngs={"params": False}
-        )(c)
+        )(c, self.dtype)
 
     def __call__(self, features: Features, frame_size: Array) -> Detections:
         """Dense outputs and proposals of a frame.

@@ -7,9 +7,9 @@ exp(r_o) = exp(r) * (prob_o + eps), the log-mask bias is a weight on what is rea
 As prob_o + eps >= eps, Z_o is never below eps * Z, so one running maximum keeps both of them from
 underflowing; it is kept per object, since objects differ in the slots they may read.
 
-Where `ReadConfig.reach` is set, an object is looked for near where it was one frame before, and only those
-query pixels read. They hardly look at what the memory holds far from the object in its own frame: of each
-slot it is read as one mean, with the weight of all of it; masks and partition functions stay exact.
+Where `ReadConfig.search_radius` is set, an object is looked for near where it was one frame before, and only
+those query pixels read. They hardly look at what the memory holds far from the object in its own frame: of
+each slot it is read as one mean, with the weight of all of it; masks and partition functions stay exact.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import checks
 from vos_jax.models import affinity as affinity_lib
 from vos_jax.models import masks, search_region
 from vos_jax.models import memory as memory_lib
@@ -34,27 +35,36 @@ COVERED = 0.02
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadConfig:
-    """How to read.
+    """How the memory is read.
 
     Attributes:
-      variant: a name in `READS` or a callable of the same signature.
-      affinity: a name in `affinity.AFFINITIES` or a callable of the same signature (variant "l2" has its
-        own).
-      scale: factor on the dot product or squared distance; None: 1/sqrt(Ck).
-      topk: only a query pixel's `topk` highest affinities count (variant "topk").
-      window: unpinned slots are seen only within so many cells of the query pixel; 0: everywhere.
-      sigma: width in cells of the kernel around each memory pixel's best query (variant "kernelized").
-      reach: how far an object may have moved since the frame before, as a share of the frame's short side;
-        0: anywhere, as training on skipped frames needs.
+      variant: How objects attend: "object" (the paper's), "shared" (STM), "topk", "kernelized" (KMN), "l2"
+        (STCN); or a callable of their signature.
+      affinity: Similarity of pixels: "l2" (negative squared distance, as STCN) or "dot" (as STM); or a
+        callable of their signature.
+      scale: Factor on the affinity; none = 1/sqrt(Ck).
+      topk: Memory pixels that a read of kind "topk" keeps.
+      window: How far from its own place a pixel reads unpinned slots, in cells of 16 pixels; 0 = everywhere.
+      kernel_sigma: Width in cells of the Gaussian of a read of kind "kernelized".
+      search_radius: How far from where it was one frame before an object is searched, as a share of the short
+        side; 0 = everywhere. Training skips frames and always searches everywhere.
+
+    Raises:
+      VosError: a value out of range.
     """
 
     variant: str | Callable = "object"
-    affinity: str | Callable = "dot"
+    affinity: str | Callable = "l2"
     scale: float | None = None
     topk: int = 32
     window: int = 0
-    sigma: float = 7.0
-    reach: float = 0.0
+    kernel_sigma: float = 7.0
+    search_radius: float = 0.14
+
+    def __post_init__(self):
+        checks.at_least(self, 1, "topk")
+        checks.at_least(self, 0, "window", "search_radius")
+        checks.above(self, 0, "kernel_sigma")
 
 
 class Read(flax.struct.PyTreeNode):
@@ -263,7 +273,7 @@ def object_based(
     if near is not None:
         n, num_slots, h, w = memory.prob.shape
         seen = memory.prob.reshape(n * num_slots, h, w)
-        memory_near = masks.reachable(seen, (h, w), config.reach, COVERED).reshape(memory.prob.shape)
+        memory_near = masks.reachable(seen, (h, w), config.search_radius, COVERED).reshape(memory.prob.shape)
         # The mean of far pixels serves queries near the object only. An object that is looked for in the
         # whole frame reads every pixel: with the mean, 35 of 35 absent objects had a mask.
         memory_near |= jnp.all(near, axis=(1, 2))[:, None, None, None]
@@ -387,7 +397,7 @@ def read(
       query_key: key of the current frame.
       memory: M slots of which the valid ones are read.
       config: the variant and its settings.
-      prev_prob: the objects' masks one frame before, for `config.reach`.
+      prev_prob: the objects' masks one frame before, for `config.search_radius`.
 
     Returns:
       Per object the value and embedding read, the propagated mask R^p in [0, 1] and the mass per slot; zeros
@@ -397,13 +407,13 @@ def read(
     Raises:
       VosError: `config.variant` names no read, or `config.affinity` no affinity.
     """
-    variant = affinity_lib.named(config.variant, READS, "read")
+    variant = affinity_lib.named(config.variant, READS, "read.variant")
     n, _, h, w = memory.prob.shape
     known = jnp.any(memory.object_in_slot, axis=1)
     near = jnp.broadcast_to(known[:, None, None], (n, h, w))
-    if config.reach == 0 or prev_prob is None:
+    if config.search_radius == 0 or prev_prob is None:
         return variant(query_key, memory, config).replace(near=near)
-    near &= search_region.search_region(prev_prob, memory, config.reach)
+    near &= search_region.search_region(prev_prob, memory, config.search_radius)
     read = variant(query_key, memory, config, near)
     # Of each object alone: what is read around another one changes nothing. Elsewhere stands what the last
     # frame held there: RefineNet has never seen a value of nothing.

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax import geometry
+from vos_jax import checks, geometry
+from vos_jax.errors import VosError
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
@@ -26,15 +27,20 @@ STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingFreeConfig:
-    """Settings of label propagation.
+    """Label propagation, the model of `--checkpoint none`.
 
     Attributes:
-      features: backbone levels that make the key, each counting the same.
-      stride: pixels per cell of the grid; finer levels are averaged onto it, coarser ones upsampled.
-      centred: whether the frame's mean feature is taken off first, which all its pixels share.
-      temperature: of the softmax over cosines.
-      topk: memory pixels that vote for a query pixel.
-      window: how far, in cells of the grid, an unpinned slot is searched; 0: everywhere.
+      features: Backbone stages whose unit vectors are the keys, each counting the same: c2, c3, c4, c5.
+      stride: Pixels per cell: 16, or 8, finer and some 10 times as slow (a window of 15 and a capacity of 4
+        suit it). Finer stages are averaged onto the grid, coarser ones upsampled.
+      centred: Whether each frame's mean feature is taken off.
+      temperature: Softmax temperature of cosine similarity.
+      topk: How many memory pixels vote for a pixel.
+      window: How far from its own place a pixel reads unpinned slots, in cells; 0 = everywhere.
+      previous: Whether the previous frame has a slot, in place of model.memory.previous.
+
+    Raises:
+      VosError: a value out of range.
     """
 
     features: tuple[str, ...] = ("c3", "c4")
@@ -43,6 +49,28 @@ class TrainingFreeConfig:
     stride: int = 16
     centred: bool = True
     window: int = 8
+    previous: bool = True
+
+    @property
+    def read(self) -> read_lib.ReadConfig:
+        """The read: cosine similarity, the highest `topk` vote."""
+        return read_lib.ReadConfig(
+            variant="topk",
+            affinity="dot",
+            scale=1.0 / self.temperature,
+            topk=self.topk,
+            window=self.window,
+            search_radius=0.0,
+        )
+
+    def __post_init__(self):
+        checks.not_empty(self, "features")
+        checks.one_of(self, "features", STRIDES)
+        checks.at_least(self, 1, "topk")
+        checks.at_least(self, 0, "window")
+        checks.at_least(self, 1e-6, "temperature")
+        if self.stride not in (4, 8, 16):
+            raise VosError(f"stride is {self.stride}; it is 4, 8 or 16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,13 +120,7 @@ class TrainingFree:
     ) -> state_lib.Prediction:
         """Returns the memory's own propagated mask R^p, scaled to a peak of 1."""
         del params, supplied
-        config = read_lib.ReadConfig(
-            variant="topk",
-            scale=1.0 / self.config.temperature,
-            topk=self.config.topk,
-            window=self.config.window,
-        )
-        read = read_lib.read(encoded.key, state.memory, config)
+        read = read_lib.read(encoded.key, state.memory, self.config.read)
         # What the padding reads may neither be the peak nor bleed over the border.
         cells = masks.repeat_border(read.prob, state.frame_size, self.config.stride)
         prob = masks.upsample(cells, self.config.stride // geometry.MASK_STRIDE)

@@ -7,7 +7,7 @@ frame - backbone -+- proposals -------------------------------+
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vos_jax import geometry
+from vos_jax import checks, errors, geometry
 from vos_jax.models import alignment as alignment_lib
 from vos_jax.models import backbones, masks, refine, roi_align, templates
 from vos_jax.models import matching as matching_lib
@@ -23,66 +23,131 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import training_free as training_free_lib
 from vos_jax.models import value as value_lib
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped
 
+DATASETS = ("default", "static", "davis", "youtube_vos")
+"""Data sets that have a lambda of their own, in the order of the parameter `lambda_logit`."""
+
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VOSConfig:
-    """Everything that decides the model; names of variants may also be callables of their signature.
+class ModelConfig:
+    """The method. Names of template, alignment, matching and read may also be callables of their signature.
 
     Attributes:
-      backbone: a name in `backbones.BACKBONES`.
-      key_size, embed_size, value_size: Ck, Ce, Cv.
-      match_size: channels in which templates and proposals are compared.
-      refine_channels: RefineNet's at strides 16, 8, 4.
-      memory, read: how frames are kept and read.
-      proposals: the proposal network's settings.
-      use_proposals: whether there is a proposal network; without, matching sees propagated masks only
-        (and proposals handed in with a frame).
-      template: a name in `templates.TEMPLATES`.
-      template_size: s; templates and regions are s x s.
-      alignment: a name in `alignment.ALIGNMENTS`.
-      matching: a name in `matching_lib.MATCHINGS`.
-      matching_config: its settings.
-      iou_with: the mask that proposals are compared with: "previous" or "propagated".
-      use_refine: whether RefineNet follows; without, the coarse mask is the result.
-      datasets: names that have a lambda of their own.
-      dtype: of the computation.
+      variant: Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
+      dtype: Type that the network computes in: "float32" or "bfloat16". Parameters, softmax and losses stay
+        float32.
+      dataset: Training set whose similarity/IoU balance (lambda) matching uses, or "default".
+      backbone: A name in `backbones.BACKBONES`, or a callable `(dtype=...) -> flax module`.
+      key_size: Channels of the keys, Ck.
+      embed_size: Channels of the embeddings, Ce.
+      value_size: Channels of the values, Cv.
+      match_size: Channels in which templates and proposals are compared.
+      refine: Whether RefineNet sharpens the coarse masks.
+      refine_channels: RefineNet's channels at strides 16, 8, 4.
+      template: An object's current appearance: "dynamic" (memory read), "first", "previous", "mean".
+      template_size: Cells per side of templates and proposals.
+      alignment: How a template meets a proposal: "adaptive", "none", "pooled", "topk", "transport".
+      matching: Which proposal belongs to which object: "pgd" (the paper's layer), "hungarian", "sinkhorn",
+        "greedy".
+      iou_with: The mask that proposals are compared with: "previous" or "propagated".
+      matching_options: Settings of the matching layers.
+      memory: How frames are kept.
+      read: How the memory is read.
+      proposals: Where proposals come from.
+      training_free: The model of `--checkpoint none`.
+
+    Raises:
+      VosError: a value out of range.
     """
 
+    variant: str = "lite0"
+    dtype: str = "float32"
+    dataset: str = "default"
     backbone: str | Callable = "efficientnet_lite0"
     key_size: int = 64
     embed_size: int = 128
     value_size: int = 128
     match_size: int = 64
+    refine: bool = True
     refine_channels: tuple[int, int, int] = (128, 64, 32)
-    memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
-    read: read_lib.ReadConfig = read_lib.ReadConfig(affinity="l2")
-    proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
-    use_proposals: bool = True
     template: str | Callable = "dynamic"
     template_size: int = 14
     alignment: str | Callable = "adaptive"
     matching: str | Callable = "pgd"
-    matching_config: matching_lib.MatchingConfig = matching_lib.MatchingConfig()
     iou_with: str = "previous"
-    use_refine: bool = True
-    datasets: tuple[str, ...] = ("default", "static", "davis", "youtube_vos")
-    dtype: Any = jnp.float32
+    matching_options: matching_lib.MatchingConfig = matching_lib.MatchingConfig()
+    memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
+    read: read_lib.ReadConfig = read_lib.ReadConfig()
+    proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
+    training_free: training_free_lib.TrainingFreeConfig = training_free_lib.TrainingFreeConfig()
+
+    def __post_init__(self):
+        checks.one_of(self, "dtype", DTYPES)
+        checks.one_of(self, "dataset", DATASETS)
+        checks.one_of(self, "iou_with", ("previous", "propagated"))
+        checks.at_least(self, 1, "key_size", "embed_size", "value_size", "match_size", "template_size")
+
+    @property
+    def uses_network(self) -> bool:
+        """True if there is a proposal network."""
+        return self.proposals.source == "network"
+
+    @property
+    def compute_dtype(self) -> Any:
+        """`dtype` as JAX has it."""
+        return jnp.dtype(self.dtype)
 
 
-LITE0 = VOSConfig()
-RESNET50 = VOSConfig(
-    backbone="resnet50",
-    key_size=128,
-    embed_size=256,
-    value_size=512,
-    match_size=128,
-    refine_channels=(256, 128, 64),
-    proposals=proposals_lib.ProposalConfig(channels=128),
-)
-VARIANTS = {"lite0": LITE0, "resnet50": RESNET50}
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "lite0": {},
+    "resnet50": {
+        "backbone": "resnet50",
+        "key_size": 128,
+        "embed_size": 256,
+        "value_size": 512,
+        "match_size": 128,
+        "refine_channels": (256, 128, 64),
+        "proposals": {"channels": 128},
+    },
+}
+"""Changes of `ModelConfig` by variant; sections as mappings."""
+
+
+def change_variant(config: ModelConfig, name: str) -> ModelConfig:
+    """Returns the settings of another variant; keys that no longer had the old variant's value stay.
+
+    Raises:
+      VosError: no such variant.
+    """
+    if name not in VARIANTS:
+        raise errors.VosError(f"model.variant is {name!r}; there are {', '.join(sorted(VARIANTS))}")
+    old, new = (_changed(ModelConfig(), VARIANTS[variant]) for variant in (config.variant, name))
+    return dataclasses.replace(_moved(config, old, new), variant=name)
+
+
+def _changed(section: Any, changes: Mapping[str, Any]) -> Any:
+    inner = {
+        key: _changed(getattr(section, key), value) if isinstance(value, Mapping) else value
+        for key, value in changes.items()
+    }
+    return dataclasses.replace(section, **inner)
+
+
+def _moved(section: Any, old: Any, new: Any) -> Any:
+    """Returns a section with the values of `new` where it has those of `old`."""
+    values = {}
+    for field in dataclasses.fields(section):
+        mine, before, after = (getattr(x, field.name) for x in (section, old, new))
+        if dataclasses.is_dataclass(before) and not isinstance(before, type):
+            values[field.name] = _moved(mine, before, after)
+        elif before != after and mine == before:
+            values[field.name] = after
+    return dataclasses.replace(section, **values)
 
 
 class Out(flax.struct.PyTreeNode):
@@ -111,7 +176,7 @@ STAGES: dict[str, Callable[[Out], Float[Array, "N H/4 W/4"]]] = {
 class VOSNet(nn.Module):
     """The network; `encode`, `predict` and `value` are its three uses in a frame."""
 
-    config: VOSConfig
+    config: ModelConfig
     hard: bool = True
 
     def setup(self):
@@ -120,20 +185,20 @@ class VOSNet(nn.Module):
         vmap: Callable[..., Any] = nn.vmap
         over_objects = functools.partial(vmap, variable_axes={"params": None}, split_rngs={"params": False})
         make_backbone = backbones.BACKBONES[c.backbone] if isinstance(c.backbone, str) else c.backbone
-        self.backbone = make_backbone(dtype=c.dtype)
-        self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.dtype)
-        self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.dtype)
-        self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(c.value_size, c.dtype)
-        if c.use_proposals:
-            self.proposal_network = proposals_lib.ProposalNetwork(
-                dataclasses.replace(c.proposals, dtype=c.dtype)
-            )
-        self.match_projection = nn.Dense(c.match_size, dtype=c.dtype)
+        self.backbone = make_backbone(dtype=c.compute_dtype)
+        self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.compute_dtype)
+        self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.compute_dtype)
+        self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(
+            c.value_size, c.compute_dtype
+        )
+        if c.uses_network:
+            self.proposal_network = proposals_lib.ProposalNetwork(c.proposals, c.compute_dtype)
+        self.match_projection = nn.Dense(c.match_size, dtype=c.compute_dtype)
         self.log_temperature = self.param("log_temperature", nn.initializers.constant(-2.3), ())
-        self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(c.datasets),))
+        self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(DATASETS),))
         self.null_cost = self.param("null_cost", nn.initializers.constant(-0.25), ())
-        if c.use_refine:
-            self.refine = refine.RefineNet(c.refine_channels, c.dtype)
+        if c.refine:
+            self.refine = refine.RefineNet(c.refine_channels, c.compute_dtype)
 
     def encode(self, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
         """The frame's features, its key and its embedding, shared by all objects."""
@@ -153,19 +218,19 @@ class VOSNet(nn.Module):
         read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob)
         propagated = masks.upsample(read.prob, geometry.MEMORY_STRIDE // geometry.MASK_STRIDE)
 
-        detections = self.proposal_network(encoded.features, state.frame_size) if c.use_proposals else None
+        detections = self.proposal_network(encoded.features, state.frame_size) if c.uses_network else None
         candidates = self._candidates(detections, supplied, propagated, state.object_valid)
         compared = state.prev_prob if c.iou_with == "previous" else propagated
         matched = self.match(read, encoded.embed, candidates, compared, state)
         refined_logits = None
-        if c.use_refine:
+        if c.refine:
             refined_logits = refine.refine_all(
                 self.refine,
                 encoded.features,
                 read,
                 matched.coarse,
                 state.prev_prob,
-                windowed=c.read.reach > 0,
+                windowed=c.read.search_radius > 0,
             )
         prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
         factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE
@@ -219,7 +284,7 @@ class VOSNet(nn.Module):
     def value(
         self, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
     ) -> Float[Array, "N h w Cv"]:
-        """What each object's memory of this frame holds."""
+        """Returns the values of this frame for each object's memory."""
         del state
         others = jnp.sum(prob, axis=0, keepdims=True) - prob
         return self.value_encoder(encoded.features.c4, prob, others)
@@ -291,7 +356,7 @@ class VOSNet(nn.Module):
         layer = matching_lib.MATCHINGS[c.matching] if isinstance(c.matching, str) else c.matching
         # Through the soft masks the null cost only ever learns to win: it has a loss of its own.
         null_cost = jax.lax.stop_gradient(null_cost)
-        assignment = layer(cost, null_cost, object_valid, proposal_valid, config=c.matching_config)
+        assignment = layer(cost, null_cost, object_valid, proposal_valid, config=c.matching_options)
         return matching_lib.hard(assignment) if self.hard else assignment
 
     def initialise(self, frame: Shaped[Array, "H W 3"], state: state_lib.State) -> None:
@@ -310,12 +375,12 @@ class VOS:
       hard: whether each object takes its best proposal only, as at test time; training needs the soft one.
     """
 
-    config: VOSConfig = LITE0
+    config: ModelConfig = ModelConfig()
     hard: bool = True
 
     @property
     def memory_config(self) -> memory_lib.MemoryConfig:
-        """How frames are kept."""
+        """The write policy."""
         return self.config.memory
 
     def _apply(self, params: Any, *args: Any, method: str) -> Any:
@@ -340,7 +405,7 @@ class VOS:
             key_size=c.key_size,
             embed_size=c.embed_size,
             value_size=c.value_size,
-            dtype=c.dtype,
+            dtype=c.compute_dtype,
         )
 
     def encode(

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vos_jax import geometry
-from vos_jax.data import clips, prefetch, pseudo_clips, transforms
+from vos_jax import checks, geometry
+from vos_jax.data import augmentation, clips, prefetch, pseudo_clips, transforms
 from vos_jax.errors import VosError
 from vos_jax.models import vos
-from vos_jax.train import losses, optim, step
+from vos_jax.train import optim, step
 from vos_jax.typing import Array, Float, PRNGKeyArray, UInt8
 
 Learned = dict[str, Any]
@@ -29,7 +29,7 @@ Learned = dict[str, Any]
 LEARNS = ("refine",)
 """What learns. Keys and values stay: what the memory holds of earlier frames must mean the same later on."""
 
-AUGMENTATION = transforms.Augmentation(
+AUGMENTATION = augmentation.Augmentation(
     scale=transforms.Scale(low=0.75, high=1.125),
     objects=transforms.SelectObjects(drop=0.3),
     colour=transforms.ColourJitter(prob=0.8),
@@ -46,42 +46,36 @@ class AdaptationConfig:
     """How a model adapts to a frame.
 
     Attributes:
-      steps: of gradient descent.
-      learning_rate: Adam's at its highest; it falls to 0.
-      batch: clips per step.
-      length: frames per clip.
-      crop: height and width of a clip in pixels.
-      max_objects: of a clip; of a frame with more, each clip is about some.
-      share: of the change that is kept, in (0, 1]: parameters between those before and those learned know the
-        frame almost as well and forget less of what is not in it (Wortsman et al. 2022).
-      seed: of what is drawn.
+      steps: Steps in which RefineNet learns from each frame whose masks are given; 0 = it stays as it was
+        trained. Models without one do not adapt; --adapt.
+      learning_rate: Adam's learning rate at its highest; it falls to 0.
+      batch: Clips per step, made from the frame.
+      length: Frames per clip.
+      crop: Height and width of a clip in pixels.
+      max_objects: Most objects of a clip; of a frame with more, each clip is about some.
+      share: Share of the change that is kept, in (0, 1]; less forgets less of what the frame does not show
+        (Wortsman et al. 2022).
 
     Raises:
       VosError: a value out of range.
     """
 
-    steps: int = 40
+    steps: int = 0
     learning_rate: float = 5e-4
     batch: int = 4
     length: int = 3
     crop: int = 256
     max_objects: int = 2
     share: float = 0.7
-    seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("batch", 1), ("length", 2), ("crop", 64), ("max_objects", 1)):
-            if getattr(self, name) < least:
-                raise VosError(
-                    f"inference.adaptation.{name} is {getattr(self, name)}; it must be at least {least}"
-                )
-        if not self.learning_rate > 0:
-            raise VosError(f"inference.adaptation.learning_rate is {self.learning_rate}; it must be above 0")
+        for name, least in (("steps", 0), ("batch", 1), ("length", 2), ("crop", 64), ("max_objects", 1)):
+            checks.at_least(self, least, name)
+        checks.above(self, 0, "learning_rate")
         if not 0 < self.share <= 1:
-            raise VosError(f"inference.adaptation.share is {self.share}; it must be above 0 and at most 1")
-        multiple = geometry.SIZE_MULTIPLE
-        if self.crop % multiple:
-            raise VosError(f"inference.adaptation.crop is {self.crop}; it must be a multiple of {multiple}")
+            raise VosError(f"share is {self.share}; it must be above 0 and at most 1")
+        if self.crop % geometry.SIZE_MULTIPLE:
+            raise VosError(f"crop is {self.crop}; it must be a multiple of {geometry.SIZE_MULTIPLE}")
 
 
 class Adapter:
@@ -91,32 +85,30 @@ class Adapter:
       model: with a RefineNet.
       config: how it learns.
       dataset: index of the data set whose lambda the matching uses.
+      seed: of what is drawn.
 
     Attributes:
       compile_seconds: wall time that went into compiling.
       compilations: how often the step was compiled.
     """
 
-    def __init__(self, model: vos.VOS, config: AdaptationConfig, dataset: int = 0):
+    def __init__(self, model: vos.VOS, config: AdaptationConfig, dataset: int = 0, seed: int = 0):
         # Clips are a part of a frame, and objects may be anywhere in the next one, as in training.
-        read = dataclasses.replace(model.config.read, reach=0.0)
+        read = dataclasses.replace(model.config.read, search_radius=0.0)
+        no_network = dataclasses.replace(model.config.proposals, source="none")
         learner = vos.VOS(
-            config=dataclasses.replace(model.config, use_proposals=False, read=read), hard=False
+            config=dataclasses.replace(model.config, proposals=no_network, read=read), hard=False
         )
-        self._config, self._dataset = config, dataset
-        rate = optim.OptimConfig(
-            learning_rate=config.learning_rate, warmup_steps=min(5, config.steps - 1), steps=config.steps
-        )
+        self._config, self._dataset, self._seed = config, dataset, seed
+        rate = optim.OptimConfig(learning_rate=config.learning_rate, warmup_steps=min(5, config.steps - 1))
         self._tx = optax.chain(
             optax.clip_by_global_norm(rate.clip_norm),
-            optax.adam(optim.schedule(rate), b1=rate.b1, b2=rate.b2),
+            optax.adam(optim.schedule(rate, config.steps), b1=rate.b1, b2=rate.b2),
         )
         # The model is trained already: what it predicts comes back to it, and the hardest pixels count.
         self._loss = step.make_loss_fn(
             learner,
-            step.StepConfig(
-                losses=losses.LossConfig(hard_begin=0, hard_end=1), sampling_begin=0, sampling_prob=1.0
-            ),
+            step.ClipLossConfig(hard_begin=0, hard_end=1, sampling_begin=0, sampling_prob=1.0),
         )
         self._compiled: Any = None
         self.compile_seconds = 0.0
@@ -140,7 +132,7 @@ class Adapter:
         config = self._config
         before = learned or {name: params[name] for name in LEARNS}
         now, opt_state = before, self._tx.init(before)
-        key = jax.random.key(config.seed)
+        key = jax.random.key(self._seed)
         batches = itertools.islice(self._batches(frame, ids), config.steps)
         for number, batch in enumerate(prefetch.prefetch(batches)):
             inputs = now, opt_state, params, batch, key, np.int32(number)
@@ -181,7 +173,7 @@ class Adapter:
         """Clips without end, or none where the frame shows no object to speak of."""
         config = self._config
         picture = transforms.make_view((frame,), (ids,))
-        augmentation = dataclasses.replace(
+        change = dataclasses.replace(
             AUGMENTATION,
             crop=dataclasses.replace(AUGMENTATION.crop, size=(config.crop, config.crop)),
             objects=dataclasses.replace(AUGMENTATION.objects, max_objects=config.max_objects),
@@ -189,13 +181,11 @@ class Adapter:
         pseudo = pseudo_clips.PseudoClip(max_objects=config.max_objects)
         failures = 0
         for number in itertools.count():
-            key = transforms.Key((config.seed, number))
+            key = transforms.Key((self._seed, number))
             others = (picture,) * pseudo.wanted(picture, key)
             try:
-                clip = pseudo_clips.of_picture(
-                    picture, others, pseudo, augmentation, length=config.length, key=key
-                )
-                clip, num_objects = augmentation.finish(clip, key)
+                clip = pseudo_clips.of_picture(picture, others, pseudo, change, length=config.length, key=key)
+                clip, num_objects = change.finish(clip, key)
             except transforms.UnusableClip:
                 failures += 1
                 if failures == _TRIALS:

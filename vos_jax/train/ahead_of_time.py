@@ -11,10 +11,11 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from ml_collections import config_dict
 
 from vos_jax import errors
-from vos_jax.data import origins
+from vos_jax.data import origins, pipeline
+from vos_jax.models import vos
+from vos_jax.train import config as config_lib
 from vos_jax.train import optim, parallel, setup, state, step
 from vos_jax.typing import Device
 
@@ -59,11 +60,12 @@ class Report:
     seconds: float
 
 
-def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
+def compile_step(config: vos.ModelConfig, train: config_lib.TrainConfig, topology: str) -> Report:
     """Compiles the step of a config for a TPU topology; allocates nothing and needs no TPU.
 
     Args:
-      config: see configs/default.py; `train.batch` is over all chips.
+      config: the model.
+      train: the run; its batch is over all chips.
       topology: a name such as "v5e:16x16".
 
     Raises:
@@ -76,14 +78,13 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
     devices = _devices(topology)
     model = setup.make_model(config, hard=False)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    optim_config = setup.optim_config(config)
-    tx = optim.make_tx(optim_config, params)
+    tx = optim.make_tx(train.optim, params, train.steps)
     trainer = parallel.Trainer(
-        step.make_loss_fn(model, setup.step_config(config)),
+        step.make_loss_fn(model, train.loss, train.optim.frozen),
         tx,
-        setup.parallel_config(config),
+        train.parallel,
         devices=devices,
-        ema_decay=optim_config.ema_decay,
+        ema_decay=train.optim.ema_decay,
     )
     state_shapes = jax.eval_shape(
         functools.partial(state.init_train_state, tx=tx), params, key=jax.random.key(0)
@@ -91,14 +92,14 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
     before = time.perf_counter()
     # What asks for the platform while it is traced shall hear the one that it is traced for.
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
-        lowered = trainer.lower(state_shapes, batch_shapes(config))
+        lowered = trainer.lower(state_shapes, batch_shapes(train.data))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         line = " ".join(str(error).split())[:300]
         raise errors.VosError(
-            f"{topology}: the step does not compile ({line}); where memory runs out, lower train.batch, or "
-            "set train.step.remat, train.parallel.accumulate or train.parallel.fsdp"
+            f"{topology}: the step does not compile ({line}); where memory runs out, lower train.data.batch, "
+            "or set train.loss.remat, train.parallel.accumulate or train.parallel.fsdp"
         ) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     program = compiled.as_text()
@@ -107,7 +108,7 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
         topology=topology,
         chip=devices[0].device_kind,
         chips=len(devices),
-        batch=config.train.batch,
+        batch=train.data.batch,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         state_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -117,23 +118,22 @@ def compile_step(config: config_dict.ConfigDict, topology: str) -> Report:
     )
 
 
-def batch_shapes(config: config_dict.ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(data: pipeline.ClipDataConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch that the pipeline makes of a config (`clips.pack`)."""
-    train = config.train
-    clips = (train.batch, train.clip_length)
+    clips = (data.batch, data.clip_length)
     of = jax.ShapeDtypeStruct
     return {
-        "frames": of((*clips, train.crop, train.crop, 3), jnp.uint8),
-        "ids": of((*clips, train.crop, train.crop), jnp.uint8),
-        "object_valid": of((train.batch, train.max_objects), jnp.bool_),
+        "frames": of((*clips, data.crop, data.crop, 3), jnp.uint8),
+        "ids": of((*clips, data.crop, data.crop), jnp.uint8),
+        "object_valid": of((data.batch, data.max_objects), jnp.bool_),
         "frame_valid": of(clips, jnp.bool_),
         "truth_valid": of(clips, jnp.bool_),
-        "frame_size": of((train.batch, 2), jnp.int32),
-        "dataset": of((train.batch,), jnp.int32),
-        "instances": of((*clips, train.crop, train.crop), jnp.uint8),
-        "instance_valid": of((train.batch, train.max_instances), jnp.bool_),
-        "exhaustive": of((train.batch,), jnp.bool_),
-        "origins": of((*clips, *origins.grid((train.crop, train.crop)), 3), jnp.float32),
+        "frame_size": of((data.batch, 2), jnp.int32),
+        "dataset": of((data.batch,), jnp.int32),
+        "instances": of((*clips, data.crop, data.crop), jnp.uint8),
+        "instance_valid": of((data.batch, data.max_instances), jnp.bool_),
+        "exhaustive": of((data.batch,), jnp.bool_),
+        "origins": of((*clips, *origins.grid((data.crop, data.crop)), 3), jnp.float32),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from vos_jax import checksums, errors
+from vos_jax import checks, checksums, errors
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,13 @@ _TORN = "torn-"
 class CheckpointConfig:
     """How often, and which ones stay.
 
-    Args:
-      every: steps between two checkpoints.
-      keep_last: newest checkpoints kept; two, so that a torn one has one before it.
-      keep_best: checkpoints with the highest scores kept besides.
+    Attributes:
+      every: Steps between two checkpoints; every evaluation writes one besides.
+      keep_last: Newest checkpoints kept; with two there is one before a torn one.
+      keep_best: Checkpoints with the highest held-back J kept besides.
+
+    Raises:
+      VosError: a value out of range.
     """
 
     every: int = 1000
@@ -39,9 +42,8 @@ class CheckpointConfig:
     keep_best: int = 1
 
     def __post_init__(self):
-        for name, least in (("every", 1), ("keep_last", 1), ("keep_best", 0)):
-            if getattr(self, name) < least:
-                raise errors.VosError(f"train.checkpoint.{name} is {getattr(self, name)}; at least {least}")
+        checks.at_least(self, 1, "every", "keep_last")
+        checks.at_least(self, 0, "keep_best")
 
 
 @dataclasses.dataclass(frozen=True)

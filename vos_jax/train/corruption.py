@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from vos_jax.errors import VosError
+from vos_jax import checks
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray
 
 # Cells of stride 4 by which a mask grows: 16 pixels.
@@ -23,12 +23,12 @@ BACKGROUND = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorruptionConfig:
-    """Probabilities per object and frame.
+    """Errors in masks that are written to the memory: probabilities per object and frame.
 
     Attributes:
-      take: a blob of another object, or of the background nearby, becomes this object's.
-      lose: a blob of the object becomes background.
-      grow: the mask grows by 16 pixels.
+      take: Probability that a blob of another object, or of the background nearby, becomes this object's.
+      lose: Probability that a blob of the object becomes background.
+      grow: Probability that the mask grows by 16 pixels.
 
     Raises:
       VosError: a value outside [0, 1].
@@ -39,10 +39,7 @@ class CorruptionConfig:
     grow: float = 0.0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise VosError(f"train.corruption.{field.name} is {value}; a probability lies in [0, 1]")
+        checks.probability(self, "take", "lose", "grow")
 
     @property
     def enabled(self) -> bool:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vos_jax import geometry
+from vos_jax import checks, geometry
 from vos_jax.errors import VosError
 from vos_jax.models import masks, matching, vos
 from vos_jax.models import read as read_lib
@@ -39,7 +39,7 @@ TERMS = (
 TINY = 1e-12
 # Costs are cosines and IoUs: a tenth is a clear difference.
 PRESENCE_TEMPERATURE = 0.1
-# Pixels from a point within which a cell counts as showing it, and width of the target around it.
+# A cell within so many pixels of a point shows it.
 CELL = float(geometry.MEMORY_STRIDE)
 
 
@@ -48,13 +48,22 @@ class LossConfig:
     """Weights of the terms, and which cells count in the bootstrapped cross-entropy.
 
     Attributes:
-      match, presence, coarse_iou, refined_ce, refined_iou: similarities, the null cost, the coarse masks, the
-        final masks.
-      objectness, centerness, box, mask_bce, mask_dice: the proposal network's.
-      correspondence: keys of the same point of a pseudo-clip; at 0 it is not computed.
-      match_iou: a proposal is nobody's match unless its IoU with the object's truth is above this.
-      hard_share: share of a clip's cells, the worst, that cross-entropy counts in the end.
-      hard_begin, hard_end: steps between which that share falls from 1.
+      match: Weight of the similarities against who is who.
+      presence: Weight of the null cost against who is there.
+      coarse_iou: Weight of the soft IoU of the coarse masks.
+      refined_ce: Weight of the bootstrapped cross-entropy of the final masks.
+      refined_iou: Weight of the soft IoU of the final masks.
+      objectness: Weight of the proposal network's objectness: which locations lie in an object.
+      centerness: Weight of its centerness: how central a location is in its object.
+      box: Weight of the GIoU of its boxes.
+      mask_bce: Weight of the cross-entropy of its masks.
+      mask_dice: Weight of the Dice of its masks.
+      correspondence: Weight of the attention of keys to cells of a pseudo-clip that show the same point; at 0
+        it is not computed.
+      match_iou: A proposal is nobody's match unless its IoU with the object's truth is above this.
+      hard_share: Share of a clip's cells, the worst, that cross-entropy counts in the end.
+      hard_begin: Step at which that share begins to fall from 1.
+      hard_end: Step at which it has fallen.
 
     Raises:
       VosError: a value out of range.
@@ -77,15 +86,13 @@ class LossConfig:
     hard_end: int = 5000
 
     def __post_init__(self):
-        for name in TERMS:
-            if getattr(self, name) < 0:
-                raise VosError(f"train.losses.{name} is {getattr(self, name)}; a weight is at least 0")
+        checks.at_least(self, 0, *TERMS)
         if not 0 < self.hard_share <= 1:
-            raise VosError(f"train.losses.hard_share is {self.hard_share}; it must be in (0, 1]")
+            raise VosError(f"hard_share is {self.hard_share}; it must be in (0, 1]")
         if not 0 <= self.hard_begin <= self.hard_end:
             raise VosError(
-                f"train.losses.hard_begin is {self.hard_begin} and hard_end {self.hard_end}; "
-                "they must not fall and not be negative"
+                f"hard_begin is {self.hard_begin} and hard_end {self.hard_end}; they must not fall "
+                "and not be negative"
             )
 
 

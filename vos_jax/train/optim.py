@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vos_jax import checks
 from vos_jax.errors import VosError
 from vos_jax.typing import Array, Float
 
@@ -17,17 +18,20 @@ class OptimConfig:
     """How weights change.
 
     Attributes:
-      learning_rate: at the end of the warm-up.
-      warmup_steps: steps of linear rise.
-      steps: the step from which the rate is `final_rate`.
-      power: of the polynomial decay in between; 1: linear.
-      final_rate: the last learning rate, as a share of the first.
-      lr_scales: (prefix of a parameter's path, factor on its learning rate); the longest prefix counts.
-      frozen: prefixes of parameters that never change, as in `step.StepConfig.frozen`.
-      weight_decay: AdamW's, on matrices and convolutions only.
-      clip_norm: largest norm of the whole gradient; 0: any.
-      b1, b2, eps: Adam's.
-      ema_decay: of the averaged weights; see `update_ema`.
+      learning_rate: Rate at the end of the warm-up; then it falls as (1 - progress)^power to final_rate times
+        it.
+      warmup_steps: Steps in which it rises from 0.
+      power: Power of the polynomial by which it falls; 1 = linear.
+      final_rate: Share of it that is left at the end.
+      lr_scales: Factors on it by prefix of a parameter's path; the longest prefix counts.
+      frozen: Prefixes of parameters that stay as they are: "backbone" saves most of the memory and half of
+        the time.
+      weight_decay: AdamW's decay, on matrices and convolutions only.
+      clip_norm: Largest norm of the whole gradient; 0 = any.
+      b1: AdamW's decay of the first moment.
+      b2: AdamW's decay of the second moment.
+      eps: AdamW's epsilon.
+      ema_decay: Decay of the averaged weights, which are evaluated and exported.
 
     Raises:
       VosError: a value out of range.
@@ -35,10 +39,9 @@ class OptimConfig:
 
     learning_rate: float = 5e-4
     warmup_steps: int = 200
-    steps: int = 10_000
     power: float = 0.9
     final_rate: float = 0.0
-    lr_scales: tuple[tuple[str, float], ...] = (("backbone", 0.1),)
+    lr_scales: dict[str, float] = dataclasses.field(default_factory=lambda: {"backbone": 0.1})
     frozen: tuple[str, ...] = ()
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
@@ -48,39 +51,42 @@ class OptimConfig:
     ema_decay: float = 0.999
 
     def __post_init__(self):
-        for name in ("learning_rate", "power"):
-            if not getattr(self, name) > 0:
-                raise VosError(f"train.optim.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_steps", "final_rate", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise VosError(f"train.optim.{name} is {getattr(self, name)}; it must be at least 0")
-        if self.steps <= self.warmup_steps:
-            raise VosError(
-                f"train.optim.warmup_steps is {self.warmup_steps} of train.steps {self.steps}; add "
-                "--config.train.optim.warmup_steps=0, or more steps"
-            )
+        checks.above(self, 0, "learning_rate", "power")
+        checks.at_least(self, 0, "warmup_steps", "final_rate", "weight_decay", "clip_norm")
         if not 0 <= self.ema_decay < 1:
-            raise VosError(f"train.optim.ema_decay is {self.ema_decay}; it must be in [0, 1)")
+            raise VosError(f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
 
 
-def schedule(config: OptimConfig) -> Callable[[Array | int], Float[Array, ""]]:
+def schedule(config: OptimConfig, steps: int) -> Callable[[Array | int], Float[Array, ""]]:
     """Returns step -> learning rate: linear warm-up, then polynomial decay.
 
     Step 0 already learns: `(step + 1) / (warmup_steps + 1)` of the full rate.
+
+    Args:
+      config: see `OptimConfig`.
+      steps: the step from which the rate is `config.final_rate`.
+
+    Raises:
+      VosError: no step is left behind the warm-up.
     """
+    if steps <= config.warmup_steps:
+        raise VosError(
+            f"train.optim.warmup_steps is {config.warmup_steps} of train.steps {steps}; add "
+            "--config.train.optim.warmup_steps=0, or more steps"
+        )
     peak = config.learning_rate
     decay = optax.polynomial_schedule(
         init_value=peak,
         end_value=peak * config.final_rate,
         power=config.power,
-        transition_steps=config.steps - config.warmup_steps,
+        transition_steps=steps - config.warmup_steps,
     )
     first = peak / (config.warmup_steps + 1)
     warmup = optax.linear_schedule(first, peak, max(config.warmup_steps, 1))
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def make_tx(config: OptimConfig, params: Any) -> optax.GradientTransformation:
+def make_tx(config: OptimConfig, params: Any, steps: int) -> optax.GradientTransformation:
     """Returns the optimiser of a parameter tree; shapes are all it needs of `params`.
 
     The gradient of all that learns is clipped by its norm as a whole, Adam scales it, decay is added to what
@@ -90,9 +96,9 @@ def make_tx(config: OptimConfig, params: Any) -> optax.GradientTransformation:
     Raises:
       VosError: a prefix in `lr_scales` or `frozen` that no parameter's path starts with.
     """
-    for prefix in (*(prefix for prefix, _ in config.lr_scales), *config.frozen):
+    scales = config.lr_scales
+    for prefix in (*scales, *config.frozen):
         check_prefix(prefix, params)
-    scales = dict(config.lr_scales)
 
     def scale_of(path: str) -> float:
         matching = [prefix for prefix in scales if has_prefix(path, prefix)]
@@ -105,7 +111,7 @@ def make_tx(config: OptimConfig, params: Any) -> optax.GradientTransformation:
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(_is_matrix, tree)),
         _scale_by(factors),
-        optax.scale_by_learning_rate(schedule(config)),
+        optax.scale_by_learning_rate(schedule(config, steps)),
     ]
     labels = jax.tree.map(lambda x: "learns" if x else "frozen", learns)
     return optax.partition({"learns": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)

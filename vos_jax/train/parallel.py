@@ -18,6 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vos_jax import checks
 from vos_jax.errors import VosError
 from vos_jax.train import optim
 from vos_jax.train import state as state_lib
@@ -35,10 +36,11 @@ class ParallelConfig:
     """How the work is spread.
 
     Attributes:
-      kind: "shard_map", or "pmap" (one process only).
-      fsdp: devices that share one copy of parameters and optimiser state; 1: each has its own.
-      fsdp_min_size: arrays of fewer numbers are not worth slicing.
-      accumulate: parts that a device's share of the batch is worked on in, one after another, to save memory.
+      kind: How devices share the batch: "shard_map", or "pmap" (one process only); same results.
+      fsdp: Devices over which parameters and optimiser state are sliced; 1 = every device holds all.
+      fsdp_min_size: Arrays of fewer numbers are not sliced.
+      accumulate: Parts in which a device works through its clips, one after the other: less memory, more
+        time.
 
     Raises:
       VosError: a value out of range.
@@ -50,13 +52,10 @@ class ParallelConfig:
     accumulate: int = 1
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise VosError(f"train.parallel.kind is {self.kind!r}; there are: {', '.join(KINDS)}")
-        for name in ("fsdp", "fsdp_min_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise VosError(f"train.parallel.{name} is {getattr(self, name)}; it must be at least 1")
+        checks.one_of(self, "kind", KINDS)
+        checks.at_least(self, 1, "fsdp", "fsdp_min_size", "accumulate")
         if self.kind == "pmap" and self.fsdp > 1:
-            raise VosError("train.parallel: pmap cannot slice parameters; use kind=shard_map with fsdp > 1")
+            raise VosError("kind is pmap, which cannot slice parameters; use kind=shard_map with fsdp > 1")
 
 
 class Trainer:
@@ -224,7 +223,7 @@ class Trainer:
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(differentiate, params, first, key, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        # In a loop the gradients of convolutions are slow on CPU (see `step.StepConfig.unroll`).
+        # In a loop the gradients of convolutions are slow on CPU (see `step.ClipLossConfig.unroll`).
         unroll = self.mesh.devices.flat[0].platform == "cpu"
         total, _ = jax.lax.scan(add, zeros, parts, unroll=unroll)
         return jax.tree.map(lambda x: x / accumulate, total)

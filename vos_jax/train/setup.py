@@ -1,4 +1,4 @@
-"""From a config to what a training run is made of; configs/default.py says what the keys mean."""
+"""Prepares a training run: folders, weights to begin with, held-back sequences."""
 
 import dataclasses
 import fnmatch
@@ -10,24 +10,13 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from ml_collections import config_dict
 
 from vos_jax import errors
-from vos_jax.data import (
-    appearance,
-    clips,
-    datasets,
-    paste,
-    pipeline,
-    pseudo_clips,
-    records,
-    sequences,
-    sources,
-    transforms,
-)
+from vos_jax.data import clips, datasets, pipeline, records, sources
 from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
-from vos_jax.train import checkpoints, corruption, evaluation, losses, optim, parallel, step
+from vos_jax.train import config as config_lib
+from vos_jax.train import evaluation
 from vos_jax.typing import PRNGKeyArray
 
 log = logging.getLogger(__name__)
@@ -37,36 +26,34 @@ NOT_LEARNED_FROM = (
     "data",
     "eval",
     "inference",
-    "memory.every",
-    "memory.previous",
-    "memory.reach",
     "model.dataset",
-    "model.proposals_dir",
-    "objects",
+    "model.memory.every",
+    "model.memory.previous",
+    "model.proposals.folder",
+    "model.read.search_radius",
+    "model.training_free",
     "train.checkpoint",
-    "train.evaluation",
+    "train.data.prefetch",
+    "train.data.threads",
+    "train.data.workers",
+    "train.held_out",
     "train.init",
     "train.log_every",
     "train.parallel.kind",
     "train.picture_every",
-    "train.prefetch",
-    "train.threads",
-    "train.workers",
-    "training_free",
 )
 """Keys that decide where things lie, how fast it goes and what is shown, but not what is learned."""
 
 
-def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
-    """Puts the folders of `--data` into the config: `NAME=DIR`; a plain `DIR` where there is one source.
+def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_lib.TrainConfig:
+    """Returns settings with the folders of `--data`: `NAME=DIR`; a plain `DIR` where there is one source.
 
     A folder that `vos_jax.data.build` packed is read as such, whatever kind the recipe names.
 
     Raises:
       VosError: a name that is no source, or a folder without one where several are drawn from.
     """
-    train = config.train
-    drawn = [name for name, source in train.sources.items() if source.weight > 0]
+    drawn = list(train.data.drawn())
     for folder in folders:
         name, equals, path = folder.partition("=")
         if not equals and len(drawn) == 1:
@@ -77,145 +64,62 @@ def apply_data(config: config_dict.ConfigDict, folders: Sequence[str]) -> None:
                 "write --data NAME=DIR for each"
             )
         if name == "evaluation":
-            train.evaluation.root = path
-        elif name in train.sources:
-            train.sources[name].root = path
-            _take_packed(train.sources[name])
+            held_out = dataclasses.replace(train.held_out, root=path)
+            train = dataclasses.replace(train, held_out=held_out)
+        elif name in train.data.sources:
+            source = _take_packed(dataclasses.replace(train.data.sources[name], root=path))
+            data = dataclasses.replace(train.data, sources={**train.data.sources, name: source})
+            train = dataclasses.replace(train, data=data)
         else:
             raise errors.VosError(
-                f"--data {folder}: no source of that name; there are {', '.join(train.sources)} and "
+                f"--data {folder}: no source of that name; there are {', '.join(train.data.sources)} and "
                 "evaluation"
             )
+    return train
 
 
-def _take_packed(source: config_dict.ConfigDict) -> None:
-    """Makes a source of files one of records where its folder is packed."""
+def _take_packed(source: pipeline.SourceConfig) -> pipeline.SourceConfig:
+    """Returns a source of records where the folder of a source of files is packed."""
     packed = records.packed_names(source.root)
     if packed is None:
-        return
-    source.kind = "array_record"
+        return source
     # What was left out while packing needs no pattern, which would have to match something.
     kept = tuple(pattern for pattern in source.exclude if fnmatch.filter(packed, pattern))
     if gone := [pattern for pattern in source.exclude if pattern not in kept]:
         log.warning("%s: holds no %s, so there is nothing to exclude", source.root, ", ".join(gone))
-    source.exclude = kept
+    return dataclasses.replace(source, kind="array_record", exclude=kept)
 
 
-def pipeline_config(config: config_dict.ConfigDict, names: Sequence[str]) -> pipeline.PipelineConfig:
-    """What the run sees; `names` are the data sets that have a lambda of their own, in the model's order.
-
-    Raises:
-      VosError: no source has a weight.
-    """
-    train = config.train
-    drawn = {name: source for name, source in train.sources.items() if source.weight > 0}
-    if not drawn:
-        raise errors.VosError(
-            "nothing to train on: every weight in train.sources is 0; take a recipe "
-            "(--config train_static, train_davis) or set --config.train.sources.davis.weight=1"
-        )
-    change = train.augmentation
-    pseudo = pseudo_clips.PseudoClip(min_pixels=change.paste_min_pixels)
-    return pipeline.PipelineConfig(
-        sources=tuple(_source(source) for source in drawn.values()),
-        clip_length=train.clip_length,
-        crop=train.crop,
-        batch=train.batch,
-        seed=config.seed,
-        max_objects=train.max_objects,
-        max_instances=train.max_instances,
-        dataset_names=tuple(names),
-        gap=clips.GapSchedule(**train.gap),
-        augmentation=transforms.Augmentation(
-            scale=transforms.Scale(low=change.scale[0], high=change.scale[1]),
-            crop=transforms.Crop(keep=change.keep),
-            objects=transforms.SelectObjects(
-                min_pixels=change.min_pixels, drop=change.drop, merge=change.merge
-            ),
-            colour=transforms.ColourJitter(prob=change.colour),
-            jpeg=transforms.JpegQuality(prob=change.jpeg),
-            extra=(appearance.Blur(prob=change.blur), appearance.Drift(prob=change.drift)),
-        ),
-        pseudo=dataclasses.replace(
-            pseudo,
-            camera=pseudo.camera.times(change.motion),
-            object=pseudo.object.times(change.motion),
-        ),
-        copy_paste=paste.Paste(**train.paste, min_pixels=change.paste_min_pixels),
-        max_unreadable=train.max_unreadable,
-        num_workers=train.workers,
-        num_threads=train.threads,
-        prefetch=train.prefetch,
-    )
-
-
-def _source(section: config_dict.ConfigDict) -> sequences.SourceConfig:
-    values: dict[str, Any] = dict(section.items()) | {"short_side": section.short_side or None}
-    return sequences.SourceConfig(**values)
-
-
-def step_config(config: config_dict.ConfigDict) -> step.StepConfig:
-    """How a clip is learned from."""
-    train = config.train
-    return step.StepConfig(
-        losses=losses.LossConfig(**train.losses),
-        corruption=corruption.CorruptionConfig(**train.corruption),
-        frozen=tuple(train.optim.frozen),
-        **train.step,
-    )
-
-
-def optim_config(config: config_dict.ConfigDict) -> optim.OptimConfig:
-    """How parameters move."""
-    section = config.train.optim
-    return optim.OptimConfig(
-        **{key: value for key, value in section.items() if key != "lr_scales"},
-        lr_scales=tuple(sorted(section.lr_scales.items())),
-        steps=config.train.steps,
-    )
-
-
-def parallel_config(config: config_dict.ConfigDict) -> parallel.ParallelConfig:
-    """How the batch is spread over devices."""
-    return parallel.ParallelConfig(**config.train.parallel)
-
-
-def checkpoint_config(config: config_dict.ConfigDict) -> checkpoints.CheckpointConfig:
-    """How often to save, and what to keep."""
-    return checkpoints.CheckpointConfig(**config.train.checkpoint)
-
-
-def make_model(config: config_dict.ConfigDict, *, hard: bool) -> vos.VOS:
-    """The variant that the config names, for training (soft matching) or as users run it (`hard`).
+def make_model(config: vos.ModelConfig, *, hard: bool) -> vos.VOS:
+    """Returns the model for training (soft matching) or as users run it (`hard`).
 
     Raises:
-      VosError: no such variant, or proposals from files, which training clips have none of.
+      VosError: proposals from files, which training clips have none of.
     """
-    if config.model.proposals == "file":
+    if config.proposals.source == "file":
         raise errors.VosError(
-            "model.proposals is file, which is for eval.py; train with network, or with none to match "
+            "model.proposals.source is file, which is for eval.py; train with network, or with none to match "
             "what the memory propagates"
         )
-    if config.model.variant not in vos.VARIANTS:
-        raise errors.VosError(
-            f"model.variant is {config.model.variant!r}; there are {', '.join(sorted(vos.VARIANTS))}"
-        )
-    settings = loading.vos_config(config)
     if not hard:
         # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one.
-        settings = dataclasses.replace(settings, read=dataclasses.replace(settings.read, reach=0.0))
-    return vos.VOS(config=settings, hard=hard)
+        config = dataclasses.replace(config, read=dataclasses.replace(config.read, search_radius=0.0))
+    return vos.VOS(config=config, hard=hard)
 
 
-def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArray) -> Any:
-    """Parameters to begin with: `train.init` is "imagenet" (heads random), "random", or an exported file.
+def init_params(start: str, model: vos.VOS, key: PRNGKeyArray) -> Any:
+    """Returns parameters to begin with.
+
+    Args:
+      start: "imagenet" (heads random), "random", or an exported file.
+      model: whose parameters.
+      key: of what is random.
 
     Raises:
       VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
     """
-    start = config.train.init
     if start not in ("imagenet", "random"):
-        return loading.load_params(model, pathlib.Path(start), config.model.variant)
+        return loading.load_params(model, pathlib.Path(start), model.config.variant)
     if start == "random":
         return model.init(key)
     name = model.config.backbone
@@ -231,36 +135,35 @@ def init_params(config: config_dict.ConfigDict, model: vos.VOS, key: PRNGKeyArra
     return {**params, "backbone": jax.tree.map(jnp.asarray, loaded)}
 
 
-def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineConfig) -> list[sources.Video]:
-    """The held-back sequences, checked, cut to `train.evaluation.frames`; [] where there is no evaluation.
+def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
+    """Returns the held-back sequences, checked, cut to `held_out.frames`; [] where there is no evaluation.
 
     Raises:
       VosError: a sequence is missing or broken, or is trained on as well.
     """
-    settings, davis = config.train.evaluation, config.train.sources.davis
+    settings, davis = train.held_out, train.data.sources["davis"]
     if settings.every == 0:
         return []
     root = pathlib.Path(settings.root or davis.root)
-    for source in drawn.sources:
+    for source in train.data.drawn().values():
         if pathlib.Path(source.root).resolve() == root.resolve():
             both = set(clips.open_sequences(source).names) & set(settings.sequences)
             if both:
                 raise errors.VosError(
                     f"{', '.join(sorted(both))}: trained on and evaluated on; put them into the "
-                    "source's exclude, or take them out of train.evaluation.sequences"
+                    "source's exclude, or take them out of train.held_out.sequences"
                 )
-    data = config_dict.ConfigDict(
-        {
-            "source": "davis" if (root / "ImageSets").is_dir() else "folders",
-            "root": str(root),
-            "year": davis.year,
-            "split": davis.split,
-            "resolution": davis.resolution,
-            "sequences": tuple(settings.sequences),
-            "merge_objects": davis.merge_objects,
-        }
+    source = datasets.open_source(
+        datasets.DatasetConfig(
+            kind="davis" if (root / "ImageSets").is_dir() else "folders",
+            root=str(root),
+            year=davis.year,
+            split=davis.split,
+            resolution=davis.resolution,
+            sequences=settings.sequences,
+            merge_objects=davis.merge_objects,
+        )
     )
-    source = datasets.open_source(data)
     videos = [source.video(name) for name in source.sequences()]
     for video in videos:
         video.check()
@@ -271,30 +174,31 @@ def evaluation_videos(config: config_dict.ConfigDict, drawn: pipeline.PipelineCo
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys that decide what is learned and differ, as `train.batch: 8, now 4`.
+    """Returns the keys that decide what is learned and differ, as `train.data.batch: 8, now 4`.
 
     Args:
-      before, now: configs as plain values (`config.as_dict`).
+      before, now: `config.flatten`ed settings.
     """
-    flat = [_learned_from(tree) for tree in (before, now)]
-    keys = sorted({*flat[0], *flat[1]})
+    trees = [_learned_from(tree) for tree in (before, now)]
     return [
-        f"{key}: {flat[0].get(key)}, now {flat[1].get(key)}"
-        for key in keys
-        if flat[0].get(key) != flat[1].get(key)
+        f"{key}: {trees[0].get(key)}, now {trees[1].get(key)}"
+        for key in sorted({*trees[0], *trees[1]})
+        if trees[0].get(key) != trees[1].get(key)
     ]
 
 
-def _learned_from(tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {".".join(path): value for path, value in traverse_util.flatten_dict(dict(tree)).items()}
+def _learned_from(flat: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = "train.data.sources."
     unused = tuple(
-        f"train.sources.{name}." for name, source in tree["train"]["sources"].items() if not source["weight"]
+        key.removesuffix("weight")
+        for key, value in flat.items()
+        if key.startswith(prefix) and key.endswith(".weight") and not value
     )
     return {
         key: value
         for key, value in flat.items()
         # A data set may lie elsewhere on another machine.
-        if not any(f"{key}.".startswith(f"{prefix}.") for prefix in NOT_LEARNED_FROM)
-        and not (key.startswith("train.sources.") and key.endswith(".root"))
+        if not any(f"{key}.".startswith(f"{name}.") for name in NOT_LEARNED_FROM)
+        and not (key.startswith(prefix) and key.endswith(".root"))
         and not key.startswith(unused)
     }

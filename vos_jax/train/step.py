@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vos_jax import geometry
+from vos_jax import checks, geometry
 from vos_jax.errors import VosError
 from vos_jax.inference import rollout
 from vos_jax.models import masks, proposal_sources, vos
@@ -31,32 +31,27 @@ LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Met
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """How a clip is learned from.
+class ClipLossConfig(losses_lib.LossConfig):
+    """How a clip is learned from, besides the weights of the terms.
 
     Attributes:
-      losses: the terms' weights.
-      frozen: prefixes of parameter paths that do not learn, such as ("backbone",) or ("backbone/stem",
-        "backbone/stage1"); of what they compute no activation is kept and no gradient computed. The same as
-        `optim.OptimConfig.frozen`.
-      remat: whether activations are computed again for the gradient, frame by frame, instead of kept.
-      unroll: whether the program holds every frame of a clip, or one frame and a loop. A loop compiles
+      remat: Whether activations are computed again for the gradient, frame by frame, instead of kept: less
+        memory, more time.
+      unroll: Whether the program holds every frame of a clip, or one frame and a loop. A loop compiles
         faster, which long clips may need, but on CPU the gradients of its convolutions take some 30 times as
-        long (XLA rewrites them for Eigen outside of loops only), and the last frame is written for nobody.
-      sampling_begin: until this step the previous mask is the true one.
-      sampling_prob: from then on it is the prediction with this probability, in each frame of each clip.
-      oracle_prob: share of frames whose proposals are jittered true boxes with distractors, at step 0.
-      oracle_end: step at which that share has fallen to 0; 0: the network's own proposals always.
-      burn_in: frames after the first that are segmented and remembered without loss or gradient, so that the
-        memory holds the model's own masks when the loss begins.
-      corruption: errors in the masks that the memory gets.
+        long (XLA rewrites them for Eigen outside of loops only).
+      sampling_begin: Until this step the previous mask is the true one.
+      sampling_prob: From then on it is the prediction with this probability, in each frame of each clip.
+      oracle_prob: Share of frames whose proposals are jittered true boxes with distractors, at step 0.
+      oracle_end: Step at which that share has fallen to 0; 0 = the network's own proposals always.
+      burn_in: Frames after the first that are segmented and remembered without loss or gradient: the memory
+        then holds the model's own masks, as late in a video.
+      corruption: Errors in the masks that are written to the memory.
 
     Raises:
       VosError: a value out of range.
     """
 
-    losses: losses_lib.LossConfig = losses_lib.LossConfig()
-    frozen: tuple[str, ...] = ()
     remat: bool = False
     unroll: bool = True
     sampling_begin: int = 1000
@@ -67,15 +62,12 @@ class StepConfig:
     corruption: corruption_lib.CorruptionConfig = corruption_lib.CorruptionConfig()
 
     def __post_init__(self):
-        for name in ("sampling_prob", "oracle_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise VosError(f"train.step.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        for name in ("sampling_begin", "oracle_end", "burn_in"):
-            if getattr(self, name) < 0:
-                raise VosError(f"train.step.{name} is {getattr(self, name)}; it must be at least 0")
+        super().__post_init__()
+        checks.probability(self, "sampling_prob", "oracle_prob")
+        checks.at_least(self, 0, "sampling_begin", "oracle_end", "burn_in")
 
 
-def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
+def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...] = ()) -> LossFn:
     """Returns `loss_fn(params, clips_batch, key, step) -> (loss, metrics)`.
 
     `clips_batch` holds `data.clips.pack`'s arrays with a leading axis B and optionally "clip" [B], each
@@ -83,12 +75,18 @@ def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
     0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
     scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
     proposals and of correspondence are there only where they are computed.
+
+    Args:
+      model: the method.
+      config: how a clip is learned from.
+      frozen: prefixes of parameters that do not learn, as `optim.OptimConfig.frozen`; of what they compute no
+        activation is kept and no gradient computed.
     """
 
     def loss_fn(
         params: Any, clips_batch: Batch, key: PRNGKeyArray, step: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        params = optim.freeze(params, config.frozen)
+        params = optim.freeze(params, frozen)
         batch = dict(clips_batch)
         clip = batch.pop("clip", jnp.arange(batch["dataset"].shape[0]))
         step_key = jax.random.fold_in(key, step)
@@ -96,14 +94,14 @@ def make_loss_fn(model: vos.VOS, config: StepConfig) -> LossFn:
         of_clip = functools.partial(clip_terms, model, config)
         terms = jax.vmap(of_clip, in_axes=(None, 0, 0, None))(params, batch, keys, step)
         metrics = jax.tree.map(jnp.mean, terms)
-        loss = losses_lib.total(metrics, config.losses)
+        loss = losses_lib.total(metrics, config)
         return loss, {"loss": loss, **metrics}
 
     return loss_fn
 
 
 def clip_terms(
-    model: vos.VOS, config: StepConfig, params: Any, clip: Batch, key: PRNGKeyArray, step: Array
+    model: vos.VOS, config: ClipLossConfig, params: Any, clip: Batch, key: PRNGKeyArray, step: Array
 ) -> Metrics:
     """The terms of ONE clip's loss, each normalised by the clip's own counts.
 
@@ -113,7 +111,7 @@ def clip_terms(
 
     Args:
       model: the method; matching is soft here whatever `model.hard` says.
-      config: see `StepConfig`.
+      config: see `ClipLossConfig`.
       params: the model's parameters.
       clip: `data.clips.pack`'s arrays.
       key: this clip's, at this step.
@@ -123,8 +121,8 @@ def clip_terms(
     length, height, width = frames.shape[:3]
     if config.burn_in > length - 2:
         raise VosError(
-            f"train.step.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
-            f"from behind the first; set it to at most {length - 2}, or make train.clip_length larger"
+            f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
+            f"from behind the first; set it to at most {length - 2}, or make train.data.clip_length larger"
         )
     num_objects = clip["object_valid"].shape[0]
     truth = truth_of(clip["ids"], num_objects)
@@ -188,7 +186,7 @@ def clip_terms(
             mass=prediction.read.mass,
             remembered=remembered,
         )
-        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config.losses)
+        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     keys = jax.random.split(corruption_key, length)
@@ -205,8 +203,8 @@ def clip_terms(
     counts = annotated[burned.stop :]
     terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
-    terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config.losses)
-    if config.losses.correspondence:
+    terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config)
+    if config.correspondence:
         origins = jnp.where(clip["frame_valid"][:, None, None, None], clip["origins"], -1.0)
         keys = encoded.key
         valid = masks.pixel_valid(frame_size, (keys.shape[1], keys.shape[2]), geometry.MEMORY_STRIDE)
@@ -240,7 +238,7 @@ def _look(
 ) -> tuple[state_lib.Encoded, proposals_lib.Detections | None]:
     """All that ONE frame alone tells."""
     encoded = model.encode(params, frame, frame_size)
-    if not model.config.use_proposals:
+    if not model.config.uses_network:
         return encoded, None
     network = vos.VOSNet(model.config)
     detections: Any = network.apply({"params": params}, encoded.features, frame_size, method=_detect)
@@ -253,7 +251,7 @@ def _detect(network: vos.VOSNet, features: Any, frame_size: Array) -> proposals_
 
 def _proposals(
     model: vos.VOS,
-    config: StepConfig,
+    config: ClipLossConfig,
     detections: proposals_lib.Detections | None,
     truth: Float[Array, "T N H/4 W/4"],
     object_valid: Bool[Array, "N"],
@@ -289,7 +287,7 @@ def _proposals(
 
 
 def _use_truth(
-    config: StepConfig, annotated: Bool[Array, "T"], key: PRNGKeyArray, step: Array
+    config: ClipLossConfig, annotated: Bool[Array, "T"], key: PRNGKeyArray, step: Array
 ) -> Bool[Array, "T"]:
     """In which frames the truth takes the prediction's place as what comes to be the previous mask."""
     prediction = jnp.where(step >= config.sampling_begin, config.sampling_prob, 0.0)
@@ -306,7 +304,8 @@ def _follower(model: vos.VOS, length: int) -> vos.VOS:
         every=1,
         capacity=min(model.config.memory.capacity, max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)),
     )
-    return vos.VOS(config=dataclasses.replace(model.config, memory=memory, use_proposals=False), hard=False)
+    no_network = dataclasses.replace(model.config.proposals, source="none")
+    return vos.VOS(config=dataclasses.replace(model.config, memory=memory, proposals=no_network), hard=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

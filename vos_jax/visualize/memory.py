@@ -50,8 +50,7 @@ def relevance(
 def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
     """How a model reads its memory."""
     if isinstance(model, training_free.TrainingFree):
-        c = model.config
-        return read_lib.ReadConfig(variant="topk", scale=1.0 / c.temperature, topk=c.topk, window=c.window)
+        return model.config.read
     assert isinstance(model, vos.VOS)  # there is no third one
     return model.config.read
 

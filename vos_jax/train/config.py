@@ -1,0 +1,71 @@
+"""The settings of a training run."""
+
+import dataclasses
+
+from vos_jax import checks
+from vos_jax.data import pipeline
+from vos_jax.data import sequences as sequences_lib
+from vos_jax.train import checkpoints, step
+from vos_jax.train import optim as optim_lib
+from vos_jax.train import parallel as parallel_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """Evaluation on sequences that are held back from training.
+
+    Attributes:
+      every: Steps between two evaluations of J, step 0 and the last one included; 0 = none.
+      root: Folder of the sequences (DAVIS layout or a folder of folders); empty = the root of the source
+        davis; --data evaluation=DIR.
+      sequences: The sequences; they must not be trained on.
+      frames: Only the first so many frames of each; 0 = all.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    every: int = 2000
+    root: str = ""
+    sequences: tuple[str, ...] = sequences_lib.HELD_BACK
+    frames: int = 0
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "every", "frames")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a run of train.py.
+
+    Attributes:
+      steps: Optimiser steps of the whole run.
+      init: Weights to begin with: "imagenet" (backbone trained, heads random), "random", or an exported
+        .safetensors; --init.
+      log_every: Steps between two lines of progress.
+      picture_every: Steps between two pictures in TensorBoard; 0 = none.
+      data: The clips.
+      loss: How a clip is learned from.
+      optim: How weights change.
+      parallel: How the work is spread.
+      checkpoint: How often to save, and what to keep.
+      held_out: Evaluation on held-back sequences.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    steps: int = 10_000
+    init: str = "imagenet"
+    log_every: int = 20
+    picture_every: int = 1000
+    data: pipeline.ClipDataConfig = dataclasses.field(default_factory=pipeline.ClipDataConfig)
+    loss: step.ClipLossConfig = step.ClipLossConfig()
+    optim: optim_lib.OptimConfig = dataclasses.field(default_factory=optim_lib.OptimConfig)
+    parallel: parallel_lib.ParallelConfig = parallel_lib.ParallelConfig()
+    checkpoint: checkpoints.CheckpointConfig = checkpoints.CheckpointConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+
+    def __post_init__(self):
+        checks.at_least(self, 1, "steps", "log_every")
+        checks.at_least(self, 0, "picture_every")
