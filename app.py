@@ -47,9 +47,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load("default", overrides)
-    config = configs.replace(
+    config = command.apply(
         config,
-        command.given({"checkpoint": options.checkpoint, "inference.adaptation.steps": options.adapt}),
+        {
+            "--checkpoint": ("checkpoint", options.checkpoint or None),
+            "--adapt": ("inference.adaptation.steps", options.adapt),
+        },
     )
     UNUSED.check(config, overrides)
     with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:

@@ -78,24 +78,27 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.Config:
     """Returns the settings with the options of the command line."""
     names, scales = options.sequences, options.scales
-    changes = {
-        "checkpoint": options.checkpoint,
-        "data.root": options.data,
-        "data.sequences": None if names is None else tuple(n.strip() for n in names.split(",") if n.strip()),
-        "model.dtype": options.dtype,
-        "inference.adaptation.steps": options.adapt,
-        "inference.max_size": options.max_size,
-        "inference.scales": None if scales is None else views.parse_scales(scales),
-        "inference.flip": options.flip or None,
-        "inference.direction": options.direction,
-        "eval.out": options.out,
-        "eval.overlay": options.overlay or None,
-        "eval.overwrite": options.overwrite or None,
-        "eval.save_probabilities": options.save_probabilities or None,
-    }
-    if changes["data.sequences"] == ():
+    sequences = None if names is None else tuple(n.strip() for n in names.split(",") if n.strip())
+    if sequences == ():
         raise errors.VosError("--sequences names no sequence; write --sequences dog,camel")
-    config = configs.replace(configs.load(options.config, overrides), command.given(changes))
+    config = command.apply(
+        configs.load(options.config, overrides),
+        {
+            "--checkpoint": ("checkpoint", options.checkpoint or None),
+            "--data": ("data.root", options.data),
+            "--sequences": ("data.sequences", sequences),
+            "--dtype": ("model.dtype", options.dtype),
+            "--adapt": ("inference.adaptation.steps", options.adapt),
+            "--max_size": ("inference.max_size", options.max_size),
+            "--scales": ("inference.scales", None if scales is None else views.parse_scales(scales)),
+            "--flip": ("inference.flip", options.flip or None),
+            "--direction": ("inference.direction", options.direction),
+            "--out": ("eval.out", options.out),
+            "--overlay": ("eval.overlay", options.overlay or None),
+            "--overwrite": ("eval.overwrite", options.overwrite or None),
+            "--save_probabilities": ("eval.save_probabilities", options.save_probabilities or None),
+        },
+    )
     UNUSED.check(config, overrides)
     return config
 

@@ -92,15 +92,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load(options.config, overrides)
-    config = configs.replace(
+    config = command.apply(
         config,
-        command.given(
-            {
-                "checkpoint": options.checkpoint,
-                "model.dtype": options.dtype,
-                "inference.adaptation.steps": options.adapt,
-            }
-        ),
+        {
+            "--checkpoint": ("checkpoint", options.checkpoint or None),
+            "--dtype": ("model.dtype", options.dtype),
+            "--adapt": ("inference.adaptation.steps", options.adapt),
+        },
     )
     UNUSED.check(config, overrides)
     screen = console.make_console()

@@ -43,8 +43,14 @@ from vos_jax.visualize import console
 
 UNUSED = configs.Unused(
     "train.py",
-    sections=("checkpoint", "data.", "eval.", "inference.adaptation.", "model.training_free."),
-    keys=configs.MERGED,
+    sections=(
+        "checkpoint",
+        "data.",
+        "eval.",
+        "inference.adaptation.",
+        "model.training_free.",
+        *configs.MERGED,
+    ),
 )
 
 

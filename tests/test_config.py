@@ -168,6 +168,54 @@ def test_value_out_of_range_is_refused_by_name(override, named):
     assert override.split("=")[0] in str(error.value) and named in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.backbone=foo",
+        "model.template=foo",
+        "model.matching=foo",
+        "model.read.variant=foo",
+        "model.read.affinity=foo",
+        "model.proposals.nms=foo",
+        "model.refine_channels=0,8,8",
+        "train.data.sources.davis.weight=-1",
+        "train.data.augmentation.jpeg.low=99",
+        "train.data.pseudo.camera.warps=foo",
+        "train.data.gap.start=-5",
+        "seed=-1",
+    ],
+)
+def test_what_no_program_could_use_is_refused_while_the_config_is_read(override):
+    with pytest.raises(VosError) as error:
+        config.load("default", [override])
+    assert override.split("=")[0] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("config.memory.every = 3", "settings are frozen: return configs.replace"),
+        ("config.seed = 3", "settings are frozen: return configs.replace"),
+        ("config = dataclasses.replace(config, checkpoint=3)", "checkpoint takes str"),
+        ("config = dataclasses.replace(config, inference=None)", "inference takes InferenceConfig"),
+        ("config = configs.replace(config, {'train.optim.lr_scales': {'a.b': 1}})", "a name without dots"),
+        (
+            "config = configs.replace(config, {'model.read.scale': 10**400})",
+            "takes a number",
+        ),
+    ],
+)
+def test_mistakes_in_a_config_file_are_one_line(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import dataclasses\nfrom vos_jax import config as configs\n"
+        f"def get_config():\n    config = configs.default()\n    {body}\n    return config\n"
+    )
+    with pytest.raises(VosError, match=message) as error:
+        config.load(path)
+    assert str(path) in str(error.value)
+
+
 def test_unknown_config_lists_the_names(tmp_path):
     with pytest.raises(VosError, match="davis16, davis17, davis17_testdev, default, demo"):
         config.load("davis18")
@@ -220,11 +268,12 @@ def test_a_variant_may_be_a_callable():
         (
             segment.UNUSED,
             "inference.flip=true",
-            "cannot follow inference.flip=True; set it to False",
+            "cannot follow inference.flip=true; set it to false",
         ),
         (segment.UNUSED, "model.proposals.source=file", "cannot follow model.proposals.source=file"),
         (app.UNUSED, "inference.direction=both", "app.py cannot follow inference.direction=both"),
         (train.UNUSED, "data.year=2016", "train.py does not use data.year"),
+        (train.UNUSED, "inference.flip=true", "train.py does not use inference.flip"),
         (eval.UNUSED, "train.steps=3", "eval.py does not use train.steps"),
         (segmenter.UNUSED, "inference.scales=1,2", "Segmenter cannot follow inference.scales"),
         (stablehlo.UNUSED, "inference.min_size=0", "export --stablehlo does not use inference.min_size"),

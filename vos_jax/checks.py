@@ -36,6 +36,18 @@ def one_of(settings: Any, name: str, known: Collection[str]) -> None:
             raise VosError(f"{name} is {part!r}; there are: {', '.join(known)}")
 
 
+def known_name(settings: Any, name: str, known: Collection[str]) -> None:
+    """Raises VosError for a field that is neither a known name nor a callable."""
+    if not callable(value := getattr(settings, name)) and value not in known:
+        raise VosError(f"{name} is {value!r}; there are {', '.join(known)}, or any callable")
+
+
+def increasing(settings: Any, low: str, high: str) -> None:
+    """Raises VosError where the field `low` is above the field `high`."""
+    if getattr(settings, low) > getattr(settings, high):
+        raise VosError(f"{low} is {getattr(settings, low)}; it is above {high}, {getattr(settings, high)}")
+
+
 def not_empty(settings: Any, *names: str) -> None:
     """Raises VosError for an empty tuple."""
     for name in names:

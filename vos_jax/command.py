@@ -8,9 +8,23 @@ from vos_jax import config as configs
 from vos_jax import devices, errors
 
 
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that the command line's options change: those that are not None."""
-    return {key: value for key, value in options.items() if value is not None}
+def apply(config: configs.Config, options: Mapping[str, tuple[str, Any]]) -> configs.Config:
+    """Returns settings with the options of a command line.
+
+    Args:
+      config: the settings.
+      options: option -> (key, value); None changes nothing.
+
+    Raises:
+      VosError: a value out of range; the option is named.
+    """
+    for option, (key, value) in options.items():
+        if value is not None:
+            try:
+                config = configs.replace(config, {key: value})
+            except errors.VosError as error:
+                raise errors.VosError(f"{option}: {error}") from error
+    return config
 
 
 class Parser(argparse.ArgumentParser):

@@ -60,6 +60,10 @@ class Config:
     eval: EvalConfig = EvalConfig()
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise VosError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
+
 
 def default(variant: str = "lite0") -> Config:
     """Returns the default settings of a variant of the model.
@@ -117,11 +121,11 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
     Raises:
       VosError: an unknown key (its nearest neighbours are named), a value of another type or out of range.
     """
-    changes = dict(changes)
-    if isinstance(config, Config) and (variant := changes.pop("model.variant", None)) is not None:
-        config = _replace(config, {"model": vos.change_variant(config.model, variant)}, "")
-    for key, value in changes.items():
-        changes[key] = _convert(value, _hint(config, key), key)
+    changes = {key: _convert(value, _hint(config, key), key) for key, value in changes.items()}
+    if isinstance(config, Config) and "model.variant" in changes:
+        model = changes.pop("model", config.model)
+        model = vos.change_variant(model, changes.pop("model.variant"))
+        config = _replace(config, {"model": model}, "")
     return _replace(config, changes, "")
 
 
@@ -151,7 +155,8 @@ class Unused:
             key, _, refused = text.partition("=")
             if now[key] == refused or (not refused and now[key] != before[key]):
                 raise VosError(
-                    f"{self.program} cannot follow {key}={now[key]}; set it to {before[key]}, or use eval.py"
+                    f"{self.program} cannot follow {key}={_shown(now[key])}; set it to "
+                    f"{_shown(before[key])}, or use eval.py"
                 )
 
 
@@ -303,6 +308,23 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if is_union else (hint,)
 
 
+def _typed(config: Any, prefix: str = "") -> Any:
+    """Returns a section each of whose values has the type that its field says; VosError where one has not."""
+    changes = {}
+    for name, value in _children(config):
+        hint, key = _hints(type(config))[name], f"{prefix}{name}"
+        value = _convert(value, hint, key)
+        if dataclasses.is_dataclass(hint):
+            value = _typed(value, f"{key}.")
+        elif isinstance(value, Mapping):
+            value = {
+                inner: _typed(part, f"{key}.{inner}.") if _is_section(value, inner) else part
+                for inner, part in value.items()
+            }
+        changes[name] = value
+    return dataclasses.replace(config, **changes)
+
+
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Returns a Python value as the type that a key has: lists become tuples, whole numbers floats."""
     for member in _members(hint):
@@ -317,8 +339,12 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             return tuple(_convert(part, kind, key) for part, kind in zip(value, kinds, strict=True))
         elif origin is dict and isinstance(value, Mapping):
             kind = typing.get_args(member)[1]
+            if wrong := [name for name in value if not isinstance(name, str) or "." in name]:
+                raise VosError(f"{key} has the key {wrong[0]!r}; it must be a name without dots")
             return {name: _convert(part, kind, f"{key}.{name}") for name, part in value.items()}
-        elif origin is float and isinstance(value, int) and not isinstance(value, bool):
+        elif origin is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if not -1e308 < value < 1e308:
+                raise VosError(f"{key} takes {_describe(hint)}; found {value!r}")
             return float(value)
         elif isinstance(origin, type) and isinstance(value, origin):
             if not (isinstance(value, bool) and origin is int):
@@ -399,10 +425,20 @@ def _run(path: pathlib.Path) -> Config:
         raise VosError(f"{path}: line {error.lineno}: {error.msg}") from error
     except AttributeError as error:
         raise VosError(f"{path}: {error}; a config file defines get_config()") from error
-    config = get_config()
+    try:
+        config = get_config()
+    except (AttributeError, TypeError) as error:  # FrozenInstanceError among them
+        raise VosError(
+            f"{path}: {error}; settings are frozen: return configs.replace(config, {{KEY: VALUE}})"
+        ) from error
+    except VosError as error:
+        raise VosError(f"{path}: {error}") from error
     if not isinstance(config, Config):
         raise VosError(f"{path}: get_config() returned a {type(config).__name__}, not a vos_jax Config")
-    return config
+    try:
+        return _typed(config)
+    except VosError as error:
+        raise VosError(f"{path}: {error}") from error
 
 
 # --- the list of all keys -----------------------------------------------------------------------------------
@@ -418,11 +454,17 @@ def table(*, markdown: bool = False) -> str:
             head = f"\n### {section}\n\n| key | default | |\n|---|---|---|" if markdown else f"\n[{section}]"
             lines.append(head if section else head.replace("### ", "").replace("[]", "").strip("\n"))
             before = section
-        shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower()
-        shown = shown if not isinstance(value, str) else value
+        shown = _shown(value)
         text = texts[key].replace("|", "\\|") if markdown else texts[key]
         lines.append(f"| `{key}` | `{shown}` | {text} |" if markdown else f"{key}={shown}\n    {text}")
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as the command line takes it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else str(value).lower()
 
 
 _TITLE = """# Every setting

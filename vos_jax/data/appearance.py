@@ -5,6 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from vos_jax import checks
 from vos_jax.data import transforms
 from vos_jax.typing import Float
 
@@ -22,6 +23,10 @@ class Blur:
     prob: float = 0.0
     defocus: float = 2.0
     motion: float = 0.06
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 0, "defocus", "motion")
 
     def __call__(self, clip: transforms.Clip, key: transforms.Key) -> transforms.Clip:
         rng = key.generator()
@@ -67,6 +72,10 @@ class Drift:
     contrast: float = 0.25
     saturation: float = 0.25
     hue: float = 6.0
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 0, "brightness", "contrast", "saturation", "hue")
 
     def __call__(self, clip: transforms.Clip, key: transforms.Key) -> transforms.Clip:
         rng = key.generator()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import checks, errors
 from vos_jax.data import origins as origins_lib
 from vos_jax.data import records, sequences, transforms
 from vos_jax.typing import Int, UInt8
@@ -52,6 +52,9 @@ class GapSchedule:
     end: int = 25
     begin_step: int = 0
     end_step: int = 10_000
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "start", "end", "begin_step", "end_step")
 
     def __call__(self, step: int) -> int:
         """Returns the gap at `step`, a whole number of frames."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from vos_jax import checks, errors
 from vos_jax.typing import Float
 
 STRIDE = 16
@@ -94,6 +95,14 @@ class Motion:
     sway: float = 0.15
     warps: tuple[str | Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = ("thin_plate", "elastic")
     controls: int = 4
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "turn", "scale", "shear", "shift", "warp", "jitter", "sway")
+        checks.at_least(self, 2, "controls")
+        checks.not_empty(self, "warps")
+        for warp in self.warps:
+            if not callable(warp) and warp not in WARPS:
+                raise errors.VosError(f"warps has {warp!r}; there are {', '.join(WARPS)}, or any callable")
 
     def times(self, factor: float) -> "Motion":
         """Returns a motion that turns, grows, shears and shifts by `factor` as much; warps would fold."""

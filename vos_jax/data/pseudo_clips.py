@@ -13,9 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vos_jax import checks
 from vos_jax.data import augmentation as augmentation_lib
 from vos_jax.data import motion, transforms
 from vos_jax.data import origins as origins_lib
+from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8
 
 LAST_ID = 254
@@ -79,6 +81,12 @@ class PseudoClip:
     size: tuple[float, float] = (0.15, 0.6)
     mirror: float = 0.5
     min_pixels: int = 200
+
+    def __post_init__(self):
+        checks.above(self, 0, "motion")
+        checks.probability(self, "mirror")
+        if not 0 < self.size[0] <= self.size[1]:
+            raise VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
 
     def wanted(self, view: transforms.View, key: transforms.Key) -> int:
         """Returns how many objects are to be pasted over a photo."""

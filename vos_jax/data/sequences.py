@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from vos_jax import errors, files
+from vos_jax import checks, errors, files
 from vos_jax.data import frames, masks, sources, videos, youtube_vos
 from vos_jax.typing import Int, UInt8, cached_property
 
@@ -59,6 +59,9 @@ class SourceConfig:
       short_side: Larger frames are shrunk to this short side while decoding; 0 = they keep their size.
       pseudo: Whether pseudo-clips are made from single frames; none = exactly where the sequences are single
         images.
+
+    Raises:
+      VosError: a value out of range.
     """
 
     kind: str
@@ -75,6 +78,9 @@ class SourceConfig:
     unannotated: bool = False
     short_side: int = 0
     pseudo: bool | None = None
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "weight", "short_side")
 
 
 class Sequences(Protocol):

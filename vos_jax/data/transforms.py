@@ -14,7 +14,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from vos_jax import errors, geometry
+from vos_jax import checks, errors, geometry
 from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
 
@@ -151,6 +151,10 @@ class Scale:
     low: float = 1.0
     high: float = 1.5
 
+    def __post_init__(self):
+        checks.above(self, 0, "low")
+        checks.increasing(self, "low", "high")
+
     def __call__(self, view: View, key: Key) -> View:
         return resize(view, key.generator().uniform(self.low, self.high))
 
@@ -164,6 +168,9 @@ class HorizontalFlip:
     """
 
     prob: float = 0.5
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
 
     def __call__(self, view: View, key: Key) -> View:
         if key.generator().random() >= self.prob:
@@ -182,6 +189,9 @@ class TemporalFlip:
     """
 
     prob: float = 0.5
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
 
     def __call__(self, clip: V, key: Key) -> V:
         if key.generator().random() >= self.prob or not holds_object(clip.ids[-1]):
@@ -209,6 +219,10 @@ class Crop:
     size: tuple[int, int] = dataclasses.field(default=(352, 352), metadata={"follows": "train.data.crop"})
     keep: float = 0.25
     tries: int = 10
+
+    def __post_init__(self):
+        checks.probability(self, "keep")
+        checks.at_least(self, 0, "tries")
 
     def place(self, view: View, key: Key) -> View:
         """Returns the view of the crop (smaller than `size` only where the view itself is).
@@ -285,6 +299,9 @@ class SelectObjects:
     drop: float = 0.0
     merge: float = 0.0
 
+    def __post_init__(self):
+        checks.probability(self, "drop", "merge")
+
     def __call__(self, clip: Clip, key: Key) -> tuple[Clip, int]:
         """Returns the clip and its number of objects."""
         rng = key.generator()
@@ -325,6 +342,10 @@ class ColourJitter:
     saturation: float = 0.2
     hue: float = 8.0
 
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 0, "brightness", "contrast", "saturation", "hue")
+
     def __call__(self, clip: Clip, key: Key) -> Clip:
         rng = key.generator()
         if rng.random() >= self.prob:
@@ -364,6 +385,11 @@ class JpegQuality:
     prob: float = 0.0
     low: int = 40
     high: int = 95
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 1, "low")
+        checks.increasing(self, "low", "high")
 
     def __call__(self, clip: Clip, key: Key) -> Clip:
         rng = key.generator()

@@ -66,6 +66,7 @@ class ProposalConfig:
 
     def __post_init__(self):
         checks.one_of(self, "source", SOURCES)
+        checks.known_name(self, "nms", box_lib.NMS)
         checks.at_least(
             self, 1, "capacity", "channels", "head_layers", "mask_layers", "candidates", "roi_size"
         )

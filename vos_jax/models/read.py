@@ -62,6 +62,8 @@ class ReadConfig:
     search_radius: float = 0.14
 
     def __post_init__(self):
+        checks.known_name(self, "variant", READS)
+        checks.known_name(self, "affinity", affinity_lib.AFFINITIES)
         checks.at_least(self, 1, "topk")
         checks.at_least(self, 0, "window", "search_radius")
         checks.above(self, 0, "kernel_sigma")

@@ -31,8 +31,8 @@ class TrainingFreeConfig:
 
     Attributes:
       features: Backbone stages whose unit vectors are the keys, each counting the same: c2, c3, c4, c5.
-      stride: Pixels per cell: 16, or 8, finer and some 10 times as slow (a window of 15 and a capacity of 4
-        suit it). Finer stages are averaged onto the grid, coarser ones upsampled.
+      stride: Pixels per cell: 16; 8 is finer and some 10 times as slow, 4 more so (a window of 15 and a
+        capacity of 4 suit 8). Finer stages are averaged onto the grid, coarser ones upsampled.
       centred: Whether each frame's mean feature is taken off.
       temperature: Softmax temperature of cosine similarity.
       topk: How many memory pixels vote for a pixel.

@@ -87,7 +87,13 @@ class ModelConfig:
     training_free: training_free_lib.TrainingFreeConfig = training_free_lib.TrainingFreeConfig()
 
     def __post_init__(self):
+        checks.one_of(self, "variant", VARIANTS)
         checks.one_of(self, "dtype", DTYPES)
+        checks.known_name(self, "backbone", backbones.BACKBONES)
+        checks.known_name(self, "template", templates.TEMPLATES)
+        checks.known_name(self, "alignment", alignment_lib.ALIGNMENTS)
+        checks.known_name(self, "matching", matching_lib.MATCHINGS)
+        checks.at_least(self, 1, "refine_channels")
         checks.one_of(self, "dataset", DATASETS)
         checks.one_of(self, "iou_with", ("previous", "propagated"))
         checks.at_least(self, 1, "key_size", "embed_size", "value_size", "match_size", "template_size")

@@ -141,9 +141,15 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
     Raises:
       VosError: a sequence is missing or broken, or is trained on as well.
     """
-    settings, davis = train.held_out, train.data.sources["davis"]
+    settings = train.held_out
     if settings.every == 0:
         return []
+    davis = train.data.sources.get("davis", pipeline.SourceConfig(kind="davis_folder", root=settings.root))
+    if not (settings.root or davis.root):
+        raise errors.VosError(
+            "where are the held-back sequences? There is no source davis: say --data evaluation=DIR, or set "
+            "train.held_out.every to 0"
+        )
     root = pathlib.Path(settings.root or davis.root)
     for source in train.data.drawn().values():
         if pathlib.Path(source.root).resolve() == root.resolve():
