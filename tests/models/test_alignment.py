@@ -237,7 +237,7 @@ def test_the_example_of_the_documentation_runs():
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     template, weights, proposal = (jnp.asarray(x)[None] for x in grids())
     names = {"templates": template, "weights": weights, "proposals": proposal}
-    for block in (blocks[0], blocks[2]):
+    for block in blocks:
         exec(block, names)
     assert names["attention"].shape == (1, 1, S, S)
     assert alignment.score_all(names["mutual"], template, weights, template, 0.01)[0] > 0.99
