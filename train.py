@@ -25,7 +25,7 @@ from vos_jax import checkout, command, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline
 from vos_jax.inference import loading
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = setup.make_model(config.model, hard=False)
     data = pipeline.make_pipeline(
         train.data,
-        dataset_names=vos.DATASETS,
+        dataset_names=model_config.DATASETS,
         seed=config.seed,
         process_index=group.index,
         process_count=group.count,

@@ -23,6 +23,7 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors
+from vos_jax.data import config as data_config
 from vos_jax.data import pipeline, pseudo_clips, sequences, sources
 from vos_jax.inference import direction, followers, loading
 from vos_jax.metrics import davis
@@ -72,7 +73,7 @@ def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> 
     """Pseudo-clips of one to four objects among people and things of their own kind; always the same ones."""
     batch = 4
     source = sequences.SourceConfig(kind="static", root=root, weight=1.0, sequences=JUDGED_PHOTOS)
-    config = pipeline.ClipDataConfig(
+    config = data_config.ClipDataConfig(
         sources={"static": source},
         clip_length=length,
         crop=crop,

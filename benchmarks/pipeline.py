@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vos_jax.data import builders, clips, pipeline
+from vos_jax.data import config as data_config
 
 STAGES = {
     "frames: read, decode": ("frame",),
@@ -32,7 +33,7 @@ STAGES = {
 """Row of the table: (function name, end of its file's name); without a file any of ours."""
 
 
-def wall(settings: pipeline.ClipDataConfig, seconds: float) -> tuple[float, float]:
+def wall(settings: data_config.ClipDataConfig, seconds: float) -> tuple[float, float]:
     """Returns clips per second and the seconds until the first batch."""
     begin = time.perf_counter()
     iterator = pipeline.make_pipeline(settings, dataset_names=("default",))
@@ -45,7 +46,7 @@ def wall(settings: pipeline.ClipDataConfig, seconds: float) -> tuple[float, floa
     return clip_count / (time.perf_counter() - begin), first
 
 
-def profile(settings: pipeline.ClipDataConfig, clip_count: int) -> tuple[float, dict[str, float]]:
+def profile(settings: data_config.ClipDataConfig, clip_count: int) -> tuple[float, dict[str, float]]:
     """Returns CPU milliseconds per clip, unprofiled, and the profiled share of each stage."""
     opened = tuple(clips.open_sequences(source) for source in settings.drawn().values())
     make = pipeline.MakeExample(settings, opened, ("default",), 0)
@@ -91,7 +92,9 @@ def main() -> None:
             "array_record": pipeline.SourceConfig(kind="array_record", root=packed, weight=1.0),
             "pseudo-clips": pipeline.SourceConfig(kind="static", root=args.static, weight=1.0),
         }
-        settings = {name: pipeline.ClipDataConfig(sources={name: s}, batch=4) for name, s in sources.items()}
+        settings = {
+            name: data_config.ClipDataConfig(sources={name: s}, batch=4) for name, s in sources.items()
+        }
         threads = cv2.getNumThreads()
         print(f"{'source':<14}{'workers':>8}{'clips/s':>10}{'first batch s':>15}")
         for name, setting in settings.items():

@@ -204,12 +204,12 @@ def configs(data: pathlib.Path) -> Found:
 def batches(data: pathlib.Path) -> Found:
     """Returns checksums of the arrays of 20 batches, of photos and videos with all augmentation."""
     from vos_jax.data import pipeline
-    from vos_jax.models import vos
+    from vos_jax.models import config as model_config
     from vos_jax.train import setup
 
     config = _training_config()
     train = setup.apply_data(config.train, [f"static={data / 'static'}", f"davis={data / 'davis'}"])
-    stream = pipeline.make_pipeline(train.data, dataset_names=vos.DATASETS, seed=config.seed)
+    stream = pipeline.make_pipeline(train.data, dataset_names=model_config.DATASETS, seed=config.seed)
     found = {}
     for index in range(20):
         batch = dict(next(stream))

@@ -20,14 +20,15 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors
+from vos_jax.data import config as data_config
 from vos_jax.data import pipeline
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.train import ahead_of_time, optim, parallel, setup, state, step
 
 
 def pipeline_rate(config, seconds: float) -> float:
     """Clips per second that the pipeline makes while nothing else runs."""
-    data = pipeline.make_pipeline(config.train.data, dataset_names=vos.DATASETS, seed=config.seed)
+    data = pipeline.make_pipeline(config.train.data, dataset_names=model_config.DATASETS, seed=config.seed)
     for _ in range(1 + config.train.data.prefetch):
         next(data)
     begin, clips = time.perf_counter(), 0
@@ -38,7 +39,7 @@ def pipeline_rate(config, seconds: float) -> float:
     return rate
 
 
-def make_batch(data: pipeline.ClipDataConfig) -> dict[str, np.ndarray]:
+def make_batch(data: data_config.ClipDataConfig) -> dict[str, np.ndarray]:
     """Noise with a moving square: what a step costs does not depend on what it sees."""
     rng = np.random.default_rng(0)
     batch = {name: np.zeros(x.shape, x.dtype) for name, x in ahead_of_time.batch_shapes(data).items()}

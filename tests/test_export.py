@@ -16,7 +16,7 @@ from tests import tiny
 from vos_jax import config as configs
 from vos_jax import errors, export, weights_io
 from vos_jax.inference import loading
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.train import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def test_the_file_holds_the_best_average_and_the_record_says_how_it_was_made(wor
 
 
 def test_the_loader_takes_it_and_refuses_a_damaged_one(workdir, params, tmp_path, monkeypatch):
-    monkeypatch.setitem(vos.VARIANTS, "tiny", tiny.VARIANT)
+    monkeypatch.setitem(model_config.VARIANTS, "tiny", tiny.VARIANT)
     out = tmp_path / "tiny.safetensors"
     export.export(workdir, out, which="last", dtype="float32")
     loaded = loading.load_params(tiny.model(), out, "tiny")

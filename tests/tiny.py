@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.models import backbones, proposals, vos
+from vos_jax.models import config as model_config
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 
@@ -29,7 +30,7 @@ class TinyBackbone(nn.Module):
         return backbones.Features(*levels)
 
 
-CONFIG = vos.ModelConfig(
+CONFIG = model_config.ModelConfig(
     backbone=TinyBackbone,
     key_size=8,
     embed_size=8,
@@ -46,7 +47,7 @@ NO_NETWORK = dataclasses.replace(CONFIG.proposals, source="none")
 VARIANT = {
     field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(CONFIG) if field.name != "variant"
 }
-"""The tiny model as an entry of `vos.VARIANTS`."""
+"""The tiny model as an entry of `model_config.VARIANTS`."""
 
 
 def model(hard: bool = True, **changes) -> vos.VOS:

@@ -6,6 +6,7 @@
 Each section's dataclass stands beside what it configures and holds the only default of its keys.
 """
 
+import argparse
 import dataclasses
 import difflib
 import functools
@@ -13,19 +14,19 @@ import importlib.util
 import os
 import pathlib
 import sys
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vos_jax import errors
+from vos_jax import errors, setting_values
 from vos_jax.data.datasets import DatasetConfig
 from vos_jax.errors import VosError
 from vos_jax.inference.config import EvalConfig, InferenceConfig
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.train.config import TrainConfig
 
 T = typing.TypeVar("T")
+_hints = functools.cache(typing.get_type_hints)
 
 _PREFIX = "--config."
 # Beside the entry points in a checkout; where an installed wheel puts them otherwise (pyproject.toml).
@@ -33,8 +34,6 @@ _FOLDERS = (
     pathlib.Path(__file__).resolve().parents[1] / "configs",
     pathlib.Path(sys.prefix) / "share" / "vos_jax" / "configs",
 )
-_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Config:
     seed: int = 0
     checkpoint: str = "auto"
     data: DatasetConfig = DatasetConfig()
-    model: vos.ModelConfig = vos.ModelConfig()
+    model: model_config.ModelConfig = model_config.ModelConfig()
     inference: InferenceConfig = InferenceConfig()
     eval: EvalConfig = EvalConfig()
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -93,7 +92,7 @@ def load(name: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
         key, equals, text = override.removeprefix(_PREFIX).partition("=")
         if not equals:
             raise VosError(f"--config.{key} lacks its value: write --config.{key}=VALUE")
-        changes[key] = _parse(text, _hint(config, key), key)
+        changes[key] = setting_values.parse(text, _hint(config, key), key)
     return replace(config, changes)
 
 
@@ -121,10 +120,10 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
     Raises:
       VosError: an unknown key (its nearest neighbours are named), a value of another type or out of range.
     """
-    changes = {key: _convert(value, _hint(config, key), key) for key, value in changes.items()}
+    changes = {key: setting_values.convert(value, _hint(config, key), key) for key, value in changes.items()}
     if isinstance(config, Config) and "model.variant" in changes:
         model = changes.pop("model", config.model)
-        model = vos.change_variant(model, changes.pop("model.variant"))
+        model = model_config.change_variant(model, changes.pop("model.variant"))
         config = _replace(config, {"model": model}, "")
     return _replace(config, changes, "")
 
@@ -155,8 +154,8 @@ class Unused:
             key, _, refused = text.partition("=")
             if now[key] == refused or (not refused and now[key] != before[key]):
                 raise VosError(
-                    f"{self.program} cannot follow {key}={_shown(now[key])}; set it to "
-                    f"{_shown(before[key])}, or use eval.py"
+                    f"{self.program} cannot follow {key}={setting_values.show(now[key])}; set it to "
+                    f"{setting_values.show(before[key])}, or use eval.py"
                 )
 
 
@@ -251,15 +250,9 @@ def _is_section(config: Any, name: str) -> bool:
     return dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict
 
 
-@functools.cache
-def _hints(section: type) -> dict[str, Any]:
-    return typing.get_type_hints(section)
-
-
 def _hidden(section: Any, name: str) -> str:
     """Returns where a value that is no setting comes from."""
-    is_section = dataclasses.is_dataclass(section)
-    fields = {field.name: field for field in dataclasses.fields(section)} if is_section else {}
+    fields = {} if isinstance(section, Mapping) else {x.name: x for x in dataclasses.fields(section)}
     return f": it follows {fields[name].metadata['follows']}" if name in fields else ""
 
 
@@ -300,20 +293,12 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
-# --- values -------------------------------------------------------------------------------------------------
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
-
-
 def _typed(config: Any, prefix: str = "") -> Any:
     """Returns a section each of whose values has the type that its field says; VosError where one has not."""
     changes = {}
     for name, value in _children(config):
         hint, key = _hints(type(config))[name], f"{prefix}{name}"
-        value = _convert(value, hint, key)
+        value = setting_values.convert(value, hint, key)
         if dataclasses.is_dataclass(hint):
             value = _typed(value, f"{key}.")
         elif isinstance(value, Mapping):
@@ -323,78 +308,6 @@ def _typed(config: Any, prefix: str = "") -> Any:
             }
         changes[name] = value
     return dataclasses.replace(config, **changes)
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """Returns a Python value as the type that a key has: lists become tuples, whole numbers floats."""
-    for member in _members(hint):
-        origin = typing.get_origin(member) or member
-        if member is type(None) and value is None or member is Any:
-            return value
-        if origin is Callable or origin is typing.get_origin(Callable[..., Any]):
-            if callable(value):
-                return value
-        elif origin is tuple and isinstance(value, tuple | list):
-            kinds = _kinds(member, len(value), key, value)
-            return tuple(_convert(part, kind, key) for part, kind in zip(value, kinds, strict=True))
-        elif origin is dict and isinstance(value, Mapping):
-            kind = typing.get_args(member)[1]
-            if wrong := [name for name in value if not isinstance(name, str) or "." in name]:
-                raise VosError(f"{key} has the key {wrong[0]!r}; it must be a name without dots")
-            return {name: _convert(part, kind, f"{key}.{name}") for name, part in value.items()}
-        elif origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if not -1e308 < value < 1e308:
-                raise VosError(f"{key} takes {_describe(hint)}; found {value!r}")
-            return float(value)
-        elif isinstance(origin, type) and isinstance(value, origin):
-            if not (isinstance(value, bool) and origin is int):
-                return value
-    raise VosError(f"{key} takes {_describe(hint)}; found {value!r}")
-
-
-def _parse(text: str, hint: Any, key: str) -> Any:
-    """Returns a value of the command line as the type that a key has."""
-    members = _members(hint)
-    if type(None) in members and text.lower() in ("", "none"):
-        return None
-    member = next(member for member in members if member is not type(None))
-    if str in members:
-        return text
-    if typing.get_origin(member) is tuple:
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        kinds = _kinds(member, len(parts), key, text)
-        return tuple(_parse(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
-    if member not in (bool, int, float):
-        raise VosError(f"--config.{key} is a section; set one of its keys, or write a config file")
-    try:
-        value = _BOOLS[text.lower()] if member is bool else member(text)
-        if not -1e308 < value < 1e308:
-            raise ValueError(text)
-        return value
-    except (KeyError, ValueError) as error:
-        raise VosError(f"--config.{key} takes {_describe(hint)}; found {text!r}") from error
-
-
-def _kinds(hint: Any, count: int, key: str, found: Any) -> tuple[Any, ...]:
-    """Returns the types of a tuple's parts."""
-    kinds = typing.get_args(hint)
-    if kinds[-1] is Ellipsis:
-        return (kinds[0],) * count
-    if len(kinds) != count:
-        raise VosError(f"{key} takes {len(kinds)} values separated by commas; found {found!r}")
-    return kinds
-
-
-def _describe(hint: Any) -> str:
-    words = []
-    for member in _members(hint):
-        if typing.get_origin(member) is tuple:
-            words.append(f"{_describe(typing.get_args(member)[0])}, several separated by commas")
-        elif member is type(None):
-            words.append("none")
-        else:
-            words.append(_WORDS.get(member, getattr(member, "__name__", str(member))))
-    return " or ".join(words)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -454,17 +367,10 @@ def table(*, markdown: bool = False) -> str:
             head = f"\n### {section}\n\n| key | default | |\n|---|---|---|" if markdown else f"\n[{section}]"
             lines.append(head if section else head.replace("### ", "").replace("[]", "").strip("\n"))
             before = section
-        shown = _shown(value)
-        text = texts[key].replace("|", "\\|") if markdown else texts[key]
+        shown, text = setting_values.show(value), texts[key]
+        text = text.replace("|", "\\|") if markdown else text
         lines.append(f"| `{key}` | `{shown}` | {text} |" if markdown else f"{key}={shown}\n    {text}")
     return "\n".join(lines) + "\n"
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as the command line takes it."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, str) else str(value).lower()
 
 
 _TITLE = """# Every setting
@@ -477,7 +383,10 @@ file of your own (`--config FILE.py`, see configs/). Tuples are written `a,b`.
 
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    markdown = "--markdown" in (sys.argv[1:] if arguments is None else arguments)
+    """Prints every setting."""
+    parser = argparse.ArgumentParser(prog="python -m vos_jax.config", description="Prints every setting.")
+    parser.add_argument("--markdown", action="store_true", help="as docs/configuration.md")
+    markdown = parser.parse_args(arguments).markdown
     print((_TITLE if markdown else "") + table(markdown=markdown), end="")
 
 

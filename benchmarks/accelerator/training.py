@@ -14,7 +14,7 @@ from benchmarks.accelerator import clock, state_files
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.train import optim, parallel, setup, signals, state, step, watch
 
 CURVE = "curve.jsonl"
@@ -53,7 +53,7 @@ class Program:
     def make_data(self, batch: int) -> pipeline.BatchIterator:
         """Opens the training data, in batches of `batch` clips; VosError where they are missing."""
         data = dataclasses.replace(self.config.train.data, batch=batch)
-        return pipeline.make_pipeline(data, dataset_names=vos.DATASETS, seed=self.config.seed)
+        return pipeline.make_pipeline(data, dataset_names=model_config.DATASETS, seed=self.config.seed)
 
 
 def train(

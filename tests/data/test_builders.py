@@ -13,6 +13,7 @@ from tensorflow_datasets.core import registered
 from tests.data import tiny_training
 from vos_jax import errors
 from vos_jax.data import build, builders, clips, pipeline, records, sequences
+from vos_jax.data import config as data_config
 
 tfds.disable_progress_bar()
 
@@ -37,7 +38,7 @@ def config(kind, root, **options) -> sequences.SourceConfig:
 
 
 def make_pipeline(source: sequences.SourceConfig, *, batch: int) -> pipeline.BatchIterator:
-    data = pipeline.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=batch)
+    data = data_config.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=batch)
     return pipeline.make_pipeline(data, dataset_names=("default",))
 
 

@@ -4,7 +4,17 @@ import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data import augmentation, clips, cutouts, motion, origins, paste, pseudo_clips, transforms
+from vos_jax.data import (
+    appearance,
+    augmentation,
+    clips,
+    cutouts,
+    motion,
+    origins,
+    paste,
+    pseudo_clips,
+    transforms,
+)
 
 KEYS = [transforms.Key((13, i)) for i in range(12)]
 SIZE = (96, 128)
@@ -128,8 +138,8 @@ def test_no_choice_of_objects_and_no_colours_change_an_origin():
     change = augmentation.Augmentation(
         crop=transforms.Crop(size=(96, 96)),
         objects=transforms.SelectObjects(max_objects=1, drop=1.0),
-        colour=transforms.ColourJitter(prob=1.0),
-        jpeg=transforms.JpegQuality(prob=1.0),
+        colour=appearance.ColourJitter(prob=1.0),
+        jpeg=appearance.JpegQuality(prob=1.0),
     )
     finished, _ = change.finish(clip, KEYS[1])
     np.testing.assert_array_equal(finished.origins[:, :5], clip.origins)

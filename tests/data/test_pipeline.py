@@ -13,6 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from tests.data import tiny_training
 from vos_jax import errors
 from vos_jax.data import augmentation, clips, paste, pipeline, transforms
+from vos_jax.data import config as data_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,9 +26,9 @@ def data(tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def config(*sources: pipeline.SourceConfig, **options) -> pipeline.ClipDataConfig:
+def config(*sources: pipeline.SourceConfig, **options) -> data_config.ClipDataConfig:
     defaults = {"crop": 32, "batch": 4, "max_objects": 2, "threads": 1}
-    return pipeline.ClipDataConfig(sources=tiny_training.drawn(*sources), **(defaults | options))
+    return data_config.ClipDataConfig(sources=tiny_training.drawn(*sources), **(defaults | options))
 
 
 def davis(root, **options) -> pipeline.SourceConfig:
@@ -38,11 +39,11 @@ def static(root, **options) -> pipeline.SourceConfig:
     return pipeline.SourceConfig(kind="static", root=str(root), **options)
 
 
-def make_pipeline(settings: pipeline.ClipDataConfig, **options) -> pipeline.BatchIterator:
+def make_pipeline(settings: data_config.ClipDataConfig, **options) -> pipeline.BatchIterator:
     return pipeline.make_pipeline(settings, **{"dataset_names": ("default",), **options})
 
 
-def take(settings: pipeline.ClipDataConfig, count: int, **options) -> list[pipeline.Batch]:
+def take(settings: data_config.ClipDataConfig, count: int, **options) -> list[pipeline.Batch]:
     iterator = make_pipeline(settings, **options)
     batches = [next(iterator) for _ in range(count)]
     iterator.close()
@@ -286,7 +287,7 @@ def test_making_examples_initialises_no_jax_backend(data):
     program = f"""
 from vos_jax.data import pipeline
 source = pipeline.SourceConfig(kind="static", root={str(data / "static")!r}, weight=1.0)
-config = pipeline.ClipDataConfig(sources={{"photos": source}}, crop=32, batch=2)
+config = data_config.ClipDataConfig(sources={{"photos": source}}, crop=32, batch=2)
 next(pipeline.make_pipeline(config, dataset_names=("default",)))
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
@@ -295,7 +296,7 @@ assert not xla_bridge.backends_are_initialized()
 
 
 def test_real_data_gives_full_batches(shared_data):
-    settings = pipeline.ClipDataConfig(
+    settings = data_config.ClipDataConfig(
         sources=tiny_training.drawn(
             davis(shared_data / "davis2016-train-360p", exclude=("dog-agility", "swing")),
             static(shared_data / "static"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data import tiny_training
-from vos_jax.data import augmentation, transforms
+from vos_jax.data import appearance, augmentation, transforms
 
 KEYS = [transforms.Key((0, i)) for i in range(200)]
 
@@ -192,35 +192,35 @@ def padded_clip() -> transforms.Clip:
 
 def test_colour_jitter_changes_frames_only_and_leaves_padding_black():
     clip = padded_clip()
-    out = transforms.ColourJitter(prob=1.0)(clip, KEYS[3])
+    out = appearance.ColourJitter(prob=1.0)(clip, KEYS[3])
     assert np.abs(out.frames[0].astype(int) - clip.frames[0]).mean() > 1
     assert not out.frames[0][60:].any() and not out.frames[0][:, 80:].any()
     assert out.ids is clip.ids and out.frames[0].shape == clip.frames[0].shape
-    none = transforms.ColourJitter(prob=1.0, brightness=0, contrast=0, saturation=0, hue=0)(clip, KEYS[3])
+    none = appearance.ColourJitter(prob=1.0, brightness=0, contrast=0, saturation=0, hue=0)(clip, KEYS[3])
     np.testing.assert_array_equal(none.frames[0], clip.frames[0])
-    assert transforms.ColourJitter()(clip, KEYS[3]) is clip
+    assert appearance.ColourJitter()(clip, KEYS[3]) is clip
 
 
 def test_hue_and_saturation_keep_grey_grey():
     grey = np.full((8, 8, 3), 100, np.uint8)
     clip = transforms.Clip((grey,), (None,), (8, 8))
-    jitter = transforms.ColourJitter(prob=1.0, brightness=0, contrast=0, saturation=0.9, hue=90)
+    jitter = appearance.ColourJitter(prob=1.0, brightness=0, contrast=0, saturation=0.9, hue=90)
     assert np.abs(jitter(clip, KEYS[0]).frames[0].astype(int) - 100).max() <= 1
 
 
 def test_jpeg_quality_compresses_and_leaves_padding_black():
     clip = padded_clip()
-    rough = transforms.JpegQuality(prob=1.0, low=5, high=5)(clip, KEYS[0])
-    fine = transforms.JpegQuality(prob=1.0, low=98, high=98)(clip, KEYS[0])
+    rough = appearance.JpegQuality(prob=1.0, low=5, high=5)(clip, KEYS[0])
+    fine = appearance.JpegQuality(prob=1.0, low=98, high=98)(clip, KEYS[0])
     errors = [np.abs(c.frames[0].astype(int) - clip.frames[0]).mean() for c in (rough, fine)]
     assert errors[0] > 2 * errors[1] > 0 and errors[1] < 3
     assert not rough.frames[0][60:].any() and not rough.frames[0][:, 80:].any()
-    assert transforms.JpegQuality()(clip, KEYS[0]) is clip
+    assert appearance.JpegQuality()(clip, KEYS[0]) is clip
 
 
 def test_switching_one_transform_on_does_not_move_the_draws_of_another():
     view = smooth_view()
     plain = augmentation.Augmentation(crop=transforms.Crop(size=(64, 64)))
-    coloured = dataclasses.replace(plain, colour=transforms.ColourJitter(prob=1.0))
+    coloured = dataclasses.replace(plain, colour=appearance.ColourJitter(prob=1.0))
     for key in KEYS[:5]:
         np.testing.assert_array_equal(plain(view, key)[0].ids[0], coloured(view, key)[0].ids[0])

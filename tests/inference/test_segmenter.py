@@ -11,7 +11,7 @@ import vos_jax
 from tests.inference.coloured import iou, make_model, make_video
 from vos_jax import errors
 from vos_jax.inference import segmenter
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 from vos_jax.models.backbones import pretrained
 
 
@@ -185,4 +185,4 @@ def test_models_come_by_name_or_say_how_to_get_them(monkeypatch, tmp_path):
     vos_jax.Segmenter.from_pretrained("lite0", overrides=["model.memory.every=3"], dtype="bfloat16")
     config, source = loaded[0]
     assert source == str(tmp_path / "lite0.safetensors") and config.memory.every == 3
-    assert config.dtype == "bfloat16" and config.variant in vos.VARIANTS
+    assert config.dtype == "bfloat16" and config.variant in model_config.VARIANTS

@@ -43,7 +43,7 @@ def dense(query, memory, variant, config):
     keys = m.key.reshape(SLOTS, h * w, channels)
     scale = channels**-0.5 if config.scale is None else config.scale
     logits = np.einsum("qc,mkc->qmk", q, keys)
-    if variant == "l2":
+    if config.affinity == "l2":
         logits = -np.sum((q[:, None, None] - keys[None]) ** 2, axis=-1)
     logits = logits * scale
     y, x = np.divmod(np.arange(h * w), w)
@@ -77,13 +77,15 @@ def dense(query, memory, variant, config):
     return {k: np.stack(v).reshape(OBJECTS, h, w, *np.shape(v[0])[1:]) for k, v in out.items()}
 
 
-@pytest.mark.parametrize("variant", sorted(read_lib.READS))
+@pytest.mark.parametrize(
+    ("variant", "affinity"), [*((name, "dot") for name in sorted(read_lib.READS)), ("shared", "l2")]
+)
 @pytest.mark.parametrize("window", [0, 1])
-def test_read_equals_a_dense_softmax(variant, window):
+def test_read_equals_a_dense_softmax(variant, affinity, window):
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32)) * 3
     config = read_lib.ReadConfig(
-        variant=variant, topk=5, window=window, kernel_sigma=2.0, affinity="dot", search_radius=0.0
+        variant=variant, topk=5, window=window, kernel_sigma=2.0, affinity=affinity, search_radius=0.0
     )
     result = jax.jit(read_lib.read, static_argnums=2)(query, memory, config)
     for name, expected in dense(query, memory, variant, config).items():

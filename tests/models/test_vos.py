@@ -12,6 +12,7 @@ import pytest
 from tests import tiny
 from vos_jax.inference import rollout, tracker
 from vos_jax.models import alignment, matching, proposals, read, templates, vos
+from vos_jax.models import config as model_config
 from vos_jax.models import state as state_lib
 
 SIZE = (64, 64)
@@ -107,17 +108,21 @@ def test_a_clip_keeps_its_shapes_whatever_is_chosen(changes):
     check_clip_shapes(tiny.model(**changes))
 
 
-@pytest.mark.parametrize("variant", sorted(vos.VARIANTS))
+@pytest.mark.parametrize("variant", sorted(model_config.VARIANTS))
 def test_published_variants_run_a_clip(variant):
-    check_clip_shapes(vos.VOS(config=vos.change_variant(vos.ModelConfig(), variant)))
+    check_clip_shapes(vos.VOS(config=model_config.change_variant(model_config.ModelConfig(), variant)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", sorted(vos.VARIANTS))
+@pytest.mark.parametrize("variant", sorted(model_config.VARIANTS))
 @pytest.mark.parametrize("changes", CHOICES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items())[:40])
 def test_published_variants_run_a_clip_whatever_is_chosen(variant, changes):
     check_clip_shapes(
-        vos.VOS(config=dataclasses.replace(vos.change_variant(vos.ModelConfig(), variant), **changes))
+        vos.VOS(
+            config=dataclasses.replace(
+                model_config.change_variant(model_config.ModelConfig(), variant), **changes
+            )
+        )
     )
 
 

@@ -289,14 +289,6 @@ def test_correspondence_of_random_keys_against_its_definition():
         assert nothing["correspondence"] == pytest.approx(guess, rel=1e-5)
 
 
-def test_correspondence_reads_by_the_variants_own_affinity():
-    first, later = moved_layers()
-    by_name = dataclasses.replace(READ, variant="l2", affinity="dot")
-    valid = np.ones(GRID, bool)
-    arguments = keys_of(later), keys_of(first), later, first, valid
-    assert losses.correspondence(*arguments, by_name) == losses.correspondence(*arguments, READ)
-
-
 def test_correspondence_of_unknown_origins_is_zero_and_its_gradient_finite():
     first, later = moved_layers()
     valid = np.ones(GRID, bool)

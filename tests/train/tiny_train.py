@@ -2,9 +2,9 @@
 
 from tests import tiny
 from vos_jax import config as configs
-from vos_jax.models import vos
+from vos_jax.models import config as model_config
 
-vos.VARIANTS["tiny"] = tiny.VARIANT
+model_config.VARIANTS["tiny"] = tiny.VARIANT
 
 
 def get_config() -> configs.Config:

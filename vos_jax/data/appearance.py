@@ -1,13 +1,105 @@
 """Blur and changing light over a clip: appearance changes of which frame 0 says nothing (docs/method.md)."""
 
 import dataclasses
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-from vos_jax import checks
+from vos_jax import checks, geometry
 from vos_jax.data import transforms
 from vos_jax.typing import Float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColourJitter:
+    """Brightness, contrast, saturation and hue, one draw for the clip and a tenth of it more per frame.
+
+    One 3×4 matrix per frame does all four. With probability 1 − `prob` a clip stays as it is.
+
+    Attributes:
+      prob: Probability of other colours.
+      brightness, contrast, saturation: Largest relative change.
+      hue: Largest turn in degrees.
+    """
+
+    prob: float = 0.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 8.0
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 0, "brightness", "contrast", "saturation", "hue")
+
+    def __call__(self, clip: transforms.Clip, key: transforms.Key) -> transforms.Clip:
+        rng = key.generator()
+        if rng.random() >= self.prob:
+            return clip
+        limits = np.array([self.brightness, self.contrast, self.saturation, self.hue])
+        draws = rng.uniform(-1, 1, (1, 4)) + 0.1 * rng.uniform(-1, 1, (len(clip.frames), 4))
+        matrices = [colour_matrix(*(draw * limits)) for draw in draws]
+        return recolour(clip, lambda time, frame: cv2.transform(frame, matrices[time]))
+
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    """Returns the [3, 4] matrix of one jitter: turn around the grey axis, mix with grey, scale around 128."""
+    angle = np.deg2rad(hue)
+    axis = np.ones(3) / np.sqrt(3)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    grey = np.ones((3, 1)) * _LUMA[None, :]
+    gain = (1 + contrast) * (1 + brightness)
+    matrix = gain * ((1 + saturation) * np.eye(3) - saturation * grey) @ turn
+    offset = np.full((3, 1), -128 * contrast * (1 + brightness))
+    return np.concatenate([matrix, offset], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JpegQuality:
+    """Compresses all frames of a clip once more, at one quality.
+
+    Attributes:
+      prob: Probability of it.
+      low: Lowest JPEG quality.
+      high: Highest JPEG quality.
+    """
+
+    prob: float = 0.0
+    low: int = 40
+    high: int = 95
+
+    def __post_init__(self):
+        checks.probability(self, "prob")
+        checks.at_least(self, 1, "low")
+        checks.increasing(self, "low", "high")
+
+    def __call__(self, clip: transforms.Clip, key: transforms.Key) -> transforms.Clip:
+        rng = key.generator()
+        if rng.random() >= self.prob:
+            return clip
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(self.low, self.high + 1))]
+
+        def again(time: int, frame: np.ndarray) -> np.ndarray:
+            # The channel order does not matter here: three channels go in and come out the same way.
+            _, encoded = cv2.imencode(".jpg", frame, quality)
+            decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+            assert decoded is not None  # it was encoded above
+            return decoded
+
+        return recolour(clip, again)
+
+
+def recolour(clip: transforms.Clip, change: Callable[[int, np.ndarray], np.ndarray]) -> transforms.Clip:
+    """Changes the real part of every frame; padding stays black."""
+    height, width = clip.size
+    shape = clip.frames[0].shape[:2]
+    changed = (change(time, frame[:height, :width]) for time, frame in enumerate(clip.frames))
+    return dataclasses.replace(clip, frames=tuple(geometry.pad(x, shape, mode="constant") for x in changed))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +136,7 @@ class Blur:
                 return cv2.GaussianBlur(frame, (0, 0), sigma)
             return cv2.filter2D(frame, -1, streak(strength[time] * self.motion * min(clip.size), angle))
 
-        return transforms.recolour(clip, blur)
+        return recolour(clip, blur)
 
 
 def streak(length: float, angle: float) -> Float[np.ndarray, "k k"]:
@@ -85,6 +177,6 @@ class Drift:
 
         def change(time: int, frame: np.ndarray) -> np.ndarray:
             progress = time / max(1, len(clip.frames) - 1)
-            return cv2.transform(frame, transforms.colour_matrix(*(progress * end)))
+            return cv2.transform(frame, colour_matrix(*(progress * end)))
 
-        return transforms.recolour(clip, change)
+        return recolour(clip, change)

@@ -29,10 +29,10 @@ class Augmentation:
     temporal_flip: transforms.TemporalFlip = transforms.TemporalFlip()
     crop: transforms.Crop = transforms.Crop()
     objects: transforms.SelectObjects = transforms.SelectObjects()
-    colour: transforms.ColourJitter = transforms.ColourJitter()
+    colour: appearance.ColourJitter = appearance.ColourJitter()
     blur: appearance.Blur = appearance.Blur()
     drift: appearance.Drift = appearance.Drift()
-    jpeg: transforms.JpegQuality = transforms.JpegQuality()
+    jpeg: appearance.JpegQuality = appearance.JpegQuality()
     upscale: bool = True
 
     def place(self, view: View, key: Key) -> View:

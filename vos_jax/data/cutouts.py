@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vos_jax.data import sequences, transforms
+from vos_jax.data import appearance, sequences, transforms
 from vos_jax.typing import Bool, Float, UInt8
 
 LARGEST = 0.4
@@ -186,7 +186,7 @@ def draw(
 
 def recolour(cutout: Cutout, rng: np.random.Generator) -> Cutout:
     """Returns a cut-out in other colours, the same change in all frames."""
-    matrix = transforms.colour_matrix(*(rng.uniform(-1, 1, 4) * RECOLOUR))
+    matrix = appearance.colour_matrix(*(rng.uniform(-1, 1, 4) * RECOLOUR))
     recoloured = {id(s): np.dstack([cv2.transform(s[:, :, :3], matrix), s[:, :, 3]]) for s in cutout.sprites}
     return dataclasses.replace(cutout, sprites=tuple(recoloured[id(s)] for s in cutout.sprites))
 

@@ -19,10 +19,10 @@ import cv2
 import grain
 import numpy as np
 
-from vos_jax import checks, checksums, errors
+from vos_jax import checksums, errors
 from vos_jax.data import augmentation as augmentation_lib
 from vos_jax.data import clips, cutouts, pseudo_clips, sequences, transforms, workers
-from vos_jax.data import paste as paste_lib
+from vos_jax.data import config as config_lib
 
 log = logging.getLogger(__name__)
 
@@ -40,88 +40,11 @@ _MOST_IN_A_ROW = 100
 """Unreadable items tried one after another before a source is given up."""
 
 
-def _sources() -> dict[str, SourceConfig]:
-    return {
-        "static": SourceConfig(kind="static", root="data/static"),
-        "davis": SourceConfig(
-            kind="davis_folder", root="data/DAVIS", dataset_name="davis", exclude=sequences.HELD_BACK
-        ),
-        # Its large frames are read no larger than crops need.
-        "youtube_vos": SourceConfig(
-            kind="youtube_vos", root="data/YouTubeVOS", dataset_name="youtube_vos", short_side=480
-        ),
-    }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipDataConfig:
-    """Everything that decides which clips a training run sees.
-
-    Attributes:
-      sources: Where clips are drawn from, mixed by weight.
-      clip_length: Frames of a clip.
-      crop: Side of the square that clips are cropped to, a multiple of 32 (the paper's: 352).
-      batch: Clips per step, over all devices and processes.
-      max_objects: Most objects of a clip; fewer are padded.
-      max_instances: Most labelled instances of a clip, followed or not, that the proposal network learns
-        from; further ones count neither as objects nor as background.
-      gap: Frames skipped within a clip, by step.
-      augmentation: Changes of a clip.
-      pseudo: How clips are made from photos.
-      paste: How objects of other sequences and photos are laid over clips.
-      workers: Worker processes that decode and augment; 0 = threads of this process.
-      threads: Threads per worker, or of this process.
-      prefetch: Batches made ahead, per worker.
-      max_unreadable: Share of unreadable items above which a run stops.
-
-    Raises:
-      VosError: a value out of range.
-    """
-
-    sources: dict[str, SourceConfig] = dataclasses.field(default_factory=_sources)
-    clip_length: int = 3
-    crop: int = 352
-    batch: int = 8
-    max_objects: int = 4
-    max_instances: int = 8
-    gap: clips.GapSchedule = clips.GapSchedule()
-    augmentation: augmentation_lib.Augmentation = augmentation_lib.Augmentation()
-    pseudo: pseudo_clips.PseudoClip = pseudo_clips.PseudoClip()
-    paste: paste_lib.Paste = paste_lib.Paste()
-    workers: int = 0
-    threads: int = 2
-    prefetch: int = 2
-    max_unreadable: float = 0.01
-
-    def __post_init__(self):
-        checks.at_least(self, 2, "clip_length")
-        checks.at_least(self, 1, "crop", "batch", "max_objects", "max_instances", "threads", "prefetch")
-        checks.at_least(self, 0, "workers", "max_unreadable")
-
-    def drawn(self) -> dict[str, SourceConfig]:
-        """Returns the sources that have a weight, by name, so that the order of writing changes nothing."""
-        return {name: source for name, source in sorted(self.sources.items()) if source.weight > 0}
-
-    def check(self, dataset_names: Sequence[str]) -> None:
-        """Raises VosError where no source has a weight, or one trains the lambda of an unknown data set."""
-        if not self.drawn():
-            raise errors.VosError(
-                "nothing to train on: every weight in train.data.sources is 0; take a recipe (--config "
-                "train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
-            )
-        for name, source in self.drawn().items():
-            if source.dataset_name not in dataset_names:
-                raise errors.VosError(
-                    f"train.data.sources.{name}.dataset_name is '{source.dataset_name}'; there are "
-                    f"{', '.join(dataset_names)}"
-                )
-
-
 @dataclasses.dataclass(frozen=True)
 class MakeExample:
     """Turns (position in the global stream, (source, item)) into one training example."""
 
-    config: ClipDataConfig
+    config: config_lib.ClipDataConfig
     opened: tuple[sequences.Sequences, ...]
     dataset_names: tuple[str, ...]
     seed: int
@@ -287,7 +210,7 @@ class BatchIterator(grain.DatasetIterator):
       problems: what was wrong with the items given up, by name; this run's only.
     """
 
-    def __init__(self, batches: grain.MapDataset, config: ClipDataConfig):
+    def __init__(self, batches: grain.MapDataset, config: config_lib.ClipDataConfig):
         super().__init__()
         self._batches, self._config = batches, config
         self.step = self.drawn = self.unreadable = self.unusable = 0
@@ -385,7 +308,7 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def make_pipeline(
-    config: ClipDataConfig,
+    config: config_lib.ClipDataConfig,
     *,
     dataset_names: Sequence[str],
     seed: int = 0,
@@ -398,7 +321,7 @@ def make_pipeline(
     Process p gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
 
     Args:
-      config: see `ClipDataConfig`.
+      config: see `config_lib.ClipDataConfig`.
       dataset_names: data sets that have a lambda of their own, in the model's order.
       seed: of everything random.
       process_index, process_count: this process among all.

@@ -12,12 +12,13 @@ from flax import traverse_util
 
 from vos_jax import errors, weights_io
 from vos_jax.models import backbones, training_free, vos
+from vos_jax.models import config as model_config
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models.backbones import pretrained
 
 
-def make_model(config: vos.ModelConfig, checkpoint: str) -> tuple[state_lib.Model, Any, str]:
+def make_model(config: model_config.ModelConfig, checkpoint: str) -> tuple[state_lib.Model, Any, str]:
     """Returns the model, its parameters, and what it was loaded from: "none" or a file's path.
 
     Args:
@@ -38,9 +39,9 @@ def make_model(config: vos.ModelConfig, checkpoint: str) -> tuple[state_lib.Mode
     return model, load_params(model, pathlib.Path(checkpoint), config.variant), checkpoint
 
 
-def dataset_index(config: vos.ModelConfig) -> int:
+def dataset_index(config: model_config.ModelConfig) -> int:
     """Returns which of the model's lambdas `dataset` names."""
-    return vos.DATASETS.index(config.dataset)
+    return model_config.DATASETS.index(config.dataset)
 
 
 def num_proposals(config: proposals_lib.ProposalConfig, model: state_lib.Model) -> int:
@@ -64,7 +65,7 @@ def num_proposals(config: proposals_lib.ProposalConfig, model: state_lib.Model) 
     return config.capacity
 
 
-def make_training_free(config: vos.ModelConfig) -> tuple[state_lib.Model, Any]:
+def make_training_free(config: model_config.ModelConfig) -> tuple[state_lib.Model, Any]:
     """Returns the model that needs no training and its parameters, the ImageNet backbone's."""
     name, settings = config.backbone, config.training_free
     if not isinstance(name, str):

@@ -49,9 +49,9 @@ from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import box_masks, followers, loading, snapshots, tracked, tracker
+from vos_jax.models import config as model_config
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
-from vos_jax.models import vos
 from vos_jax.models.backbones import pretrained
 from vos_jax.typing import Bool, Float, UInt8
 
@@ -127,8 +127,8 @@ class Segmenter:
         Raises:
           VosError: an unknown name; no weights ship under it (says how to get them); a wrong checkpoint.
         """
-        if name != TRAINING_FREE and name not in vos.VARIANTS:
-            known = ", ".join((*sorted(vos.VARIANTS), TRAINING_FREE))
+        if name != TRAINING_FREE and name not in model_config.VARIANTS:
+            known = ", ".join((*sorted(model_config.VARIANTS), TRAINING_FREE))
             raise errors.VosError(f"no model {name!r}; there are {known}")
         if name == TRAINING_FREE and checkpoint is not None:
             raise errors.VosError(f"{TRAINING_FREE} takes no checkpoint; name the model {checkpoint} is of")
@@ -350,7 +350,7 @@ def shipped_weights(name: str) -> pathlib.Path:
     path = pretrained.WEIGHTS / f"{name}.safetensors"
     if path.is_file():
         return path
-    backbone = vos.change_variant(vos.ModelConfig(), name).backbone
+    backbone = model_config.change_variant(model_config.ModelConfig(), name).backbone
     convert = ""
     if not (pretrained.WEIGHTS / f"{backbone}.safetensors").is_file():
         convert = f"`python -m vos_jax.convert {backbone} FILE.pth` for the backbone, "

@@ -38,8 +38,8 @@ class ReadConfig:
     """How the memory is read.
 
     Attributes:
-      variant: How objects attend: "object" (the paper's), "shared" (STM), "topk", "kernelized" (KMN), "l2"
-        (STCN); or a callable of their signature.
+      variant: How objects attend: "object" (the paper's), "shared" (STM), "topk", "kernelized" (KMN); or a
+        callable of their signature. "shared" with the affinity "l2" is STCN's.
       affinity: Similarity of pixels: "l2" (negative squared distance, as STCN) or "dot" (as STM); or a
         callable of their signature.
       scale: Factor on the affinity; none = 1/sqrt(Ck).
@@ -356,35 +356,7 @@ def kernelized(
     return _stream(query_key, memory, config=config, near=near, weight=_uniform, kernelized=True)
 
 
-def l2(
-    query_key: Float[Array, "h w Ck"],
-    memory: memory_lib.Memory,
-    config: ReadConfig,
-    near: Bool[Array, "N h w"] | None = None,
-) -> Read:
-    """STCN: `shared` by negative squared distance."""
-    return shared(query_key, memory, _by_distance(config), near)
-
-
-def _by_distance(config: ReadConfig) -> ReadConfig:
-    return dataclasses.replace(config, affinity="l2")
-
-
-READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized, "l2": l2}
-
-
-def affinity(
-    query_key: Float[Array, "Q Ck"], memory_key: Float[Array, "K Ck"], config: ReadConfig
-) -> Float[Array, "Q K"]:
-    """Returns r(q, m), the affinity by which a read compares keys, in fp32, without masks and windows.
-
-    Args:
-      query_key: keys of the query pixels.
-      memory_key: keys of the memory pixels.
-      config: the variant and its settings.
-    """
-    of_variant = _by_distance(config) if config.variant in ("l2", l2) else config
-    return affinity_lib.affinity_fn(query_key, of_variant)(memory_key)
+READS = {"object": object_based, "shared": shared, "topk": topk, "kernelized": kernelized}
 
 
 def read(

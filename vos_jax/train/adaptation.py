@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from vos_jax import checks, geometry
-from vos_jax.data import augmentation, clips, prefetch, pseudo_clips, transforms
+from vos_jax.data import appearance, augmentation, clips, prefetch, pseudo_clips, transforms
 from vos_jax.errors import VosError
 from vos_jax.models import vos
 from vos_jax.train import optim, step
@@ -32,7 +32,7 @@ LEARNS = ("refine",)
 AUGMENTATION = augmentation.Augmentation(
     scale=transforms.Scale(low=0.75, high=1.125),
     objects=transforms.SelectObjects(drop=0.3),
-    colour=transforms.ColourJitter(prob=0.8),
+    colour=appearance.ColourJitter(prob=0.8),
 )
 """How a frame becomes a clip: around the scale at which the model sees the video, unlike in training; often
 in other colours, since one frame must not teach how all are lit."""

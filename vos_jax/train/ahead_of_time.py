@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from vos_jax import errors
-from vos_jax.data import origins, pipeline
-from vos_jax.models import vos
+from vos_jax.data import config as data_config
+from vos_jax.data import origins
+from vos_jax.models import config as model_config
 from vos_jax.train import config as config_lib
 from vos_jax.train import optim, parallel, setup, state, step
 from vos_jax.typing import Device
@@ -60,7 +61,7 @@ class Report:
     seconds: float
 
 
-def compile_step(config: vos.ModelConfig, train: config_lib.TrainConfig, topology: str) -> Report:
+def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig, topology: str) -> Report:
     """Compiles the step of a config for a TPU topology; allocates nothing and needs no TPU.
 
     Args:
@@ -118,7 +119,7 @@ def compile_step(config: vos.ModelConfig, train: config_lib.TrainConfig, topolog
     )
 
 
-def batch_shapes(data: pipeline.ClipDataConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(data: data_config.ClipDataConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the global batch that the pipeline makes of a config (`clips.pack`)."""
     clips = (data.batch, data.clip_length)
     of = jax.ShapeDtypeStruct

@@ -3,7 +3,7 @@
 import dataclasses
 
 from vos_jax import checks
-from vos_jax.data import pipeline
+from vos_jax.data import config as data_config
 from vos_jax.data import sequences as sequences_lib
 from vos_jax.train import checkpoints, step
 from vos_jax.train import optim as optim_lib
@@ -59,7 +59,7 @@ class TrainConfig:
     init: str = "imagenet"
     log_every: int = 20
     picture_every: int = 1000
-    data: pipeline.ClipDataConfig = dataclasses.field(default_factory=pipeline.ClipDataConfig)
+    data: data_config.ClipDataConfig = dataclasses.field(default_factory=data_config.ClipDataConfig)
     loss: step.ClipLossConfig = step.ClipLossConfig()
     optim: optim_lib.OptimConfig = dataclasses.field(default_factory=optim_lib.OptimConfig)
     parallel: parallel_lib.ParallelConfig = parallel_lib.ParallelConfig()

@@ -16,6 +16,7 @@ import optax
 
 from vos_jax import checks, geometry
 from vos_jax.errors import VosError
+from vos_jax.models import affinity as affinity_lib
 from vos_jax.models import masks, matching, vos
 from vos_jax.models import read as read_lib
 from vos_jax.models.proposals import Proposals
@@ -268,9 +269,8 @@ def correspondence(
     counts = jnp.any(near, axis=-1)
 
     channels = query_key.shape[-1]
-    logits = read_lib.affinity(
-        query_key.reshape(-1, channels), memory_key.reshape(-1, channels), config
-    ).astype(jnp.float32)
+    affinity_of = affinity_lib.affinity_fn(query_key.reshape(-1, channels), config)
+    logits = affinity_of(memory_key.reshape(-1, channels)).astype(jnp.float32)
     # Cells that do not count are near everything here, so that nothing infinite is multiplied by 0.
     of_near = jax.nn.logsumexp(logits, axis=-1, where=near | ~counts[:, None])
     loss = jax.nn.logsumexp(logits, axis=-1, where=valid[None] | ~counts[:, None]) - of_near

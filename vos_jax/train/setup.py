@@ -15,6 +15,7 @@ from vos_jax import errors
 from vos_jax.data import clips, datasets, pipeline, records, sources
 from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
+from vos_jax.models import config as model_config
 from vos_jax.train import config as config_lib
 from vos_jax.train import evaluation
 from vos_jax.typing import PRNGKeyArray
@@ -90,7 +91,7 @@ def _take_packed(source: pipeline.SourceConfig) -> pipeline.SourceConfig:
     return dataclasses.replace(source, kind="array_record", exclude=kept)
 
 
-def make_model(config: vos.ModelConfig, *, hard: bool) -> vos.VOS:
+def make_model(config: model_config.ModelConfig, *, hard: bool) -> vos.VOS:
     """Returns the model for training (soft matching) or as users run it (`hard`).
 
     Raises:

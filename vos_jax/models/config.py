@@ -1,0 +1,144 @@
+"""The settings of the method, and its variants."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from vos_jax import checks, errors
+from vos_jax.models import alignment as alignment_lib
+from vos_jax.models import backbones, templates
+from vos_jax.models import matching as matching_lib
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import read as read_lib
+from vos_jax.models import training_free as training_free_lib
+
+DATASETS = ("default", "static", "davis", "youtube_vos")
+"""Data sets that have a lambda of their own, in the order of the parameter `lambda_logit`."""
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The method. Names of template, alignment, matching and read may also be callables of their signature.
+
+    Attributes:
+      variant: Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
+      dtype: Type that the network computes in: "float32" or "bfloat16". Parameters, softmax and losses stay
+        float32.
+      dataset: Training set whose similarity/IoU balance (lambda) matching uses, or "default".
+      backbone: A name in `backbones.BACKBONES`, or a callable `(dtype=...) -> flax module`.
+      key_size: Channels of the keys, Ck.
+      embed_size: Channels of the embeddings, Ce.
+      value_size: Channels of the values, Cv.
+      match_size: Channels in which templates and proposals are compared.
+      refine: Whether RefineNet sharpens the coarse masks.
+      refine_channels: RefineNet's channels at strides 16, 8, 4.
+      template: An object's current appearance: "dynamic" (memory read), "first", "previous", "mean".
+      template_size: Cells per side of templates and proposals.
+      alignment: How a template meets a proposal: "adaptive", "none", "pooled", "topk", "transport".
+      matching: Which proposal belongs to which object: "pgd" (the paper's layer), "hungarian", "sinkhorn",
+        "greedy".
+      iou_with: The mask that proposals are compared with: "previous" or "propagated".
+      matching_options: Settings of the matching layers.
+      memory: How frames are kept.
+      read: How the memory is read.
+      proposals: Where proposals come from.
+      training_free: The model of `--checkpoint none`.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    variant: str = "lite0"
+    dtype: str = "float32"
+    dataset: str = "default"
+    backbone: str | Callable = "efficientnet_lite0"
+    key_size: int = 64
+    embed_size: int = 128
+    value_size: int = 128
+    match_size: int = 64
+    refine: bool = True
+    refine_channels: tuple[int, int, int] = (128, 64, 32)
+    template: str | Callable = "dynamic"
+    template_size: int = 14
+    alignment: str | Callable = "adaptive"
+    matching: str | Callable = "pgd"
+    iou_with: str = "previous"
+    matching_options: matching_lib.MatchingConfig = matching_lib.MatchingConfig()
+    memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
+    read: read_lib.ReadConfig = read_lib.ReadConfig()
+    proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
+    training_free: training_free_lib.TrainingFreeConfig = training_free_lib.TrainingFreeConfig()
+
+    def __post_init__(self):
+        checks.one_of(self, "variant", VARIANTS)
+        checks.one_of(self, "dtype", DTYPES)
+        checks.known_name(self, "backbone", backbones.BACKBONES)
+        checks.known_name(self, "template", templates.TEMPLATES)
+        checks.known_name(self, "alignment", alignment_lib.ALIGNMENTS)
+        checks.known_name(self, "matching", matching_lib.MATCHINGS)
+        checks.at_least(self, 1, "refine_channels")
+        checks.one_of(self, "dataset", DATASETS)
+        checks.one_of(self, "iou_with", ("previous", "propagated"))
+        checks.at_least(self, 1, "key_size", "embed_size", "value_size", "match_size", "template_size")
+
+    @property
+    def uses_network(self) -> bool:
+        """True if there is a proposal network."""
+        return self.proposals.source == "network"
+
+    @property
+    def compute_dtype(self) -> Any:
+        """`dtype` as JAX has it."""
+        return jnp.dtype(self.dtype)
+
+
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "lite0": {},
+    "resnet50": {
+        "backbone": "resnet50",
+        "key_size": 128,
+        "embed_size": 256,
+        "value_size": 512,
+        "match_size": 128,
+        "refine_channels": (256, 128, 64),
+        "proposals": {"channels": 128},
+    },
+}
+"""Changes of `ModelConfig` by variant; sections as mappings."""
+
+
+def change_variant(config: ModelConfig, name: str) -> ModelConfig:
+    """Returns the settings of another variant; keys that no longer had the old variant's value stay.
+
+    Raises:
+      VosError: no such variant.
+    """
+    if name not in VARIANTS:
+        raise errors.VosError(f"model.variant is {name!r}; there are {', '.join(sorted(VARIANTS))}")
+    old, new = (_changed(ModelConfig(), VARIANTS[variant]) for variant in (config.variant, name))
+    return dataclasses.replace(_moved(config, old, new), variant=name)
+
+
+def _changed(section: Any, changes: Mapping[str, Any]) -> Any:
+    inner = {
+        key: _changed(getattr(section, key), value) if isinstance(value, Mapping) else value
+        for key, value in changes.items()
+    }
+    return dataclasses.replace(section, **inner)
+
+
+def _moved(section: Any, old: Any, new: Any) -> Any:
+    """Returns a section with the values of `new` where it has those of `old`."""
+    values = {}
+    for field in dataclasses.fields(section):
+        mine, before, after = (getattr(x, field.name) for x in (section, old, new))
+        if dataclasses.is_dataclass(before) and not isinstance(before, type):
+            values[field.name] = _moved(mine, before, after)
+        elif before != after and mine == before:
+            values[field.name] = after
+    return dataclasses.replace(section, **values)
