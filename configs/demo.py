@@ -3,7 +3,7 @@
 Command:  make demo   (python eval.py --config demo --overlay)
 Hardware: 2 CPU cores
 Time:     33 s, of it 9 s compilation; 18 s with --checkpoint none
-Expected: J&F 0.926 (J 0.930, F 0.922); 0.941 (J 0.912, F 0.971) with --checkpoint none
+Expected: J&F 0.953 (J 0.957, F 0.949); 0.941 (J 0.912, F 0.971) with --checkpoint none
 """
 
 from vos_jax import config as configs
