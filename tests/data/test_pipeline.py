@@ -286,6 +286,7 @@ def test_a_source_of_an_unknown_data_set_is_refused(data):
 def test_making_examples_initialises_no_jax_backend(data):
     program = f"""
 from vos_jax.data import pipeline
+from vos_jax.data import config as data_config
 source = pipeline.SourceConfig(kind="static", root={str(data / "static")!r}, weight=1.0)
 config = data_config.ClipDataConfig(sources={{"photos": source}}, crop=32, batch=2)
 next(pipeline.make_pipeline(config, dataset_names=("default",)))
