@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from vos_jax import command, devices, errors, files, geometry, processes
 from vos_jax import config as configs
-from vos_jax.data import datasets, proposal_files, sources, submission
+from vos_jax.data import datasets, proposal_files, submission
+from vos_jax.data import video as video_lib
 from vos_jax.inference import (
     direction,
     followers,
@@ -115,11 +116,11 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     screen = console.make_console()
 
     # ---------------------------------------------------------------- data
-    source = datasets.open_source(config.data)
+    dataset = datasets.open_dataset(config.data)
     if options.score_only is not None:
-        score_only(screen, options, config, source)
+        score_only(screen, options, config, dataset)
         return
-    videos = [source.video(name) for name in source.sequences()]
+    videos = list(dataset)
     for video in videos:
         video.check()
 
@@ -138,7 +139,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     for video in videos:
         views.check_size(video.size, config.inference)
         direction.check(
-            video.inputs(), workers[0], config.inference.direction, config.eval.save_probabilities
+            video.prompts(), workers[0], config.inference.direction, config.eval.save_probabilities
         )
         if num_proposals:
             proposal_files.read_video(config.model.proposals.folder, video)
@@ -161,7 +162,9 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     if config.eval.save_probabilities:
         finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
-    screen.print(f"{source.name} {source.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}")
+    screen.print(
+        f"{dataset.name} {dataset.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}"
+    )
     if followers.adapts(config, model):
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame with masks given")
     if finished:
@@ -184,7 +187,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         total = sum(map(len, todo))
         task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
 
-        def work(masks_out, video: sources.Video, follower, stop) -> segmentation.Segmented:
+        def work(masks_out, video: video_lib.Video, follower, stop) -> segmentation.Segmented:
             def advance(fps: float) -> None:
                 stop()
                 progress.update(task, advance=1, fps=fps)
@@ -205,9 +208,9 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
                 save_probabilities=config.eval.save_probabilities,
             )
 
-        unprinted: list[sources.Video] = []
+        unprinted: list[video_lib.Video] = []
 
-        def hand_on(video: sources.Video, *, undrawn: bool = True) -> None:
+        def hand_on(video: video_lib.Video, *, undrawn: bool = True) -> None:
             scored[video.name] = scores.submit(video, out)
             unprinted.append(video)
             if config.eval.overlay and undrawn:
@@ -242,7 +245,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         if not group.is_leader:
             return
         object_scores = [score for video in videos for score in scored[video.name].result()]
-        summary = scoring.table(source, object_scores)
+        summary = scoring.table(dataset, object_scores)
 
     # ---------------------------------------------------------------- results
     seconds = {
@@ -258,10 +261,10 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     }
     seconds["score"] = scores.seconds
     presence = {video.name: log.presence(video.name) for video in videos}
-    found = results.make(source, config, summary, frames, speed, seconds, on, checkpoint, presence)
-    results.write(screen, source, out, found)
+    found = results.make(dataset, config, summary, frames, speed, seconds, on, checkpoint, presence)
+    results.write(screen, dataset, out, found)
     if options.zip:
-        screen.print(f"for the server: {submission.pack(source, out, out / 'submission.zip')}")
+        screen.print(f"for the server: {submission.pack(dataset, out, out / 'submission.zip')}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
     if options.visualize:
@@ -271,7 +274,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
 
 
 def score_only(
-    screen, options: argparse.Namespace, config: configs.Config, source: sources.VideoSource
+    screen, options: argparse.Namespace, config: configs.Config, dataset: datasets.VideoDataset
 ) -> None:
     """Scores PNGs that are there; results.json goes beside them, or to --out."""
     folder = pathlib.Path(options.score_only)
@@ -280,12 +283,12 @@ def score_only(
         files.check_writable(out)
     start = time.perf_counter()
     summary = scoring.score_folder(
-        source,
+        dataset,
         folder,
         workers=config.eval.workers,
         on_sequence=lambda name, scores: screen.print(console.sequence_line(name, scores)),
     )
-    frames = sum(len(source.video(name)) for name in source.sequences())
+    frames = sum(map(len, dataset))
     seconds = {
         "compile": 0.0,
         "adaptation": 0.0,
@@ -294,18 +297,18 @@ def score_only(
         "score": time.perf_counter() - start,
     }
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
-    found = results.make(source, config, summary, frames, speed, seconds, None, None, None)
+    found = results.make(dataset, config, summary, frames, speed, seconds, None, None, None)
     if options.out is None and (folder / "results.json").exists():
         console.print_results(screen, found)
         screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
         files.check_writable(out)
-        results.write(screen, source, out, found)
+        results.write(screen, dataset, out, found)
     if options.zip:
-        screen.print(f"for the server: {submission.pack(source, folder, out / 'submission.zip')}")
+        screen.print(f"for the server: {submission.pack(dataset, folder, out / 'submission.zip')}")
 
 
-def draw(video: sources.Video, out: pathlib.Path) -> pathlib.Path:
+def draw(video: video_lib.Video, out: pathlib.Path) -> pathlib.Path:
     """Lays the masks in OUT over the frames: an mp4 and a contact sheet; returns the sheet's path."""
     return overlay.draw_video(video, lambda name: writer.mask_path(out, video.name, name), out / "overlays")
 

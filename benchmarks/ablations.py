@@ -24,7 +24,7 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import config as data_config
-from vos_jax.data import pipeline, pseudo_clips, sequences, sources
+from vos_jax.data import datasets, pipeline, pseudo_clips
 from vos_jax.inference import direction, followers, loading
 from vos_jax.metrics import davis
 
@@ -59,20 +59,21 @@ class Clip:
 
 def held_back(root: str, frames: int) -> Iterator[Clip]:
     """The first frames of each sequence that training holds back."""
-    source = sources.FoldersSource(root, sequences=configs.default().train.held_out.sequences)
-    for name in source.sequences():
-        video = source.video(name)
+    sequences = configs.default().train.held_out.sequences
+    for video in datasets.open_dataset(
+        datasets.EvalDatasetConfig(kind="folders", root=root, sequences=sequences)
+    ):
         length = min(frames, len(video))
         yield Clip(
             np.stack([video.frame(index) for index in range(length)]),
-            np.stack([video.annotation(index) for index in range(length)]),
+            np.stack([video.mask(index) for index in range(length)]),
         )
 
 
 def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> Iterator[Clip]:
     """Pseudo-clips of one to four objects among people and things of their own kind; always the same ones."""
     batch = 4
-    source = sequences.SourceConfig(kind="static", root=root, weight=1.0, sequences=JUDGED_PHOTOS)
+    source = datasets.SourceConfig(kind="photos", root=root, weight=1.0, sequences=JUDGED_PHOTOS)
     config = data_config.ClipDataConfig(
         sources={"static": source},
         clip_length=length,

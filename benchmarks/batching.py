@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors, geometry
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import loading, rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import state as state_lib
@@ -31,10 +31,10 @@ def full_state(follower: tracker.Tracker, size: tuple[int, int], objects: int):
 
     Empty slots hold a copy of the newest frame: reads cost what they cost later on.
     """
-    video = rendered.RenderedSource(size=size, frames=3, objects=objects).video("rendered")
+    video = rendered.make_video(size=size, frames=3, objects=objects)
     track = follower.start(size, objects)
     for index in range(2):
-        track.step(video.frame(index), video.annotation(0) if index == 0 else None)
+        track.step(video.frame(index), video.mask(0) if index == 0 else None)
     memory = track.state.memory
     newest = jnp.argmax(memory.slot_frame)
 

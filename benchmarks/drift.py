@@ -27,7 +27,8 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors, geometry
-from vos_jax.data import datasets, sources
+from vos_jax.data import datasets
+from vos_jax.data import video as video_lib
 from vos_jax.inference import loading, rollout, tracker
 from vos_jax.models import masks, vos
 from vos_jax.models import matching as matching_lib
@@ -93,7 +94,7 @@ def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def measure(
-    follower: tracker.Tracker, run: Any, video: sources.Video, visible: list[dict] | None, row: str
+    follower: tracker.Tracker, run: Any, video: video_lib.Video, visible: list[dict] | None, row: str
 ) -> list[dict[str, Any]]:
     """Returns one dict per object and frame of a video, its first and last frame left out."""
     memory, previous = row.split("/")
@@ -102,11 +103,11 @@ def measure(
         "first": jnp.asarray(memory == "first"),
         "previous": jnp.asarray(previous == "true"),
     }
-    given_masks, rows = video.inputs(), []
+    given_masks, rows = video.prompts(), []
     track = follower.start(video.size, len(video.first_frames))
     for index in range(len(video)):
         padded, given = track.prepare(video.frame(index), given_masks.get(index))
-        ids = video.annotation(index)
+        ids = video.mask(index)
         assert ids is not None  # `main` has looked
         truth = _truth(ids, track)
         track.state, found = run(track.params, track.state, padded, given, truth, use_true)
@@ -184,14 +185,13 @@ def main() -> None:
     if unknown := [name for name in names if name not in ROWS]:
         raise errors.VosError(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
     config = configs.load(options.config, overrides)
-    wanted = tuple(name for name in options.sequences.split(",") if name)
-    config = configs.replace(config, {"data.root": options.data, "data.sequences": wanted})
-    source = datasets.open_source(config.data)
-    videos = [source.video(name) for name in source.sequences()]
+    sequences = tuple(name for name in options.sequences.split(",") if name)
+    config = configs.replace(config, {"data.root": options.data, "data.sequences": sequences})
+    videos = list(datasets.open_dataset(config.data))
     for video in videos:
         video.check()
         for index, name in enumerate(video.frame_names):
-            if video.annotation(index) is None:
+            if video.mask(index) is None:
                 raise errors.VosError(
                     f"{video.name}: frame {name} has no mask; benchmarks.drift needs one for every frame"
                 )

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import speed
 from vos_jax import config as configs
 from vos_jax import devices, errors
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import loading, tracker
 from vos_jax.metrics import davis, returns
 from vos_jax.models import memory
@@ -49,7 +49,7 @@ class Run:
 def make_video(size: tuple[int, int], frames: int) -> rendered.RenderedVideo:
     """One object that is away for 50 frames in every 250."""
     away = tuple((first + GONE[0], first + GONE[1]) for first in range(0, frames, PERIOD))
-    return rendered.RenderedSource(size=size, frames=frames, objects=1, away=away).video("rendered")
+    return rendered.make_video(size=size, frames=frames, objects=1, away=away)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def follow(follower: tracker.Tracker, video: rendered.RenderedVideo) -> Run:
     track = follower.start(video.size, 1)
     milliseconds, resident, sizes, truth, found = [], [], [], [], []
     for index in range(len(video)):
-        frame, ids = video.frame(index), video.annotation(index)
+        frame, ids = video.frame(index), video.mask(index)
         start = time.perf_counter()
         result = track.step(frame, ids if index == 0 else None)
         milliseconds.append(1e3 * (time.perf_counter() - start))

@@ -18,17 +18,17 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vos_jax.data import builders, clips, pipeline
+from vos_jax.data import builders, datasets, pipeline
 from vos_jax.data import config as data_config
 
 STAGES = {
     "frames: read, decode": ("frame",),
-    "masks: read, decode": ("ids",),
+    "masks: read, decode": ("mask",),
     "place the crop": ("place",),
     "warp": ("render",),
     "pseudo-clip": ("__call__", "pseudo_clips.py"),
     "objects, colours": ("finish",),
-    "pack": ("pack",),
+    "to arrays": ("to_arrays",),
 }
 """Row of the table: (function name, end of its file's name); without a file any of ours."""
 
@@ -48,9 +48,9 @@ def wall(settings: data_config.ClipDataConfig, seconds: float) -> tuple[float, f
 
 def profile(settings: data_config.ClipDataConfig, clip_count: int) -> tuple[float, dict[str, float]]:
     """Returns CPU milliseconds per clip, unprofiled, and the profiled share of each stage."""
-    opened = tuple(clips.open_sequences(source) for source in settings.drawn().values())
-    make = pipeline.MakeExample(settings, opened, ("default",), 0)
-    items = np.random.default_rng(0).integers(len(opened[0].names), size=clip_count)
+    videos = tuple(datasets.open_training_videos(source) for source in settings.drawn().values())
+    make = pipeline.MakeClip(settings, videos, ("default",), 0)
+    items = np.random.default_rng(0).integers(len(videos[0]), size=clip_count)
 
     def run() -> None:
         for position, item in enumerate(items):
@@ -85,12 +85,12 @@ def main() -> None:
     args = parser.parse_args()
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as packed:
-        davis = pipeline.SourceConfig(kind="davis_folder", root=args.davis, weight=1.0)
+        davis = datasets.SourceConfig(root=args.davis, weight=1.0)
         builders.pack(davis, packed, name="davis")
         sources = {
             "folder": davis,
-            "array_record": pipeline.SourceConfig(kind="array_record", root=packed, weight=1.0),
-            "pseudo-clips": pipeline.SourceConfig(kind="static", root=args.static, weight=1.0),
+            "array_record": datasets.SourceConfig(kind="array_record", root=packed, weight=1.0),
+            "pseudo-clips": datasets.SourceConfig(kind="photos", root=args.static, weight=1.0),
         }
         settings = {
             name: data_config.ClipDataConfig(sources={name: s}, batch=4) for name, s in sources.items()

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import loading, tracker
 from vos_jax.metrics import davis, returns
 
@@ -39,13 +39,10 @@ def make_videos(
     kinds: list[str], size: tuple[int, int], frames: int, count: int
 ) -> dict[str, list[rendered.RenderedVideo]]:
     """`count` videos of each kind; always the same ones."""
-    names = tuple(f"returns{number}" for number in range(count))
     return {
         kind: [
-            rendered.RenderedSource(
-                sequence_names=names, size=size, frames=frames, away=AWAY, **settings
-            ).video(name)
-            for name in names
+            rendered.make_video(f"returns{number}", size=size, frames=frames, away=AWAY, **settings)
+            for number in range(count)
         ]
         for kind, settings in ((kind, KINDS[kind]) for kind in kinds)
     }
@@ -54,8 +51,8 @@ def make_videos(
 def score(follower: tracker.Tracker, video: rendered.RenderedVideo) -> tuple[list[bool], list, list]:
     """Per object of one video: returns found, J where it shows, and whether its mask is empty elsewhere."""
     frames = (video.frame(index) for index in range(len(video)))
-    ids = [video.annotation(index) for index in range(len(video))]
-    found = [result.ids for result in follower.track(frames, video.inputs())]
+    ids = [video.mask(index) for index in range(len(video))]
+    found = [result.ids for result in follower.track(frames, video.prompts())]
     recovered, similarity, empty = [], [], []
     for object_id, first in video.first_frames.items():
         truth, predicted = ([x == object_id for x in masks[first:]] for masks in (ids, found))

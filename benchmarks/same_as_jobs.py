@@ -141,23 +141,23 @@ def write_data(folder: pathlib.Path) -> None:
     from flax import traverse_util
 
     from tests import tiny
-    from vos_jax.data import rendered
+    from vos_jax.data.datasets import rendered
 
-    video = rendered.RenderedSource().video(VIDEO)
+    video = rendered.make_video()
     for index in range(FRAMES):
-        frame, ids = video.frame(index), video.annotation(index)
+        frame, ids = video.frame(index), video.mask(index)
         for name in ("first", "middle"):
             _write_image(folder / name / "JPEGImages" / VIDEO / f"{index:05d}.png", frame)
             if name == "first" or index == GIVEN_FRAME:
                 _write_image(folder / name / "Annotations" / VIDEO / f"{index:05d}.png", ids)
     for number in range(6):
-        video = rendered.RenderedSource(size=(96, 128), frames=FRAMES, objects=2, seed=number).video(VIDEO)
+        video = rendered.make_video(size=(96, 128), frames=FRAMES, objects=2, seed=number)
         _write_image(folder / "static" / "images" / f"photo{number}.png", video.frame(0))
-        _write_image(folder / "static" / "masks" / f"photo{number}.png", video.annotation(0))
+        _write_image(folder / "static" / "masks" / f"photo{number}.png", video.mask(0))
         for index in range(FRAMES if number else 0):
             name = f"video{number}/{index:05d}.png"
             _write_image(folder / "davis" / "JPEGImages" / name, video.frame(index))
-            _write_image(folder / "davis" / "Annotations" / name, video.annotation(index))
+            _write_image(folder / "davis" / "Annotations" / name, video.mask(index))
     params: dict[str, Any] = dict(traverse_util.flatten_dict(tiny.params(), sep="/"))
     # RefineNet starts at zero, which would hide all that goes into it.
     last = "refine/logit/kernel"
@@ -176,10 +176,10 @@ def _write_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 def rendered(data: pathlib.Path) -> Found:
     """Returns checksums of the rendered sample's frames and masks."""
-    from vos_jax.data import rendered
+    from vos_jax.data.datasets import rendered
 
     del data
-    video = rendered.RenderedSource().video(VIDEO)
+    video = rendered.make_video()
     return {
         f"{kind}/{index}": checksum(draw(index))
         for index in range(0, 24, 4)

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import long_video, speed
 from vos_jax import Segmenter, devices, errors
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import writer
 
 CYCLE, VIDEO, ROW = 48, 40 * 48, 1000
@@ -63,10 +63,10 @@ def act(seg: Segmenter, index: int, ids: np.ndarray, folder: pathlib.Path) -> No
 
 def soak(seg: Segmenter, frames: int, size: tuple[int, int]) -> list[dict[str, float]]:
     """Follows the endless video and prints and returns the rows."""
-    video = rendered.RenderedSource(size=size, frames=CYCLE // 2, objects=2).video("rendered")
+    video = rendered.make_video(size=size, frames=CYCLE // 2, objects=2)
     there = [video.frame(index) for index in range(CYCLE // 2)]
     shown = there + there[::-1]  # so that the loop has no cut
-    first, rows, times = video.annotation(0), [], []
+    first, rows, times = video.mask(0), [], []
     print("| frames | ms | resident MB | objects | threads | files | compiled |\n|" + "---:|" * 7)
     with tempfile.TemporaryDirectory() as place, writer.MaskWriter(place) as out:
         folder = pathlib.Path(place)

@@ -33,7 +33,7 @@ from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import loading, tracker
 from vos_jax.models import masks, pixels, vos, windows
 from vos_jax.models import read as read_lib
@@ -54,8 +54,7 @@ def resident_megabytes() -> float:
 
 def follow(run: tracker.Tracker, count: int, frames: int) -> tuple[tracker.Track, np.ndarray, list[float]]:
     """Follows `count` rendered objects; returns the track, its next frame and each step's milliseconds."""
-    source = rendered.RenderedSource(size=SIZE, frames=24, objects=count)
-    video = source.video(source.sequences()[0])
+    video = rendered.make_video(size=SIZE, frames=24, objects=count)
     shown = [video.frame(index) for index in range(len(video))]
     track, times = run.start(SIZE, count), []
     for index in range(frames):
@@ -63,7 +62,7 @@ def follow(run: tracker.Tracker, count: int, frames: int) -> tuple[tracker.Track
         place = index % 46
         frame = shown[place if place < 24 else 46 - place]
         start = time.perf_counter()
-        track.step(frame, video.annotation(0) if index == 0 else None)
+        track.step(frame, video.mask(0) if index == 0 else None)
         times.append(1e3 * (time.perf_counter() - start))
     place = frames % 46
     return track, shown[place if place < 24 else 46 - place], times

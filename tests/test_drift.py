@@ -22,7 +22,7 @@ def measured():
     follower = tracker.Tracker(model, params, buckets=(2,))
     run = drift.make_run(model)
     video = SOURCE.video(SOURCE.sequences()[0])
-    shown = [{str(i): (int((video.annotation(t) == i).sum()), 4000) for i in (1, 2)} for t in range(6)]
+    shown = [{str(i): (int((video.mask(t) == i).sum()), 4000) for i in (1, 2)} for t in range(6)]
     return lambda row: drift.measure(follower, run, video, shown, row)
 
 

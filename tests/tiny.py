@@ -76,7 +76,7 @@ def video(length: int = 3, size: tuple[int, int] = (64, 64), seed: int = 0):
 
 
 def batch(size: int = 2, *, length: int = 3, objects: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
-    """Clips as the pipeline makes them: `data.clips.pack`'s arrays with a leading axis of `size` clips."""
+    """Clips as the pipeline makes them: `data.clips.ClipArrays` with a leading axis of `size` clips."""
     clips = [video(length, seed=seed + index) for index in range(size)]
     return {
         "frames": np.stack([frames for frames, _ in clips]),

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vos_jax import errors, setting_values
-from vos_jax.data.datasets import DatasetConfig
+from vos_jax.data.datasets import EvalDatasetConfig
 from vos_jax.errors import VosError
 from vos_jax.inference.config import EvalConfig, InferenceConfig
 from vos_jax.models import config as model_config
@@ -53,7 +53,7 @@ class Config:
 
     seed: int = 0
     checkpoint: str = "auto"
-    data: DatasetConfig = DatasetConfig()
+    data: EvalDatasetConfig = EvalDatasetConfig()
     model: model_config.ModelConfig = model_config.ModelConfig()
     inference: InferenceConfig = InferenceConfig()
     eval: EvalConfig = EvalConfig()

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import peaks, train_speed
 from benchmarks.accelerator import kernels
 from benchmarks.accelerator.training import Program
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import loading, tracker
 from vos_jax.train import setup
 
@@ -91,8 +91,7 @@ def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[s
         buckets=(1,),
         dataset=loading.dataset_index(config.model),
     )
-    source = rendered.RenderedSource(size=size, frames=8, objects=1)
-    video = source.video(source.sequences()[0])
+    video = rendered.make_video(size=size, frames=8, objects=1)
     shown = [video.frame(index) for index in range(len(video))]
     track, times, step_seconds = run.start(size, 1), [], 0.0
     for index in range(frames):
@@ -101,7 +100,7 @@ def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[s
         begin = time.perf_counter()
         # Forward and backward, so that the loop has no cut.
         place = index % 14
-        track.step(shown[place if place < 8 else 14 - place], video.annotation(0) if index == 0 else None)
+        track.step(shown[place if place < 8 else 14 - place], video.mask(0) if index == 0 else None)
         times.append(time.perf_counter() - begin)
     timed = frames - frames // 2
     return {

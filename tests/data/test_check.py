@@ -16,7 +16,7 @@ def make_folders(root, sequences=("ant", "bee"), frames=3):
         (root / name / "masks").mkdir(parents=True)
         for index in range(frames):
             Image.fromarray(video.frame(index)).save(root / name / f"{index}.jpg")
-            masks.write_mask(root / name / "masks" / f"{index}.png", video.annotation(index))
+            masks.write_mask(root / name / "masks" / f"{index}.png", video.mask(index))
     return root
 
 

@@ -75,7 +75,7 @@ def test_objects_may_vanish_behind_the_first_frame(tmp_path):
     assert times_of(view)[0] == 0
     settings = augmentation.Augmentation(crop=transforms.Crop(size=(32, 32)))
     clip, count = settings(view, KEYS[0])
-    example = clips.pack(clip, num_objects=count, length=3, max_objects=2, dataset=0)
+    example = clips.to_arrays(clip, num_objects=count, length=3, max_objects=2, dataset=0)
     assert example["object_valid"].tolist() == [True, False]
     assert example["truth_valid"].all() and not example["ids"][1:].any() and example["ids"][0].any()
 
@@ -91,7 +91,7 @@ def test_missing_masks_are_not_drawn_or_marked(tmp_path):
         truth = [time in (0, 3, 6) for time in times_of(view)]
         assert [ids is not None for ids in view.ids] == truth and truth[0]
         clip = transforms.render(view)
-        example = clips.pack(clip, num_objects=1, length=3, max_objects=1, dataset=0)
+        example = clips.to_arrays(clip, num_objects=1, length=3, max_objects=1, dataset=0)
         assert example["truth_valid"].tolist() == truth and example["frame_valid"].all()
     assert {1, 2, 4} <= seen
 
@@ -219,7 +219,7 @@ def test_reduced_decoding_shrinks_the_frame_and_keeps_the_mask_aligned(tmp_path,
 def test_a_short_clip_is_packed_with_invalid_frames():
     frame, ids = tiny_training.frame_and_ids(0, 0)
     clip = transforms.make_view((frame, frame + 1), (ids, None))
-    example = clips.pack(transforms.render(clip), num_objects=1, length=4, max_objects=3, dataset=2)
+    example = clips.to_arrays(transforms.render(clip), num_objects=1, length=4, max_objects=3, dataset=2)
     assert {k: (v.shape, v.dtype.name) for k, v in example.items()} == {
         "frames": ((4, 48, 64, 3), "uint8"),
         "ids": ((4, 48, 64), "uint8"),

@@ -152,9 +152,9 @@ def test_packed_frames_without_a_cell_to_show_are_unknown(known):
     clip = make(KEYS[0], length=2)
     if not known:
         clip = transforms.Clip(clip.frames, clip.ids, clip.size)
-    example = clips.pack(transforms.pad(clip, (96, 96)), num_objects=1, length=4, max_objects=2, dataset=0)[
-        "origins"
-    ]
+    example = clips.to_arrays(
+        transforms.pad(clip, (96, 96)), num_objects=1, length=4, max_objects=2, dataset=0
+    )["origins"]
     assert example.shape == (4, 6, 6, 3) and example.dtype == np.float32
     expected = np.full_like(example, origins.UNKNOWN)
     if known:

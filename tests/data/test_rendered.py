@@ -19,7 +19,7 @@ def test_same_arguments_same_pixels_in_any_order():
     backwards = [second.frame(index) for index in reversed(range(5))][::-1]
     for index in range(5):
         np.testing.assert_array_equal(first.frame(index), backwards[index])
-        np.testing.assert_array_equal(first.annotation(index), second.annotation(index))
+        np.testing.assert_array_equal(first.mask(index), second.mask(index))
     longer = _video(frames=9)
     np.testing.assert_array_equal(first.frame(4), longer.frame(4))
 
@@ -35,7 +35,7 @@ def test_seed_and_name_change_the_video():
 def test_sample_shows_what_it_promises(seed):
     """At the demo's length: all objects in frame 0, all move, scale and turn, some are occluded."""
     video = _video(frames=24, size=(120, 214), seed=seed)
-    all_ids = np.stack([video.annotation(index) for index in range(24)])
+    all_ids = np.stack([video.mask(index) for index in range(24)])
     assert set(np.unique(all_ids[0])) == {0, 1, 2, 3}
     areas = np.stack([(all_ids == object_id).sum((1, 2)) for object_id in (1, 2, 3)])
     assert areas.min() >= 0 and (areas[:, 0] > 0.01 * 120 * 214).all()
@@ -74,7 +74,7 @@ def test_truth_lies_where_the_object_was_painted():
 def test_inputs_are_the_first_annotations_only():
     video = _video(frames=12)
     assert set(video.first_frames) == {1, 2, 3} and list(video.first_frames) == sorted(video.first_frames)
-    inputs = video.inputs()
+    inputs = video.prompts()
     for object_id, index in video.first_frames.items():
         assert (inputs[index] == object_id).any()
         assert all(not (ids == object_id).any() for other, ids in inputs.items() if other != index)
@@ -82,17 +82,17 @@ def test_inputs_are_the_first_annotations_only():
 
 def test_object_that_starts_hidden_appears_later():
     video = _video(frames=3)
-    annotations = [video.annotation(index) for index in range(3)]
+    annotations = [video.mask(index) for index in range(3)]
     annotations[0] = np.where(annotations[0] == 2, 0, annotations[0]).astype(np.uint8)
     video.annotation = annotations.__getitem__
     assert video.first_frames == {1: 0, 2: 1, 3: 0}
-    assert set(np.unique(video.inputs()[0])) == {0, 1, 3} and set(np.unique(video.inputs()[1])) == {0, 2}
+    assert set(np.unique(video.prompts()[0])) == {0, 1, 3} and set(np.unique(video.prompts()[1])) == {0, 2}
 
 
 def test_merged_objects_are_one():
     merged, apart = _video(merge_objects=True), _video()
-    np.testing.assert_array_equal(merged.annotation(2), apart.annotation(2) > 0)
-    assert merged.first_frames == {1: 0} and (merged.inputs()[0] == merged.annotation(0)).all()
+    np.testing.assert_array_equal(merged.mask(2), apart.mask(2) > 0)
+    assert merged.first_frames == {1: 0} and (merged.inputs()[0] == merged.mask(0)).all()
 
 
 @pytest.mark.parametrize("objects", [1, 9])
@@ -112,7 +112,7 @@ def test_impossible_videos_are_refused(wrong):
 def test_objects_leave_the_frame_and_come_back():
     away = ((40, 60), (110, 112))
     video, stays = (_video(frames=140, objects=2, away=gone) for gone in (away, ()))
-    shown = [set(np.unique(video.annotation(index))) - {0} for index in range(140)]
+    shown = [set(np.unique(video.mask(index))) - {0} for index in range(140)]
     for start, end in away:
         assert not any(shown[start:end])
         np.testing.assert_array_equal(video.frame(start), _empty(video).frame(start), "nor a shadow")
@@ -130,12 +130,12 @@ def _empty(video):
 
 def test_look_alikes_are_seen_and_are_background():
     alone, among = (_video(size=(96, 140), objects=1, look_alikes=n) for n in (0, 2))
-    ids = among.annotation(2)
-    np.testing.assert_array_equal(ids, alone.annotation(2), "they lie below and have no id")
+    ids = among.mask(2)
+    np.testing.assert_array_equal(ids, alone.mask(2), "they lie below and have no id")
     changed = np.abs(alone.frame(2).astype(int) - among.frame(2).astype(int)).sum(-1) > 60
     assert changed[ids == 0].mean() > 0.03 and not changed[ids == 1].mean() > 0.05
     merged = _video(size=(96, 140), objects=2, look_alikes=2, merge_objects=True)
-    assert set(np.unique(merged.annotation(2))) == {0, 1}
+    assert set(np.unique(merged.mask(2))) == {0, 1}
 
 
 def test_davis_layout(tmp_path):
@@ -143,7 +143,7 @@ def test_davis_layout(tmp_path):
     assert (root / "ImageSets/2017/val.txt").read_text().split() == ["a", "b"]
     video = rendered.RenderedSource(sequence_names=("a", "b"), frames=2, size=(32, 45), objects=2).video("b")
     path = root / "Annotations/480p/b/00001.png"
-    np.testing.assert_array_equal(masks.read_mask(path), video.annotation(1))
+    np.testing.assert_array_equal(masks.read_mask(path), video.mask(1))
     with Image.open(root / "JPEGImages/480p/b/00001.jpg") as image:
         error = np.abs(np.asarray(image).astype(int) - video.frame(1).astype(int))
     assert image.size == (45, 32) and error.mean() < 8

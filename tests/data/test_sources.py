@@ -62,15 +62,15 @@ def test_davis_2017(tmp_path):
     assert video.frame_names == ("00000", "00001", "00002", "00003")
     assert video.first_frames == {1: 0, 2: 0}
     assert video.frame(1).shape == (*SIZE, 3) and video.frame(1).dtype == np.uint8
-    assert set(np.unique(video.annotation(3))) == {0, 1, 2}
-    assert list(video.inputs()) == [0]
+    assert set(np.unique(video.mask(3))) == {0, 1, 2}
+    assert list(video.prompts()) == [0]
 
 
 def test_davis_2016_merges_objects(tmp_path):
     video = sources.DavisSource(make_davis(tmp_path, year=2016), year=2016).video("dog")
     assert video.merge_objects and video.first_frames == {1: 0}
     np.testing.assert_array_equal(
-        video.annotation(0), masks.read_mask(tmp_path / "Annotations/480p/dog/00000.png") > 0
+        video.mask(0), masks.read_mask(tmp_path / "Annotations/480p/dog/00000.png") > 0
     )
 
 
@@ -85,7 +85,7 @@ def test_davis_with_the_first_mask_only(tmp_path):
         (tmp_path / f"Annotations/480p/cat/{i:05d}.png").unlink()
     video = sources.DavisSource(tmp_path).video("cat")
     video.check()
-    assert video.annotation(1) is None and video.annotation(0) is not None
+    assert video.mask(1) is None and video.mask(0) is not None
 
 
 def test_davis_2016_listing_of_file_pairs(tmp_path):
@@ -221,10 +221,10 @@ def test_folders_give_each_object_once_where_it_first_appears(tmp_path):
     video = sources.FoldersSource(folders).video("cat")
     video.check()
     assert video.first_frames == {3: 1, 5: 2, 7: 3}
-    given = video.inputs()
+    given = video.prompts()
     assert {i: set(np.unique(ids)) - {0} for i, ids in given.items()} == {1: {3}, 2: {5}, 3: {7}}
-    np.testing.assert_array_equal(given[2] == 5, video.annotation(2) == 5)
-    assert video.annotation(0) is None
+    np.testing.assert_array_equal(given[2] == 5, video.mask(2) == 5)
+    assert video.mask(0) is None
 
 
 def test_folders_with_masks_beside_the_frames(tmp_path):
@@ -271,7 +271,7 @@ def test_real_davis(shared_data):
     video = source.video("blackswan")
     video.check()
     assert (video.size, len(video), video.first_frames) == ((480, 854), 50, {1: 0})
-    assert set(np.unique(video.inputs()[0])) == {0, 1}
+    assert set(np.unique(video.prompts()[0])) == {0, 1}
 
 
 def test_real_folder_of_folders(shared_data):

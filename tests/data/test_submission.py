@@ -24,7 +24,7 @@ def source(tmp_path):
 def results(source, tmp_path):
     """Whole results of `source`."""
     video = source.video("cow")
-    layouts.write_masks(tmp_path / "results/cow", {name: video.inputs()[0] for name in FRAMES})
+    layouts.write_masks(tmp_path / "results/cow", {name: video.prompts()[0] for name in FRAMES})
     return tmp_path / "results"
 
 

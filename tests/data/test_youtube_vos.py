@@ -34,9 +34,9 @@ def test_objects_are_given_where_they_first_appear(tmp_path, below):
     video = source.video("duck")
     video.check()
     assert video.first_frames == {3: 0, 7: 2}, "ids are neither contiguous nor below their number"
-    given = video.inputs()
+    given = video.prompts()
     assert {i: set(np.unique(ids)) - {0} for i, ids in given.items()} == {0: {3}, 2: {7}}
-    assert video.frame_names == sources.written_names(video) == SPACED
+    assert video.frame_names == video.required_names == SPACED
     assert source.seen == {("cow", 3): True, ("cow", 7): False, ("duck", 3): False, ("duck", 7): False}
 
 
@@ -45,8 +45,8 @@ def test_all_frames_are_seen_and_the_required_ones_written(tmp_path):
     for folder in ("valid_all_frames", "valid_all_frames/JPEGImages"):
         video = youtube_vos.YouTubeVOSSource(root, all_frames=root / folder).video("cow")
         video.check()
-        assert len(video) == 26 and sources.written_names(video) == SPACED
-        assert video.first_frames == {3: 0, 7: 10} and sorted(video.inputs()) == [0, 10]
+        assert len(video) == 26 and video.required_names == SPACED
+        assert video.first_frames == {3: 0, 7: 10} and sorted(video.prompts()) == [0, 10]
         assert video.required_of == {3: frozenset(range(0, 26, 5)), 7: frozenset(range(10, 26, 5))}
 
 
@@ -80,7 +80,7 @@ def test_truth_may_begin_with_an_empty_mask(tmp_path):
     layouts.write_masks(root / "valid/Annotations/cow", {"00000": np.zeros((50, 70), np.uint8)})
     video = youtube_vos.YouTubeVOSSource(root).video("cow")
     video.check()
-    assert video.first_frames == {3: 1, 7: 2} and sorted(video.inputs()) == [1, 2]
+    assert video.first_frames == {3: 1, 7: 2} and sorted(video.prompts()) == [1, 2]
 
 
 def test_categories_may_be_named(tmp_path):

@@ -26,7 +26,7 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
         np.testing.assert_array_equal(final, coarse)
         assert propagated.shape == final.shape
     np.testing.assert_array_equal(
-        video.annotation(0), masks.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
+        video.mask(0), masks.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
     )
 
 

@@ -112,7 +112,7 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
         return name
 
     def read(path, size):
-        return video.annotation(int(path))
+        return video.mask(int(path))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(failures.masks, "read_mask", read)

@@ -5,7 +5,7 @@ import logging
 import sys
 
 from vos_jax import errors
-from vos_jax.data import sequences
+from vos_jax.data import check, datasets
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -13,9 +13,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.data.build",
         description="Pack a folder of training data into one ArrayRecord dataset (kind 'array_record').",
-        epilog="example: python -m vos_jax.data.build --kind davis_folder --root data/DAVIS --out packed",
+        epilog="example: python -m vos_jax.data.build --root data/DAVIS --out packed",
     )
-    parser.add_argument("--kind", required=True, choices=("davis_folder", "youtube_vos", "static"))
+    parser.add_argument("--kind", choices=check.KINDS, default="auto", help="the layout; default: found out")
     parser.add_argument("--root", required=True, help="folder of the data")
     parser.add_argument("--out", required=True, help="folder that receives packed_sequences/NAME/VERSION")
     parser.add_argument("--name", help="name of the dataset; default: the last part of --root")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Packs what the command line says and prints the dataset's folder."""
     args = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = sequences.SourceConfig(
+    config = datasets.SourceConfig(
         kind=args.kind,
         root=args.root,
         split=args.split,

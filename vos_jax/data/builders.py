@@ -1,4 +1,4 @@
-"""Packing training sequences into ArrayRecord through tensorflow-datasets, without TensorFlow.
+"""Packing training videos into ArrayRecord through tensorflow-datasets, without TensorFlow.
 
 One record per frame: a clip of three frames costs three small reads wherever in the video it lies, and a
 shard may hold any part of a video. The index (names, lengths, which frames are annotated, which show an
@@ -14,7 +14,7 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vos_jax import errors
-from vos_jax.data import clips, frames, sequences, transforms
+from vos_jax.data import check, clips, datasets, frames, transforms
+from vos_jax.data import video as video_lib
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,13 @@ JPEGs."""
 
 
 class PackedSequences(tfds.core.GeneratorBasedBuilder):
-    """Writes a `Sequences` as one split; frames keep their bytes unless they are shrunk or given a quality.
+    """Writes videos as one split; frames keep their bytes unless they are shrunk or given a quality.
 
     Args:
-      source: what to pack.
-      index: one entry per sequence, from `make_index`.
+      videos: what to pack.
+      index: one entry per video, from `make_index`.
+      split: name of the split.
+      photos: every video is a single image.
       name: name of the dataset's config.
       data_dir: folder that receives packed_sequences/NAME/VERSION.
       jpeg_quality: see `encode_frame`.
@@ -48,13 +51,16 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
     def __init__(
         self,
         *,
-        source: sequences.FileSequences,
+        videos: Sequence[video_lib.FolderVideo],
         index: list[dict[str, Any]],
+        split: str,
+        photos: bool,
         name: str,
         data_dir: str | os.PathLike,
         jpeg_quality: int | None = None,
     ):
-        self._source, self._index, self._jpeg_quality = source, index, jpeg_quality
+        self._videos, self._index, self._jpeg_quality = videos, index, jpeg_quality
+        self._split, self._photos = split, photos
         config = tfds.core.BuilderConfig(name=name)
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
@@ -71,24 +77,24 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
                     "time": np.int32,
                 }
             ),
-            metadata=tfds.core.MetadataDict(static=self._source.static, sequences=self._index),
+            metadata=tfds.core.MetadataDict(static=self._photos, sequences=self._index),
             # Frames of a video stay neighbours: one disk page or object-store request serves a clip.
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
-        return {self._source.config.split: self._generate_examples()}
+        return {self._split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, entry in enumerate(self._index):
+        for video, entry in zip(self._videos, self._index, strict=True):
             annotated = set(entry["annotated"])
             for time in range(entry["length"]):
                 yield (
                     entry["start"] + time,
                     {
-                        "frame": encode_frame(self._source, number, time, self._jpeg_quality),
-                        "ids": encode_ids(self._source, number, time if time in annotated else None),
+                        "frame": encode_frame(video, time, self._jpeg_quality),
+                        "ids": encode_ids(video, time if time in annotated else None),
                         "annotated": time in annotated,
                         "sequence": entry["name"],
                         "time": time,
@@ -96,27 +102,26 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
                 )
 
 
-def encode_frame(
-    source: sequences.FileSequences, index: int, time: int, jpeg_quality: int | None = None
-) -> bytes:
+def encode_frame(video: video_lib.FolderVideo, time: int, jpeg_quality: int | None = None) -> bytes:
     """Returns a frame's own JPEG bytes, or newly encoded ones where they are no JPEG, shrunk or asked for.
 
     Args:
       jpeg_quality: 1 to 100, of every frame; None: `JPEG_QUALITY`, of those that have to be encoded.
     """
-    path = source.files[index].frame_paths[time]
-    data = frames.read_file(path)
-    if jpeg_quality is None and source.config.short_side == 0 and data[:2] == b"\xff\xd8":
+    data = frames.read_file(video.frame_paths[time])
+    if jpeg_quality is None and video.short_side == 0 and data[:2] == b"\xff\xd8":
         return data
-    frame = cv2.cvtColor(source.frame(index, time), cv2.COLOR_RGB2BGR)
+    frame = cv2.cvtColor(video.frame(time), cv2.COLOR_RGB2BGR)
     settings = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality or JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     return cv2.imencode(".jpg", frame, settings)[1].tobytes()
 
 
-def encode_ids(source: sequences.FileSequences, index: int, time: int | None) -> bytes:
+def encode_ids(video: video_lib.FolderVideo, time: int | None) -> bytes:
     """Returns a mask as an 8-bit grey PNG of object ids; one blank pixel for a frame that has none (None)."""
-    ids = np.zeros((1, 1), np.uint8) if time is None else source.ids(index, time)
-    side = source.config.short_side
+    ids = None if time is None else video.mask(time)
+    if ids is None:
+        ids = np.zeros((1, 1), np.uint8)
+    side = video.short_side
     if side and min(ids.shape) > side:
         factor = side / min(ids.shape)
         size = (round(ids.shape[1] * factor), round(ids.shape[0] * factor))
@@ -126,55 +131,51 @@ def encode_ids(source: sequences.FileSequences, index: int, time: int | None) ->
     return cv2.imencode(".png", ids, settings)[1].tobytes()
 
 
-def thin(source: sequences.FileSequences, every: int) -> sequences.FileSequences:
-    """Returns the sequences with frames 0, `every`, 2 `every`, ... of each; photos stay as they are."""
-    files = tuple(
-        dataclasses.replace(
-            video,
-            frame_paths=video.frame_paths[::every],
-            mask_paths={t // every: path for t, path in video.mask_paths.items() if t % every == 0},
-        )
-        for video in source.files
+def thin(video: video_lib.FolderVideo, every: int) -> video_lib.FolderVideo:
+    """Returns a video of frames 0, `every`, 2 `every`, ...; photos stay as they are."""
+    mask_paths = {t // every: path for t, path in video.mask_paths.items() if t % every == 0}
+    return dataclasses.replace(
+        video,
+        frame_names=video.frame_names[::every],
+        annotated=tuple(sorted(mask_paths)),
+        with_objects=None,
+        frame_paths=video.frame_paths[::every],
+        mask_paths=mask_paths,
     )
-    return dataclasses.replace(source, files=files, held=None)
 
 
-def make_index(source: sequences.FileSequences, *, threads: int = 4) -> list[dict[str, Any]]:
-    """Decodes every frame and mask once and returns what metadata.json holds of each sequence.
+def make_index(videos: Sequence[video_lib.Video], *, threads: int = 4) -> list[dict[str, Any]]:
+    """Decodes every frame and mask once and returns what metadata.json holds of each video.
 
-    Entries: name, start (record of its first frame), length, annotated and holding (frame numbers).
+    Entries: name, start (record of its first frame), length, annotated and holding (frame numbers; those of
+    masks with an object).
 
     Raises:
       VosError: a file that cannot be read, or a mask of another size than its frame; nothing is written then.
     """
 
-    def check(index: int, start: int) -> dict[str, Any]:
-        annotated = source.annotated(index).tolist()
-        known = set(annotated)
+    def check_all(video: video_lib.Video, start: int) -> dict[str, Any]:
         holding = []
-        for time in range(source.length(index)):
-            frame = source.frame(index, time)
-            ids = source.ids(index, time) if time in known else None
-            clips.check_sizes(source.names[index], [time], (frame,), (ids,))
+        for time in range(len(video)):
+            ids = video.mask(time)
+            clips.check_sizes(video.name, [time], (video.frame(time),), (ids,))
             if transforms.holds_object(ids):
                 holding.append(time)
         return {
-            "name": source.names[index],
+            "name": video.name,
             "start": start,
-            "length": source.length(index),
-            "annotated": annotated,
+            "length": len(video),
+            "annotated": list(video.annotated),
             "holding": holding,
         }
 
-    numbers = range(len(source.names))
-    lengths = [source.length(i) for i in numbers]
-    starts = np.cumsum([0, *lengths])[:-1].tolist()
+    starts = np.cumsum([0, *map(len, videos)])[:-1].tolist()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(check, numbers, starts))
+        return list(pool.map(check_all, videos, starts))
 
 
 def pack(
-    config: sequences.SourceConfig,
+    config: datasets.SourceConfig,
     out: str | os.PathLike,
     *,
     name: str | None = None,
@@ -186,7 +187,7 @@ def pack(
     """Packs a source of files and returns the dataset's folder, readable as kind "array_record".
 
     Args:
-      config: a source of kind "davis_folder", "youtube_vos" or "static"; `short_side` shrinks while packing.
+      config: a source of files; `short_side` shrinks while packing.
       out: folder that receives packed_sequences/NAME/VERSION.
       name: defaults to the last part of the root.
       overwrite: replace a dataset of that name; it stays until the new one is complete.
@@ -202,10 +203,10 @@ def pack(
         raise errors.VosError(f"--jpeg_quality is {jpeg_quality}; it must be in 1 to 100")
     if every < 1:
         raise errors.VosError(f"--every is {every}; it must be at least 1")
-    source = clips.open_sequences(config)
-    if not isinstance(source, sequences.FileSequences):
-        raise errors.VosError(f"{config.root}: only folders can be packed, not kind '{config.kind}'")
-    source = thin(source, every)
+    videos = check.folder_videos(config)
+    # Other videos have at least two frames, or they are left out.
+    photos = all(len(video) == 1 for video in videos)
+    videos = [thin(video, every) for video in videos]
     name = name or re.sub(r"\W+", "_", pathlib.Path(config.root).resolve().name).strip("_").lower()
     if not re.fullmatch(r"\w+", name):
         raise errors.VosError(f"dataset name '{name}': only letters, digits and underscores (--name NAME)")
@@ -215,7 +216,13 @@ def pack(
     try:
         work.mkdir(parents=True)
         make = functools.partial(
-            make_builder, source=source, name=name, data_dir=work, jpeg_quality=jpeg_quality
+            make_builder,
+            videos=videos,
+            split=config.split,
+            photos=photos,
+            name=name,
+            data_dir=work,
+            jpeg_quality=jpeg_quality,
         )
         builder = make(index=[])
         target = out / pathlib.Path(builder.data_dir).relative_to(work)
@@ -223,8 +230,8 @@ def pack(
             raise errors.VosError(
                 f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
             )
-        log.info("checking %d sequences", len(source.names))
-        builder = make(index=make_index(source))
+        log.info("checking %d sequences", len(videos))
+        builder = make(index=make_index(videos))
         builder.download_and_prepare()
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

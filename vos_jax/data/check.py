@@ -3,12 +3,13 @@
     python -m vos_jax.data.check my_videos
 
 reads every frame's header and every mask, names each broken one, and prints the commands that come next.
-Layouts (the kind is found out by itself):
+Layouts (the kind is found out):
 
-    davis_folder   SEQUENCE/*.jpg with SEQUENCE/masks/*.png, or JPEGImages/SEQUENCE/*.jpg with
-                   Annotations/SEQUENCE/*.png, or DAVIS itself (ImageSets, resolution folders)
-    ytvos          meta.json beside JPEGImages and Annotations
-    static         images/*.jpg with masks/*.png, or SET/images and SET/masks: photos
+    folders       SEQUENCE/*.jpg with SEQUENCE/masks/*.png, or JPEGImages/SEQUENCE/*.jpg with
+                  Annotations/SEQUENCE/*.png
+    davis         DAVIS itself (ImageSets, resolution folders)
+    youtube_vos   meta.json beside JPEGImages and Annotations
+    photos        images/*.jpg with masks/*.png, or SET/images and SET/masks
 """
 
 import argparse
@@ -16,19 +17,17 @@ import concurrent.futures
 import dataclasses
 import logging
 import os
-import pathlib
 import sys
 
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.data import masks, sequences, videos
+from vos_jax.data import datasets, masks
+from vos_jax.data import video as video_lib
 
-OPENERS = {
-    "davis_folder": sequences.open_davis,
-    "youtube_vos": sequences.open_ytvos,
-    "static": sequences.open_static,
-}
+KINDS = ("auto", "davis", "folders", "youtube_vos", "photos")
+"""Layouts of files, which can be checked and packed."""
+
 SHOWN = 20
 """Most problems that are printed one by one."""
 
@@ -43,20 +42,8 @@ class Found:
     problems: tuple[str, ...]
 
 
-def kind_of(root: str | os.PathLike) -> str:
-    """Which layout a folder has; VosError if there is no such folder."""
-    root = pathlib.Path(root)
-    if not root.is_dir():
-        raise errors.VosError(f"{root}: no such folder")
-    if any((folder / "meta.json").is_file() for folder in (root, root / "train", root / "valid")):
-        return "youtube_vos"
-    if (root / "images").is_dir() or any(root.glob("*/images")):
-        return "static"
-    return "davis_folder"
-
-
-def check_video(video: videos.FolderVideo) -> Found:
-    """Reads every header and every mask of a sequence."""
+def check_video(video: video_lib.FolderVideo) -> Found:
+    """Reads every header and every mask of a video."""
     problems, objects = [], set()
     try:
         video.check_frames()
@@ -72,11 +59,24 @@ def check_video(video: videos.FolderVideo) -> Found:
     objects.discard(0)
     if not objects and not problems:
         problems.append(
-            f"{next(iter(video.mask_paths.values())).parent}: no mask of '{video.name}' holds an object"
+            f"{video.mask_paths[video.annotated[0]].parent}: no mask of '{video.name}' holds an object"
         )
     if len(objects) > masks.MAX_OBJECTS:
         problems.append(f"'{video.name}': {len(objects)} objects; at most {masks.MAX_OBJECTS} in one video")
     return Found(len(video), len(video.mask_paths), len(objects), tuple(problems))
+
+
+def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo, ...]:
+    """Opens the training videos of a source whose frames and masks are files.
+
+    Raises:
+      VosError: see `datasets.open_training_videos`, or the source is one of records.
+    """
+    opened = datasets.open_training_videos(config)
+    videos = tuple(video for video in opened if isinstance(video, video_lib.FolderVideo))
+    if len(videos) < len(opened):
+        raise errors.VosError(f"{config.root}: holds records; name a folder of images and masks")
+    return videos
 
 
 @errors.entry_point
@@ -87,22 +87,22 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("root", metavar="DIR")
-    parser.add_argument("--kind", choices=tuple(OPENERS), help="default: found out")
+    parser.add_argument("--kind", choices=KINDS, default="auto", help="the layout; default: found out")
     parser.add_argument("--split", default="train", help="ImageSets list or YouTube-VOS folder")
     parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
     parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
     args = parser.parse_args(arguments)
     # Sequences that can never give a clip are left out in training, too; say so in the same words.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    kind = args.kind or kind_of(args.root)
-    config = sequences.SourceConfig(
+    kind = datasets.detect(args.root) if args.kind == "auto" else args.kind
+    config = datasets.SourceConfig(
         kind=kind, root=args.root, split=args.split, year=args.year, resolution=args.resolution
     )
-    opened = OPENERS[kind](config)
+    videos = folder_videos(config)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(check_video, opened.files))
+        found = list(pool.map(check_video, videos))
 
-    what = "photos" if opened.static else "sequences"
+    what = "photos" if kind == "photos" else "sequences"
     frames, count = sum(f.frames for f in found), sum(f.masks for f in found)
     print(f"{args.root}: {kind}: {len(found)} {what}, {frames} frames, {count} masks")
     most = max(found, key=lambda f: f.objects)
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     if problems:
         raise errors.VosError(f"{args.root}: {len(problems)} problem(s); mend or remove these files")
     print("ready to train on. To pack it into one file per shard (faster, optional):")
-    print(f"  python -m vos_jax.data.build --kind {kind} --root {args.root} --out packed")
+    print(f"  python -m vos_jax.data.build --root {args.root} --out packed")
     print("To train on it: docs/tutorial.md, part 5")
 
 

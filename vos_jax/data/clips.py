@@ -1,40 +1,17 @@
-"""From a training sequence to one clip: which frames, how far apart, and the arrays a training step gets."""
+"""Clips of training videos: which frames, how far apart, and the arrays that a training step gets."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import cv2
 import numpy as np
 
 from vos_jax import checks, errors
 from vos_jax.data import origins as origins_lib
-from vos_jax.data import records, sequences, transforms
-from vos_jax.typing import Int, UInt8
-
-KINDS: dict[str, Callable[[sequences.SourceConfig], sequences.Sequences]] = {
-    "davis_folder": sequences.open_davis,
-    "youtube_vos": sequences.open_ytvos,
-    "static": sequences.open_static,
-    "array_record": records.open_records,
-    "tfds": records.open_catalogue,
-}
-
-
-def open_sequences(config: sequences.SourceConfig) -> sequences.Sequences:
-    """Opens a source, keeps what `sequences` and `exclude` leave of it, and lists it; decodes nothing.
-
-    Sequences that can never give a clip (a single frame where videos are wanted, no mask at all) are left out
-    and named in one log line.
-
-    Raises:
-      VosError: unknown kind, missing folder, a name that matches nothing, or nothing left to train on.
-    """
-    if config.kind not in KINDS:
-        raise errors.VosError(f"unknown kind of source '{config.kind}'; known: {', '.join(sorted(KINDS))}")
-    if not pathlib.Path(config.root).is_dir():
-        raise errors.VosError(f"{config.root}: no such folder (source of kind '{config.kind}')")
-    return KINDS[config.kind](config)
+from vos_jax.data import transforms
+from vos_jax.data import video as video_lib
+from vos_jax.typing import Bool, Float, Int, UInt8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +42,7 @@ class GapSchedule:
 
 def choose_frames(
     frames: int,
-    startable: Int[np.ndarray, "A"],
+    start_candidates: Int[np.ndarray, "A"],
     holds: Callable[[int], bool],
     *,
     length: int,
@@ -79,8 +56,8 @@ def choose_frames(
 
     Args:
       frames: how many there are to draw from; they are numbered 0..frames−1.
-      startable: numbers of those that may be first.
-      holds: tells whether a startable frame shows an object (reads its mask).
+      start_candidates: numbers of those that may be first.
+      holds: tells whether a start candidate shows an object (reads its mask).
       length: frames of a full clip.
       max_gap: most frames skipped.
       rng: where the draws come from.
@@ -89,7 +66,7 @@ def choose_frames(
       ascending frame numbers.
 
     Raises:
-      UnusableClip: no startable frame with a successor shows an object.
+      UnusableClip: no start candidate with a successor shows an object.
     """
     if frames < 2:
         raise transforms.UnusableClip("a clip needs two frames")
@@ -100,7 +77,7 @@ def choose_frames(
     known: dict[int, bool] = {}
     for steps in (drawn, np.ones(count - 1, int), np.ones(1, int)):
         offsets = np.concatenate([[0], np.cumsum(steps)])
-        for first in rng.permutation(startable[startable + offsets[-1] < frames]).tolist():
+        for first in rng.permutation(start_candidates[start_candidates + offsets[-1] < frames]).tolist():
             if first not in known:
                 known[first] = holds(first)
             if known[first]:
@@ -111,69 +88,64 @@ def choose_frames(
 
 
 def load_clip(
-    source: sequences.Sequences,
-    index: int,
-    *,
-    length: int,
-    max_gap: int,
-    unannotated: bool,
-    key: transforms.Key,
+    video: video_lib.Video, *, length: int, max_gap: int, unannotated: bool, key: transforms.Key
 ) -> transforms.View:
-    """Draws and decodes one clip of sequence `index`.
+    """Draws and decodes one clip of a video.
 
     Args:
-      source: where the sequence is.
+      video: to draw from.
       length: frames of a clip.
       max_gap: most frames skipped between two, counted among the frames drawn from.
       unannotated: draw from all frames, not only from those with a mask.
+      key: source of all draws.
 
     Raises:
       VosError: a file cannot be read, or its size differs from its frame's.
-      UnusableClip: the sequence shows no object where a clip could start.
+      UnusableClip: the video shows no object where a clip could start.
     """
-    annotated = source.annotated(index)
-    candidates = np.arange(source.length(index)) if unannotated else annotated
-    holding = source.holding(index)
-    startable = np.flatnonzero(np.isin(candidates, annotated if holding is None else holding))
-    masks: dict[int, np.ndarray] = {}
+    candidates = np.arange(len(video)) if unannotated else np.array(video.annotated, int)
+    start_candidates = np.flatnonzero(np.isin(candidates, frames_with_objects(video)))
+    masks: dict[int, np.ndarray | None] = {}
 
-    def ids_of(time: int) -> np.ndarray:
+    def mask_of(time: int) -> np.ndarray | None:
         if time not in masks:
-            masks[time] = source.ids(index, time)
+            masks[time] = video.mask(time)
         return masks[time]
 
     chosen = choose_frames(
         len(candidates),
-        startable,
-        lambda number: transforms.holds_object(ids_of(int(candidates[number]))),
+        start_candidates,
+        lambda number: transforms.holds_object(mask_of(int(candidates[number]))),
         length=length,
         max_gap=max_gap,
         rng=key.generator(),
     )
     times = [int(candidates[number]) for number in chosen]
-    has_mask = set(annotated.tolist())
-    frames = tuple(source.frame(index, time) for time in times)
-    ids = tuple(ids_of(time) if time in has_mask else None for time in times)
-    check_sizes(source.names[index], times, frames, ids)
+    frames = tuple(video.frame(time) for time in times)
+    ids = tuple(mask_of(time) for time in times)
+    check_sizes(video.name, times, frames, ids)
     return transforms.make_view(frames, ids)
 
 
-def load_picture(source: sequences.Sequences, index: int, *, key: transforms.Key) -> transforms.View:
-    """Decodes one frame of sequence `index` that shows an object: the picture of a pseudo-clip.
+def load_photo(video: video_lib.Video, *, key: transforms.Key) -> transforms.View:
+    """Decodes one frame of a video that shows an object: the photo of a pseudo-clip.
 
     Raises:
       VosError: a file cannot be read, or the mask's size differs from its frame's.
       UnusableClip: no annotated frame shows an object.
     """
-    holding = source.holding(index)
-    startable = source.annotated(index) if holding is None else holding
-    for time in key.generator().permutation(startable).tolist():
-        ids = source.ids(index, time)
+    for time in key.generator().permutation(frames_with_objects(video)).tolist():
+        ids = video.mask(time)
         if transforms.holds_object(ids):
-            frames = (source.frame(index, time),)
-            check_sizes(source.names[index], [time], frames, (ids,))
+            frames = (video.frame(time),)
+            check_sizes(video.name, [time], frames, (ids,))
             return transforms.make_view(frames, (ids,))
     raise transforms.UnusableClip("no annotated frame shows an object")
+
+
+def frames_with_objects(video: video_lib.Video) -> Int[np.ndarray, "A"]:
+    """Returns the frames known to show an object, ascending; all annotated ones where that is not known."""
+    return np.array(video.annotated if video.with_objects is None else video.with_objects, int)
 
 
 def check_sizes(
@@ -203,11 +175,40 @@ def check_sizes(
                 )
 
 
-Example = dict[str, np.ndarray]
-
-
 IGNORE = 255
 """Marks pixels of `instances` that are neither background nor an instance to learn from."""
+
+
+class ClipArrays(TypedDict):
+    """One training clip: T frames, up to N objects, up to K instances. A batch has a leading axis B.
+
+    Attributes:
+      frames: RGB.
+      ids: 0 background, 1..N objects. Void and unknown pixels count as background; there is no 255.
+      object_valid: False for padding.
+      frame_valid: False for frames that repeat the last one of a short clip.
+      truth_valid: False where a frame has no annotation (its ids are 0).
+      frame_size: Height and width without padding, which lies at the bottom and right.
+      dataset: Index of the λ of the matching cost.
+      instances: For the proposal network: 1..K every labelled instance, followed or not, in frame 0 or later;
+        IGNORE where an instance has no number.
+      instance_valid: False for padding.
+      exhaustive: False where an unlabelled pixel may show an object, too.
+      origins: For the correspondence loss: the point that each cell shows (`data.origins`), UNKNOWN in clips
+        of real videos.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    ids: UInt8[np.ndarray, "T H W"]
+    object_valid: Bool[np.ndarray, "N"]
+    frame_valid: Bool[np.ndarray, "T"]
+    truth_valid: Bool[np.ndarray, "T"]
+    frame_size: Int[np.ndarray, "2"]
+    dataset: Int[np.ndarray, ""]
+    instances: UInt8[np.ndarray, "T H W"]
+    instance_valid: Bool[np.ndarray, "K"]
+    exhaustive: Bool[np.ndarray, ""]
+    origins: Float[np.ndarray, "T h w 3"]
 
 
 def number_instances(
@@ -241,7 +242,7 @@ def number_instances(
     return frames, min(len(found), capacity)
 
 
-def pack(
+def to_arrays(
     clip: transforms.Clip,
     *,
     num_objects: int,
@@ -251,22 +252,8 @@ def pack(
     labelled: Sequence[UInt8[np.ndarray, "H W"] | None] | None = None,
     max_instances: int = 8,
     exhaustive: bool = True,
-) -> Example:
-    """Returns a clip as the arrays of one training example, all of static shape.
-
-    Keys: `frames` uint8 [T, H, W, 3]; `ids` uint8 [T, H, W], 0 background, 1..N objects (void and unknown
-    count as background, there is no 255); `object_valid` bool [N]; `frame_valid` bool [T]; `truth_valid`
-    bool [T], False where a frame has no annotation (its ids are 0); `frame_size` int32 [2], real height and
-    width (padding lies at the bottom and right); `dataset` int32 [], index of the λ (DESIGN §6).
-
-    For the proposal network: `instances` uint8 [T, H, W], 1..K every labelled instance, followed or not, in
-    frame 0 or later, IGNORE where an instance has no number; `instance_valid` bool [K]; `exhaustive` bool [],
-    False where an unlabelled pixel may show an object, too.
-
-    For the correspondence loss: `origins` float32 [T, H/16, W/16, 3], what each cell shows (`data.origins`),
-    UNKNOWN in clips of real videos.
-
-    A clip shorter than T repeats its last frame with `frame_valid` False.
+) -> ClipArrays:
+    """Returns a clip as arrays of static shape; a clip shorter than T repeats its last frame.
 
     Args:
       clip: padded, with the ids of the objects that it is about.

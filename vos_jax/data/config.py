@@ -5,19 +5,18 @@ from collections.abc import Sequence
 
 from vos_jax import checks, errors
 from vos_jax.data import augmentation as augmentation_lib
-from vos_jax.data import clips, pseudo_clips, sequences
+from vos_jax.data import clips, datasets, pseudo_clips
 from vos_jax.data import paste as paste_lib
+from vos_jax.data.datasets import davis
 
 
-def _sources() -> dict[str, sequences.SourceConfig]:
+def _sources() -> dict[str, datasets.SourceConfig]:
     return {
-        "static": sequences.SourceConfig(kind="static", root="data/static"),
-        "davis": sequences.SourceConfig(
-            kind="davis_folder", root="data/DAVIS", dataset_name="davis", exclude=sequences.HELD_BACK
-        ),
+        "static": datasets.SourceConfig(root="data/static"),
+        "davis": datasets.SourceConfig(root="data/DAVIS", dataset_name="davis", exclude=davis.HELD_BACK),
         # Its large frames are read no larger than crops need.
-        "youtube_vos": sequences.SourceConfig(
-            kind="youtube_vos", root="data/YouTubeVOS", dataset_name="youtube_vos", short_side=480
+        "youtube_vos": datasets.SourceConfig(
+            root="data/YouTubeVOS", dataset_name="youtube_vos", short_side=480
         ),
     }
 
@@ -37,7 +36,7 @@ class ClipDataConfig:
       gap: Frames skipped within a clip, by step.
       augmentation: Changes of a clip.
       pseudo: How clips are made from photos.
-      paste: How objects of other sequences and photos are laid over clips.
+      paste: How objects of other videos and photos are laid over clips.
       workers: Worker processes that decode and augment; 0 = threads of this process.
       threads: Threads per worker, or of this process.
       prefetch: Batches made ahead, per worker.
@@ -47,7 +46,7 @@ class ClipDataConfig:
       VosError: a value out of range.
     """
 
-    sources: dict[str, sequences.SourceConfig] = dataclasses.field(default_factory=_sources)
+    sources: dict[str, datasets.SourceConfig] = dataclasses.field(default_factory=_sources)
     clip_length: int = 3
     crop: int = 352
     batch: int = 8
@@ -67,7 +66,7 @@ class ClipDataConfig:
         checks.at_least(self, 1, "crop", "batch", "max_objects", "max_instances", "threads", "prefetch")
         checks.at_least(self, 0, "workers", "max_unreadable")
 
-    def drawn(self) -> dict[str, sequences.SourceConfig]:
+    def drawn(self) -> dict[str, datasets.SourceConfig]:
         """Returns the sources that have a weight, by name, so that the order of writing changes nothing."""
         return {name: source for name, source in sorted(self.sources.items()) if source.weight > 0}
 

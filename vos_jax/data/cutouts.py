@@ -1,4 +1,4 @@
-"""Objects cut out of training sequences, to be pasted over other clips (docs/method.md, training data).
+"""Objects cut out of training videos, to be pasted over other clips (docs/method.md, training data).
 
 An object is cut out of several frames of its own video, so that it moves and deforms as it did there, or out
 of one photo.
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from vos_jax.data import appearance, sequences, transforms
+from vos_jax.data import appearance, clips, transforms
+from vos_jax.data import video as video_lib
 from vos_jax.typing import Bool, Float, UInt8
 
 LARGEST = 0.4
@@ -23,7 +24,7 @@ RECOLOUR = np.array([0.25, 0.25, 0.3, 45.0])
 """Largest change of a look-alike's brightness, contrast and saturation, and of its hue in degrees."""
 
 TRIALS = 4
-"""Sequences drawn for one object before the object is given up."""
+"""Videos drawn for one object before the object is given up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Cutout:
     Args:
       sprites: RGB and opacity, one per frame of the clip; those of a photo are all the same.
       anchors: (x, y) in each sprite's pixels of the point that follows the object's path.
-      object_id: of the object in its own sequence.
+      object_id: of the object in its own video.
     """
 
     sprites: tuple[UInt8[np.ndarray, "h w 4"], ...]
@@ -50,8 +51,7 @@ def is_whole(mask: Bool[np.ndarray, "H W"], min_pixels: int) -> bool:
 
 
 def cut_out(
-    source: sequences.Sequences,
-    index: int,
+    video: video_lib.Video,
     *,
     length: int,
     max_gap: int,
@@ -59,12 +59,12 @@ def cut_out(
     key: transforms.Key,
     object_id: int | None = None,
 ) -> Cutout | None:
-    """Cuts one object out of `length` frames of sequence `index`, from a random one on, back and forth.
+    """Cuts one object out of `length` frames of a video, from a random one on, back and forth.
 
     Frames in which the object cannot be cut out whole turn the direction.
 
     Args:
-      source: the sequence is one of its.
+      video: with at least one annotated frame.
       length: frames of the clip.
       max_gap: most frames skipped between two.
       min_pixels: smaller objects are not cut out.
@@ -78,14 +78,15 @@ def cut_out(
       VosError: a file cannot be read.
     """
     rng = key.generator()
-    holding = source.holding(index)
-    times = source.annotated(index) if holding is None else holding
+    times = clips.frames_with_objects(video)
     at = int(rng.integers(len(times)))
     masks: dict[int, np.ndarray] = {}
 
     def ids_of(number: int) -> np.ndarray:
         if number not in masks:
-            masks[number] = source.ids(index, int(times[number]))
+            ids = video.mask(int(times[number]))
+            assert ids is not None  # it is annotated
+            masks[number] = ids
         return masks[number]
 
     known = np.flatnonzero(np.bincount(ids_of(at).ravel(), minlength=256)[1:]) + 1
@@ -104,10 +105,7 @@ def cut_out(
             direction = -direction
         at += direction * step if usable(at + direction * step) else 0
         played.append(at)
-    cut = {
-        number: _cut(source.frame(index, int(times[number])), ids_of(number) == chosen)
-        for number in set(played)
-    }
+    cut = {number: _cut(video.frame(int(times[number])), ids_of(number) == chosen) for number in set(played)}
     corners = np.array([cut[number][1] for number in played])
     return Cutout(
         sprites=tuple(cut[number][0] for number in played),
@@ -117,7 +115,7 @@ def cut_out(
 
 
 def draw(
-    opened: Sequence[sequences.Sequences],
+    videos: Sequence[Sequence[video_lib.Video]],
     weights: Sequence[float],
     base: tuple[int, int],
     count: int,
@@ -128,15 +126,15 @@ def draw(
     lookalike: float,
     key: transforms.Key,
 ) -> list[Cutout]:
-    """Cuts out objects to lay over a clip, of other sequences than the clip's.
+    """Cuts out objects to lay over a clip, of other videos than the clip's.
 
     Args:
-      opened: sources to draw from.
-      weights: their shares.
-      base: the clip's own source and sequence.
-      count: most objects; fewer where the sequences drawn show none that can be cut out.
+      videos: of each source to draw from.
+      weights: shares of the sources.
+      base: the clip's own source and video.
+      count: most objects; fewer where the videos drawn show none that can be cut out.
       length, max_gap, min_pixels: see `cut_out`.
-      lookalike: probability that the last one is a look-alike: an object of the clip's own sequence, or one
+      lookalike: probability that the last one is a look-alike: an object of the clip's own video, or one
         of the others again, from other frames and in half of the cases in other colours.
       key: source of all draws.
 
@@ -148,8 +146,7 @@ def draw(
 
     def cut(origin: tuple[int, int], key: transforms.Key, object_id: int | None = None) -> Cutout | None:
         return cut_out(
-            opened[origin[0]],
-            origin[1],
+            videos[origin[0]][origin[1]],
             length=length,
             max_gap=max_gap,
             min_pixels=min_pixels,
@@ -163,7 +160,7 @@ def draw(
         for trial in range(TRIALS):
             drawn = key.fold("other").fold(number).fold(trial)
             source = int(drawn.generator().choice(len(shares), p=shares))
-            index = int(drawn.fold("index").generator().integers(len(opened[source].names)))
+            index = int(drawn.fold("index").generator().integers(len(videos[source])))
             if (source, index) == base:
                 continue
             cutout = cut((source, index), drawn.fold("frames"))

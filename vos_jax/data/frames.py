@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import struct
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ from vos_jax.data import masks
 from vos_jax.typing import UInt8
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
 
 
 def frame_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -36,8 +39,17 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
         raise _undecodable(path, error) from error
 
 
-def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
+def is_frame(path: pathlib.Path) -> bool:
+    """Tells whether a file's name ends as a frame's."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def read_frame(path: str | os.PathLike, *, short_side: int = 0) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes one frame as RGB; grey is repeated, alpha dropped, EXIF orientation ignored as by the toolkits.
+
+    Args:
+      path: the file.
+      short_side: a larger frame is shrunk to this short side, in part while decoding; 0: it keeps its size.
 
     Raises:
       VosError: the file is missing, cannot be decoded, or is truncated (decoders would hand back a frame
@@ -45,7 +57,23 @@ def read_frame(path: str | os.PathLike) -> UInt8[np.ndarray, "H W 3"]:
     """
     data = read_file(path)
     _check_complete(path, data)
-    return cv2.cvtColor(decode(data, path), cv2.COLOR_BGR2RGB)
+    short = min(_claimed_size(path, io.BytesIO(data))) if short_side else 0
+    reduce = max((r for r in _REDUCED if short_side and short // r >= short_side), default=1)
+    frame = cv2.cvtColor(decode(data, path, _REDUCED[reduce]), cv2.COLOR_BGR2RGB)
+    return shrink(frame, short_side)
+
+
+def shrink(frame: UInt8[np.ndarray, "H W 3"], short_side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Shrinks a frame by area averaging so that its short side is `short_side`; never enlarges.
+
+    A `short_side` of 0 keeps the size.
+    """
+    short = min(frame.shape[:2])
+    if short_side == 0 or short <= short_side:
+        return frame
+    factor = short_side / short
+    size = (round(frame.shape[1] * factor), round(frame.shape[0] * factor))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def read_file(path: str | os.PathLike) -> bytes:

@@ -64,7 +64,7 @@ class Paste:
         if not 0 < self.size[0] <= self.size[1]:
             raise errors.VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
 
-    def wanted(self, clip: transforms.Clip, key: transforms.Key) -> int:
+    def num_pasted(self, clip: transforms.Clip, key: transforms.Key) -> int:
         """Returns how many objects to lay over a clip."""
         assert clip.ids[0] is not None
         shown = len(np.flatnonzero(np.bincount(clip.ids[0].ravel(), minlength=2)[1:]))

@@ -1,7 +1,7 @@
 """Training batches from grain: deterministic, resumable at any step, the same for any number of workers.
 
-Light references (which source, which sequence) are shuffled, repeated and mixed; one map at the end draws,
-decodes and augments the clip. Its key is (seed, position in the global stream), so an example is the same
+Light references (which source, which video) are shuffled, repeated and mixed; one map at the end draws,
+decodes and augments the clip. Its key is (seed, position in the global stream), so a clip is the same
 whatever process, worker or thread makes it, and the position alone is the iterator's state. Each process
 takes its block of every global batch: N processes see exactly the batches that one would see.
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from vos_jax import checksums, errors
 from vos_jax.data import augmentation as augmentation_lib
-from vos_jax.data import clips, cutouts, pseudo_clips, sequences, transforms, workers
+from vos_jax.data import clips, cutouts, datasets, pseudo_clips, transforms, workers
 from vos_jax.data import config as config_lib
+from vos_jax.data import video as video_lib
 
 log = logging.getLogger(__name__)
 
-SourceConfig = sequences.SourceConfig
 Batch = dict[str, Any]  # of numpy arrays and scalars
 
 _NOTE_BYTES = 320
@@ -41,50 +41,58 @@ _MOST_IN_A_ROW = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class MakeExample:
-    """Turns (position in the global stream, (source, item)) into one training example."""
+class MakeClip:
+    """Turns (position in the global stream, (source, item)) into one training clip.
+
+    Attributes:
+      config: The settings.
+      videos: Of each source that is drawn from.
+      dataset_names: Data sets that have a lambda of their own.
+      seed: Of everything random.
+    """
 
     config: config_lib.ClipDataConfig
-    opened: tuple[sequences.Sequences, ...]
+    videos: tuple[tuple[video_lib.Video, ...], ...]
     dataset_names: tuple[str, ...]
     seed: int
 
     @property
-    def sources(self) -> tuple[SourceConfig, ...]:
-        """Settings of `opened`."""
+    def sources(self) -> tuple[datasets.SourceConfig, ...]:
+        """Settings of the sources of `videos`."""
         return tuple(self.config.drawn().values())
 
     def __call__(self, position: int, reference: np.ndarray) -> Batch:
-        """Returns the example of one position; an item that cannot be used gives way to the next that can."""
+        """Returns the clip of one position; an item that cannot be used gives way to the next that can."""
         number, item = int(reference[0]), int(reference[1])
-        source = self.opened[number]
+        videos = self.videos[number]
         key = transforms.Key((self.seed, int(position)))
         step = int(position) // self.config.batch
         notes: list[str] = []
         lost = {"_unreadable": 0, "_unusable": 0}
-        example = None
-        for attempt in range(min(len(source.names), _MOST_IN_A_ROW)):
-            index = (item + attempt) % len(source.names)
+        clip = None
+        for attempt in range(min(len(videos), _MOST_IN_A_ROW)):
+            index = (item + attempt) % len(videos)
             try:
-                example = self._try(number, index, step, key.fold(attempt))
+                clip = self._try(number, index, step, key.fold(attempt))
                 break
             except (errors.VosError, OSError, cv2.error) as error:
                 lost["_unusable" if isinstance(error, transforms.UnusableClip) else "_unreadable"] += 1
-                notes.append(f"{source.names[index]}: {' '.join(str(error).split())}")
-        found = {"_found": np.bool_(example is not None), "_note": _encode(notes)}
-        return (example or self._blank()) | found | {name: np.int32(count) for name, count in lost.items()}
+                notes.append(f"{videos[index].name}: {' '.join(str(error).split())}")
+        found = {"_found": np.bool_(clip is not None), "_note": _encode(notes)}
+        counts = {name: np.int32(count) for name, count in lost.items()}
+        return {**(clip or self._blank()), **found, **counts}
 
-    def _try(self, number: int, index: int, step: int, key: transforms.Key) -> Batch:
-        """Makes the example; a draw that loses all objects is drawn again before the item is given up."""
+    def _try(self, number: int, index: int, step: int, key: transforms.Key) -> clips.ClipArrays:
+        """Makes the clip; a draw that loses all objects is drawn again before the item is given up."""
         for trial in range(_TRIALS - 1):
             try:
-                return self._example(number, index, step, key.fold(trial))
+                return self._make(number, index, step, key.fold(trial))
             except transforms.UnusableClip:
                 pass
-        return self._example(number, index, step, key.fold(_TRIALS - 1))
+        return self._make(number, index, step, key.fold(_TRIALS - 1))
 
-    def _example(self, number: int, index: int, step: int, key: transforms.Key) -> Batch:
-        config, source, settings = self.config, self.opened[number], self.sources[number]
+    def _make(self, number: int, index: int, step: int, key: transforms.Key) -> clips.ClipArrays:
+        config, video, settings = self.config, self.videos[number][index], self.sources[number]
         augmentation = dataclasses.replace(
             config.augmentation,
             crop=dataclasses.replace(config.augmentation.crop, size=(config.crop, config.crop)),
@@ -92,12 +100,11 @@ class MakeExample:
         )
         max_gap = config.gap(step)
         pasted = key.fold("pasted").generator().random() < config.paste.prob
-        if source.static if settings.pseudo is None else settings.pseudo:
-            clip = self._pseudo(source, index, augmentation, key, alone=pasted)
+        if len(video) == 1 if settings.pseudo is None else settings.pseudo:
+            clip = self._pseudo(number, index, augmentation, key, alone=pasted)
         else:
             view = clips.load_clip(
-                source,
-                index,
+                video,
                 length=config.clip_length,
                 max_gap=max_gap,
                 unannotated=settings.unannotated,
@@ -109,17 +116,17 @@ class MakeExample:
             clip = self._pasted(clip, number, index, max_gap, key.fold("paste"))
         labelled = transforms.pad(clip, (config.crop, config.crop)).ids
         clip, num_objects = augmentation.finish(clip, key)
-        return self._pack(
+        return self._to_arrays(
             clip,
             num_objects=num_objects,
             dataset=self.dataset_names.index(settings.dataset_name),
             labelled=labelled,
-            exhaustive=sequences.is_exhaustive(source.names[index], settings),
+            exhaustive=settings.is_exhaustive(video.name),
         )
 
     def _pseudo(
         self,
-        source: sequences.Sequences,
+        number: int,
         index: int,
         augmentation: augmentation_lib.Augmentation,
         key: transforms.Key,
@@ -128,27 +135,28 @@ class MakeExample:
     ) -> transforms.Clip:
         """Makes a pseudo-clip of a photo, without objects of other photos where `alone`."""
         pseudo = dataclasses.replace(self.config.pseudo, max_objects=self.config.max_objects)
-        photo = clips.load_picture(source, index, key=key.fold("photo"))
+        videos = self.videos[number]
+        photo = clips.load_photo(videos[index], key=key.fold("photo"))
         rng = key.fold("others").generator()
-        wanted = 0 if alone else pseudo.wanted(photo, key)
+        num_pasted = 0 if alone else pseudo.num_pasted(photo, key)
         others = [
-            clips.load_picture(source, int(other), key=key.fold("other").fold(number))
-            for number, other in enumerate(rng.integers(len(source.names), size=wanted))
+            clips.load_photo(videos[int(other)], key=key.fold("other").fold(place))
+            for place, other in enumerate(rng.integers(len(videos), size=num_pasted))
         ]
-        return pseudo_clips.of_picture(
+        return pseudo_clips.of_photo(
             photo, others, pseudo, augmentation, length=self.config.clip_length, key=key
         )
 
     def _pasted(
         self, clip: transforms.Clip, number: int, index: int, max_gap: int, key: transforms.Key
     ) -> transforms.Clip:
-        """Lays objects of other sequences over a clip of sequence `index`."""
+        """Lays objects of other videos over a clip of video `index` of source `number`."""
         settings = self.config.paste
         drawn = cutouts.draw(
-            self.opened,
+            self.videos,
             [source.weight for source in self.sources],
             (number, index),
-            settings.wanted(clip, key),
+            settings.num_pasted(clip, key),
             length=len(clip.frames),
             max_gap=max_gap,
             min_pixels=settings.min_pixels,
@@ -157,18 +165,18 @@ class MakeExample:
         )
         return settings(clip, drawn, max_gap=max_gap, key=key.fold("layers"))
 
-    def _blank(self) -> Batch:
+    def _blank(self) -> clips.ClipArrays:
         clip = transforms.Clip(
             (np.zeros((self.config.crop, self.config.crop, 3), np.uint8),),
             (None,),
             (self.config.crop, self.config.crop),
         )
-        return self._pack(clip, num_objects=0, dataset=0)
+        return self._to_arrays(clip, num_objects=0, dataset=0)
 
-    def _pack(self, clip: transforms.Clip, **details: Any) -> Batch:
+    def _to_arrays(self, clip: transforms.Clip, **details: Any) -> clips.ClipArrays:
         config = self.config
         sizes = {name: getattr(config, name) for name in ("max_objects", "max_instances")}
-        return clips.pack(clip, length=config.clip_length, **sizes, **details)
+        return clips.to_arrays(clip, length=config.clip_length, **sizes, **details)
 
 
 def _encode(notes: list[str]) -> np.ndarray:
@@ -177,16 +185,20 @@ def _encode(notes: list[str]) -> np.ndarray:
     return np.frombuffer(data.ljust(_NOTE_BYTES, b"\0"), np.uint8)
 
 
-def references(
-    opened: tuple[sequences.Sequences, ...], weights: Sequence[float], seed: int
-) -> grain.MapDataset:
-    """Returns the endless global stream of references int64 [2]: source and sequence, shuffled and mixed."""
+def references(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.MapDataset:
+    """Returns the endless global stream of references int64 [2], source and video, shuffled and mixed.
+
+    Args:
+      counts: of the videos of each source.
+      weights: of the sources.
+      seed: of the order.
+    """
     streams = [
-        grain.MapDataset.range(len(source.names))
+        grain.MapDataset.range(count)
         .shuffle(seed=seed + number)
         .repeat()
         .map(functools.partial(_refer, number))
-        for number, source in enumerate(opened)
+        for number, count in enumerate(counts)
     ]
     return grain.MapDataset.mix(streams, weights=list(weights))
 
@@ -204,7 +216,7 @@ class BatchIterator(grain.DatasetIterator):
 
     Attributes:
       step: batches handed out since the beginning of training.
-      drawn: examples handed out by this process since then.
+      drawn: clips handed out by this process since then.
       unreadable: items given up for them because a file is broken.
       unusable: items given up for them because they show no object; these do not stop a run.
       problems: what was wrong with the items given up, by name; this run's only.
@@ -317,7 +329,7 @@ def make_pipeline(
 ) -> BatchIterator:
     """Opens the sources and returns this process's endless iterator of batches.
 
-    A batch holds `clips.pack`'s arrays with a leading axis of b = `config.batch // process_count` clips.
+    A batch holds `clips.ClipArrays` with a leading axis of b = `config.batch // process_count` clips.
     Process p gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
 
     Args:
@@ -336,10 +348,10 @@ def make_pipeline(
             f"make it a multiple of {process_count}"
         )
     drawn = config.drawn().values()
-    opened = tuple(clips.open_sequences(source) for source in drawn)
+    videos = tuple(datasets.open_training_videos(source) for source in drawn)
     local = config.batch // process_count
-    make_example = MakeExample(config, opened, tuple(dataset_names), seed)
-    examples = references(opened, [source.weight for source in drawn], seed).map_with_index(make_example)
+    make_clip = MakeClip(config, videos, tuple(dataset_names), seed)
+    mixed = references([len(of_source) for of_source in videos], [source.weight for source in drawn], seed)
     # Nothing is dropped from an endless stream; but its length, rounded up, would not fit an index.
-    batches = examples.batch(local, drop_remainder=True)
+    batches = mixed.map_with_index(make_clip).batch(local, drop_remainder=True)
     return BatchIterator(batches[process_index::process_count], config)

@@ -30,7 +30,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from vos_jax import errors, files, geometry
-from vos_jax.data import masks, sources
+from vos_jax.data import masks
+from vos_jax.data import video as video_lib
 from vos_jax.models.proposals import Proposals
 from vos_jax.typing import Bool, Float
 
@@ -100,7 +101,7 @@ def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
     return pathlib.Path(folder) / f"{files.safe_name(video, 'video')}.json"
 
 
-def read_video(folder: str | os.PathLike, video: sources.Video) -> VideoProposals:
+def read_video(folder: str | os.PathLike, video: video_lib.Video) -> VideoProposals:
     """Reads the proposals of one video and checks that they are its.
 
     Raises:

@@ -88,7 +88,7 @@ class PseudoClip:
         if not 0 < self.size[0] <= self.size[1]:
             raise VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
 
-    def wanted(self, view: transforms.View, key: transforms.Key) -> int:
+    def num_pasted(self, view: transforms.View, key: transforms.Key) -> int:
         """Returns how many objects are to be pasted over a photo."""
         number = int(key.fold("wanted").generator().integers(1, self.max_objects + 1))
         ids = view.ids[0]
@@ -122,7 +122,7 @@ class PseudoClip:
             # Mirroring at the borders shows no black; photo and mask are mirrored alike.
             frames.append(_sample(photo, maps, view.to_unit, cv2.INTER_LINEAR, cv2.BORDER_REFLECT))
             truths.append(_sample(ids, maps, view.to_unit, cv2.INTER_NEAREST, cv2.BORDER_REFLECT))
-        origins = _of_photo(path, shape, view)
+        origins = _photo_origins(path, shape, view)
         for number, other in enumerate(others):
             rng = key.fold("paste").fold(number).generator()
             sprite = cut_sprite(other, rng, min_pixels=self.min_pixels)
@@ -204,7 +204,7 @@ def lay(
     truth[box][alpha > 127] = object_id
 
 
-def _of_photo(
+def _photo_origins(
     path: Float[np.ndarray, "T G 2"], shape: tuple[int, int], view: transforms.View
 ) -> Float[np.ndarray, "T h w 3"]:
     """Returns the origins of a photo's cells, UNKNOWN where the crop or the photo ends.
@@ -218,8 +218,8 @@ def _of_photo(
     return np.where(known[..., None], origins, np.float32(origins_lib.UNKNOWN))
 
 
-def of_picture(
-    picture: transforms.View,
+def of_photo(
+    photo: transforms.View,
     others: Sequence[transforms.View],
     pseudo: PseudoClip,
     augmentation: augmentation_lib.Augmentation,
@@ -227,13 +227,13 @@ def of_picture(
     length: int,
     key: transforms.Key,
 ) -> transforms.Clip:
-    """Returns a pseudo-clip of a picture, augmented but for `Augmentation.finish`.
+    """Returns a pseudo-clip of a photo, augmented but for `Augmentation.finish`.
 
     Raises:
-      UnusableClip: the picture shows no object.
+      UnusableClip: the photo shows no object.
     """
     # One frame has no order to flip: time is flipped once there are frames.
-    clip = pseudo(augmentation.place(picture, key), others, length=length, key=key.fold("pseudo"))
+    clip = pseudo(augmentation.place(photo, key), others, length=length, key=key.fold("pseudo"))
     return augmentation.temporal_flip(clip, key.fold("temporal_flip"))
 
 

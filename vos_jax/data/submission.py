@@ -18,7 +18,8 @@ import numpy as np
 
 from vos_jax import config as configs
 from vos_jax import errors, files
-from vos_jax.data import datasets, masks, sources
+from vos_jax.data import datasets, masks
+from vos_jax.data import video as video_lib
 
 MAX_BYTES = 2**26
 """Largest mask unpacked; nothing is ever unpacked to disk."""
@@ -36,14 +37,13 @@ class Counts:
     objects: int
 
 
-def member(source: sources.VideoSource, sequence: str, frame_name: str) -> str:
-    """A mask's name in the archive of this data set's server."""
-    name = f"{files.safe_name(sequence)}/{files.safe_name(frame_name, f'{sequence}: frame')}.png"
-    folder = getattr(source, "archive", "")
-    return f"{folder}/{name}" if folder else name
+def member(dataset: datasets.VideoDataset, video: str, frame_name: str) -> str:
+    """Returns a mask's name in the archive of this data set's server."""
+    name = f"{files.safe_name(video)}/{files.safe_name(frame_name, f'{video}: frame')}.png"
+    return f"{dataset.archive_folder}/{name}" if dataset.archive_folder else name
 
 
-def pack(source: sources.VideoSource, results: str | os.PathLike, path: pathlib.Path) -> pathlib.Path:
+def pack(dataset: datasets.VideoDataset, results: str | os.PathLike, path: pathlib.Path) -> pathlib.Path:
     """Packs RESULTS/SEQUENCE/FRAME.png of every sequence, checks the archive, and returns its path.
 
     Raises:
@@ -52,25 +52,25 @@ def pack(source: sources.VideoSource, results: str | os.PathLike, path: pathlib.
     try:
         with files.atomic(path) as temporary:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                for video in map(source.video, source.sequences()):
-                    for name in sources.written_names(video):
+                for video in dataset:
+                    for name in video.required_names:
                         mask = pathlib.Path(results) / files.safe_name(video.name) / f"{name}.png"
-                        info = zipfile.ZipInfo(member(source, video.name, name), _TIME)
+                        info = zipfile.ZipInfo(member(dataset, video.name, name), _TIME)
                         info.external_attr = (stat.S_IFREG | 0o644) << 16
                         archive.writestr(info, mask.read_bytes(), zipfile.ZIP_DEFLATED)
-            check(source, temporary, shown=path)
+            check(dataset, temporary, shown=path)
     except OSError as error:
         raise errors.VosError(f"{error.filename or path}: cannot pack: {error.strerror or error}") from error
     return path
 
 
 def check(
-    source: sources.VideoSource, path: str | os.PathLike, *, shown: str | os.PathLike | None = None
+    dataset: datasets.VideoDataset, path: str | os.PathLike, *, shown: str | os.PathLike | None = None
 ) -> Counts:
     """Checks that an archive is what the data set's server takes: names, sizes, palette, ids, counts.
 
     Args:
-      source: the data set; its first masks say which ids there are.
+      dataset: its first masks say which ids there are.
       path: the archive.
       shown: what errors call it.
 
@@ -81,23 +81,21 @@ def check(
     shown = path if shown is None else shown
     try:
         with zipfile.ZipFile(path) as archive:
-            return _check(source, archive, str(shown))
+            return _check(dataset, archive, str(shown))
     except OSError as error:
         raise errors.VosError(f"{shown}: cannot read the archive: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
         raise errors.VosError(f"{shown}: not a whole zip archive ({error}); pack it again") from error
 
 
-def _check(source: sources.VideoSource, archive: zipfile.ZipFile, shown: str) -> Counts:
+def _check(dataset: datasets.VideoDataset, archive: zipfile.ZipFile, shown: str) -> Counts:
     members = _members(archive, shown)
-    videos = [source.video(sequence) for sequence in source.sequences()]
-    wanted = {
-        member(source, video.name, name): video for video in videos for name in sources.written_names(video)
-    }
-    _check_names(list(members), list(wanted), shown)
-    for name, video in wanted.items():
+    videos = list(dataset)
+    required = {member(dataset, video.name, name): video for video in videos for name in video.required_names}
+    _check_names(list(members), list(required), shown)
+    for name, video in required.items():
         _check_mask(archive.read(members[name]), f"{shown}: {name}", video)
-    return Counts(len(videos), len(wanted), sum(len(video.first_frames) for video in videos))
+    return Counts(len(videos), len(required), sum(len(video.first_frames) for video in videos))
 
 
 def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]:
@@ -125,23 +123,23 @@ def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]
     return members
 
 
-def _check_names(found: list[str], wanted: list[str], shown: str) -> None:
-    surplus, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+def _check_names(found: list[str], required: list[str], shown: str) -> None:
+    surplus, missing = sorted(set(found) - set(required)), sorted(set(required) - set(found))
     if missing:
         deeper = [name for name in surplus if name.endswith(f"/{missing[0]}")]
         shallow = [name for name in surplus if missing[0].endswith(f"/{name}")]
         moved = "".join(f"; it lies at {name}: move everything" for name in (deeper + shallow)[:1])
         raise errors.VosError(
-            f"{shown}: lacks {missing[0]} ({len(missing)} of {len(wanted)} masks are missing){moved}"
+            f"{shown}: lacks {missing[0]} ({len(missing)} of {len(required)} masks are missing){moved}"
         )
     if surplus:
         raise errors.VosError(
             f"{shown}: {surplus[0]} does not belong in it ({len(surplus)} surplus); expected are "
-            f"{len(wanted)} masks, like {wanted[0]}"
+            f"{len(required)} masks, like {required[0]}"
         )
 
 
-def _check_mask(data: bytes, where: str, video: sources.Video) -> None:
+def _check_mask(data: bytes, where: str, video: video_lib.Video) -> None:
     ids = masks.decode_mask(data, where, video.size)
     masks.check_indexed(data, where)
     surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})
@@ -169,10 +167,10 @@ def main(arguments: list[str] | None = None) -> None:
     config = configs.load(options.config, overrides)
     if options.data is not None:
         config = configs.replace(config, {"data.root": options.data})
-    source = datasets.open_source(config.data)
-    counts = check(source, options.archive)
+    dataset = datasets.open_dataset(config.data)
+    counts = check(dataset, options.archive)
     print(
-        f"{options.archive}: fit for {source.name} {source.split}: {counts.sequences} sequence(s), "
+        f"{options.archive}: fit for {dataset.name} {dataset.split}: {counts.sequences} sequence(s), "
         f"{counts.masks} masks, {counts.objects} object(s)"
     )
 

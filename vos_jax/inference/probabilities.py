@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import sources
+from vos_jax.data import video as video_lib
 from vos_jax.inference import tracked
 from vos_jax.typing import Float, UInt8
 
@@ -32,9 +32,9 @@ def path_of(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathl
     return folder / f"{files.safe_name(frame_name, f'{sequence}: frame')}.npz"
 
 
-def complete(out_dir: str | os.PathLike, video: sources.Video) -> bool:
+def complete(out_dir: str | os.PathLike, video: video_lib.Video) -> bool:
     """Whether every frame that is a result has its file."""
-    return all(path_of(out_dir, video.name, name).is_file() for name in sources.written_names(video))
+    return all(path_of(out_dir, video.name, name).is_file() for name in video.required_names)
 
 
 def of_result(result: tracked.TrackedFrame, given: UInt8[np.ndarray, "H W"] | None) -> Soft:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vos_jax import files
-from vos_jax.data import sources
+from vos_jax.data import video as video_lib
 from vos_jax.errors import VosError
 from vos_jax.inference import writer
 
@@ -62,11 +62,11 @@ class Record:
         for path in others:
             path.unlink(missing_ok=True)
 
-    def unfinished(self, videos: Sequence[sources.Video]) -> list[str]:
+    def unfinished(self, videos: Sequence[video_lib.Video]) -> list[str]:
         """The names of videos that nobody has noted as finished."""
         return [v.name for v in videos if not self._entries.get(v.name, {}).get("seconds")]
 
-    def is_finished(self, video: sources.Video) -> bool:
+    def is_finished(self, video: video_lib.Video) -> bool:
         """Whether every mask of the video is there, made with these settings.
 
         Raises:
@@ -74,7 +74,7 @@ class Record:
         """
         if self._overwrite:
             return False
-        folder, names = self.folder / video.name, sources.written_names(video)
+        folder, names = self.folder / video.name, video.required_names
         entry = self._entries.get(video.name)
         if entry is None:
             masks = (writer.mask_path(self.folder, video.name, name) for name in names)

@@ -6,13 +6,13 @@ from rich import console as rich_console
 
 from vos_jax import config as configs
 from vos_jax import files
-from vos_jax.data import sources
+from vos_jax.data import datasets
 from vos_jax.metrics import davis_csv
 from vos_jax.visualize import console
 
 
 def make(
-    source: sources.VideoSource,
+    dataset: datasets.VideoDataset,
     config: configs.Config,
     summary: dict,
     frames: int,
@@ -24,8 +24,8 @@ def make(
 ) -> dict:
     """What results.json holds; speed, device, checkpoint, presence are None where nothing was segmented."""
     return {
-        "dataset": source.name,
-        "split": source.split,
+        "dataset": dataset.name,
+        "split": dataset.split,
         **summary,
         "frames": frames,
         **speed,
@@ -38,10 +38,10 @@ def make(
 
 
 def write(
-    screen: rich_console.Console, source: sources.VideoSource, out: pathlib.Path, results: dict
+    screen: rich_console.Console, dataset: datasets.VideoDataset, out: pathlib.Path, results: dict
 ) -> None:
     """OUT/results.json, the official CSV files where there is a score, and the printed table."""
     files.write_json(out / "results.json", results)
-    davis_csv.write(out, source.split, results)
+    davis_csv.write(out, dataset.split, results)
     console.print_results(screen, results)
     screen.print(f"masks and results.json: {out}")

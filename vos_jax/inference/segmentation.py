@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vos_jax import geometry
-from vos_jax.data import prefetch, proposal_files, sources
+from vos_jax.data import prefetch, proposal_files
+from vos_jax.data import video as video_lib
 from vos_jax.inference import direction as direction_lib
 from vos_jax.inference import probabilities, writer
 
@@ -31,7 +32,7 @@ class Segmented:
 
 
 def segment(
-    video: sources.Video,
+    video: video_lib.Video,
     follower: direction_lib.Follower,
     masks_out: writer.MaskWriter,
     advance: Callable[[float], None] = lambda fps: None,
@@ -53,8 +54,8 @@ def segment(
     """
     seconds = {"compile": 0.0, "adaptation": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
     before_all = dict(follower.seconds)
-    required = sources.written(video)
-    annotations = video.inputs()
+    required = video.required
+    annotations = video.prompts()
     present: dict[int, dict[int, float]] = {}
     start = time.perf_counter()
 
@@ -62,7 +63,7 @@ def segment(
         ahead = prefetch.prefetch(map(read or video.frame, indices), FRAMES_AHEAD)
         return _waiting(ahead, seconds)
 
-    masks_out.begin(video.name, sources.written_names(video))
+    masks_out.begin(video.name, video.required_names)
     wanted = frozenset(required)
     tracked = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
     for done, (index, result) in enumerate(tracked, start=1):
@@ -93,7 +94,7 @@ def segment(
 
 
 def reader(
-    video: sources.Video, proposals_dir: str, num_proposals: int, size: tuple[int, int]
+    video: video_lib.Video, proposals_dir: str, num_proposals: int, size: tuple[int, int]
 ) -> Callable[[int], Item]:
     """Returns a function from a frame's index to the frame, with its proposals if those come from files.
 
@@ -122,7 +123,7 @@ def reader(
     return read
 
 
-def cost(video: sources.Video) -> float:
+def cost(video: video_lib.Video) -> float:
     """How long a video takes, relative to others: its pixels."""
     return float(len(video) * video.size[0] * video.size[1])
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import vos_jax
 from vos_jax import config as configs
-from vos_jax.data import proposal_files, sources
+from vos_jax.data import proposal_files
+from vos_jax.data import video as video_lib
 
 PLACES = ("eval.", "data.root", "data.sequences", "data.seen", "model.proposals.folder")
 """Keys that say where things lie, not how masks look."""
@@ -22,7 +23,7 @@ def of_run(config: configs.Config, checkpoint: str) -> dict[str, Any]:
     return {**flat, "checkpoint": checkpoint, "version": vos_jax.__version__}
 
 
-def of_sequences(folder: str, videos: Sequence[sources.Video]) -> dict[str, dict[str, str]]:
+def of_sequences(folder: str, videos: Sequence[video_lib.Video]) -> dict[str, dict[str, str]]:
     """What decides how a sequence's masks look besides: by sequence, its proposals themselves."""
     paths = {video.name: proposal_files.path_of(folder, video.name) for video in videos}
     return {

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import masks, sources
+from vos_jax.data import datasets, masks
+from vos_jax.data import video as video_lib
 from vos_jax.metrics import davis, youtube_vos
 from vos_jax.typing import Float, UInt8
 
@@ -36,29 +37,24 @@ class ObjectScore:
     F: Float[np.ndarray, "T"]
 
 
-def score_sequence(video: sources.Video, results: Results) -> list[ObjectScore]:
+def score_sequence(video: video_lib.Video, results: Results) -> list[ObjectScore]:
     """Scores every object of one video (DESIGN §9).
 
-    Objects are those of the first annotation, or of `video.first_frames` where objects may come later.
-    An object is scored in every annotated frame after its first, without the video's last frame; so a video
-    of one or two frames scores nothing and its objects have empty J and F. Where the video has a `scored`
-    (object id -> frame indices), an object is scored in these frames after its first, the last one included.
+    Objects are those of `video.first_frames`. An object is scored in `video.scored_frames(object_id)`; where
+    there is none, as in a video of one or two frames, its J and F are empty.
 
     Raises:
       VosError: a result is missing, broken, of another size, or holds an id that is not annotated.
     """
-    first_frames = video.first_frames
-    scored: Mapping[int, Iterable[int]] | None = getattr(video, "scored", None)
-    last = len(video) if scored is not None else len(video) - 1
-    scores: dict[int, list[tuple[float, float]]] = {o: [] for o in sorted(first_frames)}
-    for index in sources.written(video):
-        truth = video.annotation(index)
+    scored = {o: frozenset(video.scored_frames(o)) for o in sorted(video.first_frames)}
+    scores: dict[int, list[tuple[float, float]]] = {o: [] for o in scored}
+    for index in video.required:
+        truth = video.mask(index)
         if truth is None:
             continue
         ids = _result(video, index, results)
         for object_id, values in scores.items():
-            counts = scored is None or index in scored.get(object_id, ())
-            if counts and first_frames[object_id] < index < last:
+            if index in scored[object_id]:
                 pair = truth == object_id, ids == object_id
                 values.append((davis.region_similarity(*pair), davis.boundary_similarity(*pair)))
     return [
@@ -95,11 +91,9 @@ def summarise(scores: Iterable[ObjectScore]) -> dict:
     return table
 
 
-def table(source: sources.VideoSource, scores: Iterable[ObjectScore]) -> dict:
-    """The table of the source's protocol: `summarise`'s, and seen and unseen where categories are known."""
-    seen = getattr(source, "seen", None)
-    scores = list(scores)
-    summary = summarise(scores)
+def table(dataset: datasets.VideoDataset, scores: Iterable[ObjectScore]) -> dict:
+    """Returns the table of a data set: `summarise`'s, and seen and unseen where categories are known."""
+    seen, summary = dataset.seen, summarise(scores)
     return summary if seen is None else {**summary, **youtube_vos.summarise(summary["objects"], seen)}
 
 
@@ -125,7 +119,9 @@ class ScorePool:
         self._futures: list[concurrent.futures.Future[list[ObjectScore]]] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "vos-score", initializer=_low_priority)
 
-    def submit(self, video: sources.Video, results: Results) -> concurrent.futures.Future[list[ObjectScore]]:
+    def submit(
+        self, video: video_lib.Video, results: Results
+    ) -> concurrent.futures.Future[list[ObjectScore]]:
         """Starts scoring one video whose results are complete; the future holds `score_sequence`'s answer."""
         future = self._pool.submit(self._score, video, results)
         self._futures.append(future)
@@ -141,7 +137,7 @@ class ScorePool:
     def __exit__(self, *_) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _score(self, video: sources.Video, results: Results) -> list[ObjectScore]:
+    def _score(self, video: video_lib.Video, results: Results) -> list[ObjectScore]:
         start = time.perf_counter()
         try:
             return score_sequence(video, results)
@@ -150,7 +146,7 @@ class ScorePool:
                 self.seconds += time.perf_counter() - start
 
 
-def check_results(video: sources.Video, results_dir: str | os.PathLike) -> None:
+def check_results(video: video_lib.Video, results_dir: str | os.PathLike) -> None:
     """Checks, from headers only, that a video has a whole result of the right size for every frame.
 
     Raises:
@@ -163,14 +159,14 @@ def check_results(video: sources.Video, results_dir: str | os.PathLike) -> None:
             f"{folder}: no results for sequence '{video.name}'; {results_dir} has "
             f"{', '.join(found[:10]) or 'no folders'}{', ...' if len(found) > 10 else ''}"
         )
-    wanted = sources.written_names(video)
-    missing = [name for name in wanted if not (folder / f"{name}.png").is_file()]
+    required = video.required_names
+    missing = [name for name in required if not (folder / f"{name}.png").is_file()]
     if missing:
         raise errors.VosError(
-            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(wanted)} frames of "
+            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(required)} frames of "
             f"'{video.name}' have no result"
         )
-    for name in wanted:
+    for name in required:
         size = masks.png_size(folder / f"{name}.png")
         if size != tuple(video.size):
             raise errors.VosError(
@@ -180,43 +176,43 @@ def check_results(video: sources.Video, results_dir: str | os.PathLike) -> None:
 
 
 def score_folder(
-    source: sources.VideoSource,
+    dataset: datasets.VideoDataset,
     results_dir: str | os.PathLike,
     *,
     workers: int = 2,
     on_sequence: Callable[[str, list[ObjectScore]], None] | None = None,
 ) -> dict:
-    """Scores a folder of somebody's PNGs, RESULTS/SEQUENCE/FRAME.png, on every sequence of the source.
+    """Scores a folder of somebody's PNGs, RESULTS/SEQUENCE/FRAME.png, on every video of the data set.
 
     All sequences are checked for missing and wrongly sized files before the first is scored.
 
     Args:
       workers: scoring threads.
-      on_sequence: called with (sequence, scores) as each becomes known, in the source's order.
+      on_sequence: called with (sequence, scores) as each becomes known, in the data set's order.
 
     Returns:
-      The table of the source's protocol (`table`).
+      The table of the data set (`table`).
 
     Raises:
-      VosError: no such folder, or as `check_results` and `score_sequence`; also where the source's own
-        files are broken.
+      VosError: no such folder, or as `check_results` and `score_sequence`; also where the data set's
+        own files are broken.
     """
     if not pathlib.Path(results_dir).is_dir():
         raise errors.VosError(f"{results_dir}: no such folder; --score_only names the folder of results")
-    opened = [source.video(sequence) for sequence in source.sequences()]
-    for video in opened:
+    videos = list(dataset)
+    for video in videos:
         video.check()
         check_results(video, results_dir)
     with ScorePool(workers) as pool:
-        futures = [(video.name, pool.submit(video, results_dir)) for video in opened]
+        futures = [(video.name, pool.submit(video, results_dir)) for video in videos]
         for name, future in futures:
             scores = future.result()
             if on_sequence is not None:
                 on_sequence(name, scores)
-        return table(source, pool.scores())
+        return table(dataset, pool.scores())
 
 
-def _result(video: sources.Video, index: int, results: Results) -> UInt8[np.ndarray, "H W"]:
+def _result(video: video_lib.Video, index: int, results: Results) -> UInt8[np.ndarray, "H W"]:
     """One frame's result; objects merged where the annotations are, surplus ids refused."""
     name = video.frame_names[index]
     if isinstance(results, Mapping):
@@ -229,7 +225,7 @@ def _result(video: sources.Video, index: int, results: Results) -> UInt8[np.ndar
     else:
         where = pathlib.Path(results) / files.safe_name(video.name) / f"{name}.png"
         ids = masks.read_mask(where, video.size)
-    if getattr(video, "merge_objects", False):
+    if video.merge_objects:
         return (ids > 0).astype(np.uint8)
     surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})
     if surplus:

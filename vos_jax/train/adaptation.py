@@ -169,10 +169,10 @@ class Adapter:
         for examples in zip(*[one_by_one] * self._config.batch, strict=False):
             yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
-    def _examples(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[clips.Example]:
+    def _examples(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[clips.ClipArrays]:
         """Clips without end, or none where the frame shows no object to speak of."""
         config = self._config
-        picture = transforms.make_view((frame,), (ids,))
+        photo = transforms.make_view((frame,), (ids,))
         change = dataclasses.replace(
             AUGMENTATION,
             crop=dataclasses.replace(AUGMENTATION.crop, size=(config.crop, config.crop)),
@@ -182,9 +182,9 @@ class Adapter:
         failures = 0
         for number in itertools.count():
             key = transforms.Key((self._seed, number))
-            others = (picture,) * pseudo.wanted(picture, key)
+            others = (photo,) * pseudo.num_pasted(photo, key)
             try:
-                clip = pseudo_clips.of_picture(picture, others, pseudo, change, length=config.length, key=key)
+                clip = pseudo_clips.of_photo(photo, others, pseudo, change, length=config.length, key=key)
                 clip, num_objects = change.finish(clip, key)
             except transforms.UnusableClip:
                 failures += 1
@@ -192,7 +192,7 @@ class Adapter:
                     return
                 continue
             failures = 0
-            yield clips.pack(
+            yield clips.to_arrays(
                 clip,
                 num_objects=num_objects,
                 length=config.length,

@@ -120,7 +120,7 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
 
 
 def batch_shapes(data: data_config.ClipDataConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the global batch that the pipeline makes of a config (`clips.pack`)."""
+    """Shapes of the global batch that the pipeline makes of a config (`clips.ClipArrays`)."""
     clips = (data.batch, data.clip_length)
     of = jax.ShapeDtypeStruct
     return {

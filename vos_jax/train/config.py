@@ -4,7 +4,7 @@ import dataclasses
 
 from vos_jax import checks
 from vos_jax.data import config as data_config
-from vos_jax.data import sequences as sequences_lib
+from vos_jax.data.datasets import davis
 from vos_jax.train import checkpoints, step
 from vos_jax.train import optim as optim_lib
 from vos_jax.train import parallel as parallel_lib
@@ -27,7 +27,7 @@ class HeldOutConfig:
 
     every: int = 2000
     root: str = ""
-    sequences: tuple[str, ...] = sequences_lib.HELD_BACK
+    sequences: tuple[str, ...] = davis.HELD_BACK
     frames: int = 0
 
     def __post_init__(self):

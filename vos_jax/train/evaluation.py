@@ -8,37 +8,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vos_jax.data import sources
+from vos_jax.data import video as video_lib
 from vos_jax.inference import annotations as annotations_lib
 from vos_jax.inference import tracker
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
-from vos_jax.typing import UInt8
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The first frames of a video; all else is the video's."""
-
-    video: sources.Video
-    frames: int
-
-    def __len__(self) -> int:
-        return min(self.frames, len(self.video))
-
-    @property
-    def frame_names(self) -> tuple[str, ...]:
-        return self.video.frame_names[: self.frames]
-
-    @property
-    def first_frames(self) -> dict[int, int]:
-        return {o: first for o, first in self.video.first_frames.items() if first < self.frames}
-
-    def inputs(self) -> dict[int, UInt8[np.ndarray, "H W"]]:
-        return {index: ids for index, ids in self.video.inputs().items() if index < self.frames}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.video, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +42,7 @@ class Evaluator:
     def __init__(
         self,
         model: state_lib.Model,
-        videos: Sequence[sources.Video],
+        videos: Sequence[video_lib.Video],
         buckets: Sequence[int],
         dataset: int = 0,
         min_size: int = 0,
@@ -79,7 +53,7 @@ class Evaluator:
             model, {}, buckets=buckets, dataset=dataset, min_size=min_size, max_size=max_size
         )
         for video in videos:
-            annotations_lib.check(video.inputs(), self._tracker)
+            annotations_lib.check(video.prompts(), self._tracker)
 
     def __call__(self, params: Any, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Returns the scores of `params` (arrays of this process), or None if `stop` said so in between."""
@@ -89,7 +63,7 @@ class Evaluator:
         for number in mine:
             video, results = self._videos[number], {}
             frames = (video.frame(index) for index in range(len(video)))
-            tracked = self._tracker.track(frames, video.inputs())
+            tracked = self._tracker.track(frames, video.prompts())
             for name, result in zip(video.frame_names, tracked, strict=True):
                 results[name] = result.ids
                 if stop():

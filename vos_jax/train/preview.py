@@ -18,7 +18,7 @@ WIDTH = 192  # of one picture, pixels
 
 
 def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UInt8[np.ndarray, "H2 W2 3"]]:
-    """Returns a function from parameters and ONE clip (`clips.pack`'s arrays) to a sheet of pictures.
+    """Returns a function from parameters and ONE clip (`clips.ClipArrays`) to a sheet of pictures.
 
     A row is a frame; the columns are input, truth, coarse masks (what matching found) and refined masks.
     """

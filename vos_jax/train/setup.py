@@ -5,19 +5,20 @@ import fnmatch
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from vos_jax import errors
-from vos_jax.data import clips, datasets, pipeline, records, sources
+from vos_jax.data import datasets
+from vos_jax.data import video as video_lib
+from vos_jax.data.datasets import records
 from vos_jax.inference import loading
 from vos_jax.models import backbones, vos
 from vos_jax.models import config as model_config
 from vos_jax.train import config as config_lib
-from vos_jax.train import evaluation
 from vos_jax.typing import PRNGKeyArray
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_
     return train
 
 
-def _take_packed(source: pipeline.SourceConfig) -> pipeline.SourceConfig:
+def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
     """Returns a source of records where the folder of a source of files is packed."""
     packed = records.packed_names(source.root)
     if packed is None:
@@ -136,7 +137,7 @@ def init_params(start: str, model: vos.VOS, key: PRNGKeyArray) -> Any:
     return {**params, "backbone": jax.tree.map(jnp.asarray, loaded)}
 
 
-def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
+def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
     """Returns the held-back sequences, checked, cut to `held_out.frames`; [] where there is no evaluation.
 
     Raises:
@@ -145,7 +146,7 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
     settings = train.held_out
     if settings.every == 0:
         return []
-    davis = train.data.sources.get("davis", pipeline.SourceConfig(kind="davis_folder", root=settings.root))
+    davis = train.data.sources.get("davis", datasets.SourceConfig(root=settings.root))
     if not (settings.root or davis.root):
         raise errors.VosError(
             "where are the held-back sequences? There is no source davis: say --data evaluation=DIR, or set "
@@ -154,15 +155,15 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
     root = pathlib.Path(settings.root or davis.root)
     for source in train.data.drawn().values():
         if pathlib.Path(source.root).resolve() == root.resolve():
-            both = set(clips.open_sequences(source).names) & set(settings.sequences)
+            both = {video.name for video in datasets.open_training_videos(source)} & set(settings.sequences)
             if both:
                 raise errors.VosError(
                     f"{', '.join(sorted(both))}: trained on and evaluated on; put them into the "
                     "source's exclude, or take them out of train.held_out.sequences"
                 )
-    source = datasets.open_source(
-        datasets.DatasetConfig(
-            kind="davis" if (root / "ImageSets").is_dir() else "folders",
+    dataset = datasets.open_dataset(
+        datasets.EvalDatasetConfig(
+            kind="auto",
             root=str(root),
             year=davis.year,
             split=davis.split,
@@ -171,13 +172,10 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[sources.Video]:
             merge_objects=davis.merge_objects,
         )
     )
-    videos = [source.video(name) for name in source.sequences()]
+    videos = list(dataset)
     for video in videos:
         video.check()
-    if not settings.frames:
-        return videos
-    # What a head does not define itself it has from its video, which a type checker does not see.
-    return [cast(sources.Video, evaluation.Head(video, settings.frames)) for video in videos]
+    return [video.head(settings.frames) for video in videos] if settings.frames else videos
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -206,6 +204,6 @@ def _learned_from(flat: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flat.items()
         # A data set may lie elsewhere on another machine.
         if not any(f"{key}.".startswith(f"{name}.") for name in NOT_LEARNED_FROM)
-        and not (key.startswith(prefix) and key.endswith(".root"))
+        and not (key.startswith(prefix) and key.endswith((".root", ".all_frames")))
         and not key.startswith(unused)
     }

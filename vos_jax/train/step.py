@@ -25,7 +25,7 @@ from vos_jax.train import losses as losses_lib
 from vos_jax.train import optim, proposal_losses
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
-Batch = dict[str, Array]  # `data.clips.pack`'s arrays with a leading axis B, and optionally "clip" [B]
+Batch = dict[str, Array]  # `data.clips.ClipArrays` with a leading axis B, and optionally "clip" [B]
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Metrics]]
 
@@ -70,7 +70,7 @@ class ClipLossConfig(losses_lib.LossConfig):
 def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...] = ()) -> LossFn:
     """Returns `loss_fn(params, clips_batch, key, step) -> (loss, metrics)`.
 
-    `clips_batch` holds `data.clips.pack`'s arrays with a leading axis B and optionally "clip" [B], each
+    `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each
     clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
     0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
     scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
@@ -113,7 +113,7 @@ def clip_terms(
       model: the method; matching is soft here whatever `model.hard` says.
       config: see `ClipLossConfig`.
       params: the model's parameters.
-      clip: `data.clips.pack`'s arrays.
+      clip: `data.clips.ClipArrays`.
       key: this clip's, at this step.
       step: of training.
     """

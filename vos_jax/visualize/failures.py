@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vos_jax.data import masks, sources
+from vos_jax.data import masks
+from vos_jax.data import video as video_lib
 from vos_jax.metrics import scoring
 from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, sheet
@@ -14,7 +15,7 @@ WORST = 4
 
 def draw(
     scores: Sequence[scoring.ObjectScore],
-    videos: Mapping[str, sources.Video],
+    videos: Mapping[str, video_lib.Video],
     mask_path,
     *,
     count: int = WORST,
@@ -32,10 +33,10 @@ def draw(
     for score in scored[:count]:
         video = videos[score.sequence]
         index, measured = worst_frame(score, video)
-        frame, truth = video.frame(index), video.annotation(index)
+        frame, truth = video.frame(index), video.mask(index)
         assert truth is not None  # what is scored is annotated
         found = masks.read_mask(mask_path(video.name, video.frame_names[index]), video.size)
-        if getattr(video, "merge_objects", False):
+        if video.merge_objects:
             found = np.minimum(found, 1)
         for text, picture in (
             (f"{video.name}, frame {index}", frame),
@@ -51,14 +52,12 @@ def draw(
     return sheet.grid(panels, columns=3, title="The worst objects of the run, each in its worst frame")
 
 
-def worst_frame(score: scoring.ObjectScore, video: sources.Video) -> tuple[int, float]:
-    """The frame of lowest J in which the object is to be seen (else of lowest J), and its J."""
-    first = video.first_frames[score.object_id]
-    # As `scoring.score_sequence` goes through a video.
-    frames = [i for i in range(first + 1, len(video) - 1) if video.annotation(i) is not None]
+def worst_frame(score: scoring.ObjectScore, video: video_lib.Video) -> tuple[int, float]:
+    """Returns the frame of lowest J in which the object is to be seen (else of lowest J), and its J."""
+    frames = video.scored_frames(score.object_id)
     order = np.argsort(score.J, kind="stable")
     for at in order:
-        if np.any(video.annotation(frames[at]) == score.object_id):
+        if np.any(video.mask(frames[at]) == score.object_id):
             return frames[at], float(score.J[at])
     return frames[order[0]], float(score.J[order[0]])
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from vos_jax import errors
-from vos_jax.data import sources
+from vos_jax.data import video as video_lib
 from vos_jax.inference import tracker, writer
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
@@ -25,7 +25,7 @@ def parse(text: str) -> tuple[str, ...]:
 
 
 def check(
-    kinds: Sequence[str], model: state_lib.Model, videos: Sequence[sources.Video], frame: int | None
+    kinds: Sequence[str], model: state_lib.Model, videos: Sequence[video_lib.Video], frame: int | None
 ) -> None:
     """Refuses what could not be drawn after the run: VosError."""
     if "alignment" in kinds and not isinstance(model, vos.VOS):
@@ -37,14 +37,14 @@ def check(
             probe.check_frame(video, choose_frame(video, frame))
 
 
-def choose_frame(video: sources.Video, frame: int | None) -> int:
+def choose_frame(video: video_lib.Video, frame: int | None) -> int:
     """The frame asked for, or the middle one of those behind the first annotation."""
-    return (min(video.inputs()) + len(video)) // 2 if frame is None else frame
+    return (min(video.prompts()) + len(video)) // 2 if frame is None else frame
 
 
 def draw(
     kinds: Sequence[str],
-    videos: Sequence[sources.Video],
+    videos: Sequence[video_lib.Video],
     follower: tracker.Tracker,
     out: pathlib.Path,
     frame: int | None,

@@ -13,7 +13,7 @@ def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Draws one frame's masks; panels that there is nothing for (no truth, no coarse masks) are left out."""
     frame = probe.frame(probe.index)
     panels = [("frame", frame)]
-    truth = probe.video.annotation(probe.index)
+    truth = probe.video.mask(probe.index)
     if truth is not None:
         panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, probe.size))))
     found = "masks"

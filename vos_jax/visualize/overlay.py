@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from vos_jax import files
-from vos_jax.data import masks, sources
+from vos_jax.data import masks
+from vos_jax.data import video as video_lib
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
 from vos_jax.visualize import movie
@@ -88,7 +89,7 @@ def pick(count: int, *, shown: int = 6) -> list[int]:
 
 
 def draw_video(
-    video: sources.Video, mask_path: Callable[[str], pathlib.Path], folder: pathlib.Path | str
+    video: video_lib.Video, mask_path: Callable[[str], pathlib.Path], folder: pathlib.Path | str
 ) -> pathlib.Path:
     """Draws FOLDER/<video>.mp4 and the contact sheet FOLDER/<video>.png from masks on disk.
 
@@ -104,7 +105,7 @@ def draw_video(
         VosError: a mask is missing, broken or of another size; the folder cannot be written.
     """
     folder = pathlib.Path(folder)
-    indices = sources.written(video)
+    indices = video.required
     sheet, shown = [], {indices[place] for place in pick(len(indices))}
 
     def drawn() -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.data import sources
+from vos_jax.data import video as video_lib
 from vos_jax.inference import rollout, tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
@@ -34,7 +34,7 @@ class Probe:
       prediction: the model's, before what was given and before aggregation.
     """
 
-    video: sources.Video
+    video: video_lib.Video
     index: int
     model: state_lib.Model
     params: Any
@@ -70,7 +70,7 @@ class Probe:
         return step(self.params, self.before, *self.inputs)
 
 
-def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
+def take(follower: tracker.Tracker, video: video_lib.Video, index: int) -> Probe:
     """Follows a video's objects up to frame `index` and looks into the model there.
 
     Args:
@@ -82,7 +82,7 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
       VosError: the video has no such frame, or nothing is known of any object before it.
     """
     check_frame(video, index)
-    given = video.inputs()
+    given = video.prompts()
     track = follower.start(video.size, len(video.first_frames))
     for earlier in range(index):
         track.step(video.frame(earlier), given.get(earlier))
@@ -105,9 +105,9 @@ def take(follower: tracker.Tracker, video: sources.Video, index: int) -> Probe:
     )
 
 
-def check_frame(video: sources.Video, index: int) -> None:
+def check_frame(video: video_lib.Video, index: int) -> None:
     """Raises VosError unless something is remembered when frame `index` comes."""
-    first = min(video.inputs())
+    first = min(video.prompts())
     if not first < index < len(video):
         raise errors.VosError(
             f"'{video.name}': a picture can be made of frames {first + 1} to {len(video) - 1}, not {index} "

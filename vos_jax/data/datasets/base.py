@@ -1,0 +1,174 @@
+"""The settings of a data set, and the data set itself: named videos, opened one by one."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
+
+from vos_jax import checks, errors, files
+from vos_jax.data import video as video_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """A data set in one of the layouts.
+
+    Attributes:
+      kind: Its layout: "davis" (ImageSets, resolution folders), "folders" (a folder of folders of frames),
+        "youtube_vos" (meta.json), "photos" (images/ and masks/, or folders holding these two), "array_record"
+        (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis, prepared below `root`),
+        "rendered" (drawn by our code), or "auto" = found out from the folder.
+      root: Its folder; --data.
+      split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"), the folder of YouTube-VOS
+        ("valid"), or the split of records.
+      year: Chooses the list in ImageSets/YEAR/ of DAVIS.
+      resolution: The folder in JPEGImages/ and Annotations/ of DAVIS: "480p" or "Full-Resolution".
+      sequences: Names or patterns to take; empty = all of the split.
+      exclude: Names or patterns to leave out. A name or pattern that matches nothing is an error.
+      merge_objects: Whether all objects are one, as in DAVIS 2016.
+      all_frames: The folder with every frame of YouTube-VOS (valid_all_frames), to see more than those beside
+        meta.json.
+    """
+
+    kind: str = "auto"
+    root: str = ""
+    split: str = "train"
+    year: int = 2017
+    resolution: str = "480p"
+    sequences: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    merge_objects: bool = False
+    all_frames: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalDatasetConfig(DatasetConfig):
+    """The data set that is segmented.
+
+    Attributes:
+      sequences: Names or patterns to take, in this order; empty = all of the split; --sequences.
+      prompts: Which masks are given: "first_frame", "first" (each object's first), "all" (later ones
+        correct), or "auto" = as the data set's protocol says.
+      seen: Categories of YouTube-VOS that were trained on; empty = those of ../train/meta.json, where it is
+        there.
+
+    Raises:
+      VosError: an unknown word.
+    """
+
+    kind: str = "davis"
+    root: str = "data/DAVIS"
+    split: str = "val"
+    prompts: str = "auto"
+    seen: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        checks.one_of(self, "prompts", ("auto", *video_lib.PROMPT_RULES))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig(DatasetConfig):
+    """One source of training clips.
+
+    Attributes:
+      root: Its folder; --data NAME=DIR.
+      weight: Share in the mixture, relative to the other sources; 0 leaves it out.
+      dataset_name: Data set whose lambda of the matching cost it trains: "default", "static", "davis",
+        "youtube_vos".
+      partial: Names or patterns whose masks leave objects unlabelled ("*": all): outside their masks the
+        proposal network is not punished for what it takes for an object.
+      unannotated: Whether frames without a mask may be in a clip (never first).
+      short_side: Larger frames are shrunk to this short side while decoding; 0 = they keep their size.
+      pseudo: Whether pseudo-clips are made from single frames; none = exactly of videos of one frame, as
+        photos are.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    weight: float = 0.0
+    dataset_name: str = "default"
+    partial: tuple[str, ...] = ()
+    unannotated: bool = False
+    short_side: int = 0
+    pseudo: bool | None = None
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "weight", "short_side")
+
+    def is_exhaustive(self, name: str) -> bool:
+        """Tells whether the masks of a video label everything that its frames show."""
+        return not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.partial)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoDataset:
+    """Named videos of one split; iterating opens them in order.
+
+    Attributes:
+      name: As results call the data set.
+      split: As results call the split.
+      names: Of the videos, all different, in order.
+      open_video: Opens the video of a name; VosError where its files contradict the layout.
+      listing: The file or folder that lists the names, for errors.
+      photos: Whether every video is a single image.
+      archive_folder: The folder that holds the videos in a submission; empty: none.
+      categories: (video, object id) -> its category; None: not known of all objects (YouTube-VOS).
+      seen_categories: Categories that were trained on; empty: not known.
+    """
+
+    name: str
+    split: str
+    names: tuple[str, ...]
+    open_video: Callable[[str], video_lib.Video]
+    listing: str
+    photos: bool = False
+    archive_folder: str = ""
+    categories: Mapping[tuple[str, int], str] | None = None
+    seen_categories: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[video_lib.Video]:
+        return map(self.open_video, self.names)
+
+    def __getitem__(self, name: str) -> video_lib.Video:
+        """Opens a video; VosError names those that an unknown name resembles."""
+        if name not in self.names:
+            self._refuse(name)
+        return self.open_video(name)
+
+    @property
+    def seen(self) -> dict[tuple[str, int], bool] | None:
+        """(video, object id) -> whether its category was trained on; None where that is not known."""
+        if self.categories is None or not self.seen_categories:
+            return None
+        return {key: category in self.seen_categories for key, category in self.categories.items()}
+
+    def matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Returns the names that patterns match, in the order of the patterns.
+
+        Raises:
+          VosError: a pattern matches nothing.
+        """
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            hits = [name for name in self.names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+            if not hits:
+                self._refuse(pattern)
+            found |= dict.fromkeys(hits)
+        return tuple(found)
+
+    def select(self, config: DatasetConfig) -> Self:
+        """Returns the videos that `sequences` takes and `exclude` leaves; VosError as `matching`."""
+        taken = self.matching(config.sequences) if config.sequences else self.names
+        left_out = frozenset(self.matching(config.exclude))
+        return dataclasses.replace(self, names=tuple(name for name in taken if name not in left_out))
+
+    def _refuse(self, name: str) -> None:
+        near = " or ".join(files.closest_names(name, self.names))
+        listed = ", ".join(self.names) if len(self.names) <= 30 else f"{len(self.names)} sequences"
+        raise errors.VosError(
+            f"{self.listing}: no sequence matches '{name}'; did you mean {near}? It has {listed}"
+        )

@@ -1,0 +1,96 @@
+"""The official DAVIS layout: ImageSets/YEAR/SPLIT.txt, JPEGImages/RESOLUTION, Annotations/RESOLUTION."""
+
+import pathlib
+
+from vos_jax import errors, files
+from vos_jax.data import video as video_lib
+from vos_jax.data.datasets import base
+
+HELD_BACK = (
+    "bmx-bumps",
+    "car-turn",
+    "dance-jump",
+    "dog-agility",
+    "flamingo",
+    "horsejump-low",
+    "scooter-gray",
+)
+"""Sequences of DAVIS 2016 train, of 30, that are never trained on: development is judged by them, so that the
+official validation set stays unseen until a figure is published."""
+
+
+def open_davis(config: base.DatasetConfig) -> base.VideoDataset:
+    """Opens DAVIS below `root`, the folder holding JPEGImages/; the first frame's masks are the prompts.
+
+    Year 2016 merges all objects into one, 2017 keeps them.
+
+    Raises:
+      VosError: what is missing at `root`, and where DAVIS is to be had.
+    """
+    root, year, split = pathlib.Path(config.root), config.year, config.split
+    files.safe_name(config.resolution, "resolution")
+    frame_folder = root / "JPEGImages" / config.resolution
+    mask_folder = root / "Annotations" / config.resolution
+    listing = _find_listing(root, year, split, config.resolution)
+    missing = [str(path.relative_to(root)) for path in (frame_folder, mask_folder) if not path.is_dir()]
+    if listing is None or missing:
+        raise _no_davis(root, year, [*missing, *([] if listing else [f"ImageSets/{year}/{split}.txt"])])
+    names = _read_listing(listing)
+    if not names:
+        raise errors.VosError(f"{listing}: lists no sequence")
+
+    def open_video(name: str) -> video_lib.Video:
+        return video_lib.open_folder_video(
+            name,
+            frame_folder / name,
+            mask_folder / name,
+            merge_objects=config.merge_objects or year == 2016,
+            prompt_rule="first_frame",
+        )
+
+    return base.VideoDataset(
+        name=f"davis{year}", split=split, names=names, open_video=open_video, listing=str(listing)
+    )
+
+
+def _find_listing(root: pathlib.Path, year: int, split: str, resolution: str) -> pathlib.Path | None:
+    files.safe_name(split, "split")
+    listings = root / "ImageSets" / str(year)
+    if (listings / f"{split}.txt").is_file():
+        return listings / f"{split}.txt"
+    splits = sorted(path.stem for path in listings.glob("*.txt"))
+    if splits:
+        raise errors.VosError(
+            f"{listings / split}.txt: no such split; {listings} has {', '.join(splits)} "
+            f"(--config.data.split={files.closest_names(split, splits)[0]})"
+        )
+    # The archive of 2016 lists pairs of files per resolution.
+    old = root / "ImageSets" / resolution / f"{split}.txt"
+    return old if year == 2016 and old.is_file() else None
+
+
+def _read_listing(path: pathlib.Path) -> tuple[str, ...]:
+    try:
+        lines = [line.split() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
+    # A line is a sequence, or in the archive of 2016 "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
+    listed = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
+    return tuple(dict.fromkeys(files.safe_name(name, f"{path}: sequence") for name in listed))
+
+
+def _no_davis(root: pathlib.Path, year: int, missing: list[str]) -> errors.VosError:
+    found = "" if root.is_dir() else "; there is no such folder"
+    others = [path.name for path in files.list_files(root / "JPEGImages")]
+    if others:
+        found = (
+            f"; JPEGImages/ has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}: another "
+            "--config.data.resolution, or a folder of folders (--config.data.kind=folders)?"
+        )
+    return errors.VosError(
+        f"no DAVIS dataset at {root} (missing: {', '.join(missing)}{found})\n"
+        "get 'TrainVal - Images and Annotations - 480p' at "
+        "https://davischallenge.org/davis2017/code.html and unzip it\n"
+        f"then type: python eval.py --config davis{year % 100} --data DIR (the folder holding JPEGImages/); "
+        "python eval.py --config demo needs no data"
+    )
