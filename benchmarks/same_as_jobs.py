@@ -72,7 +72,9 @@ RENAMES: dict[str, str] = {
     "train.paste": "train.data.paste",
     "train.prefetch": "train.data.prefetch",
     "train.sources": "train.data.sources",
-    "train.sources.youtube_vos.kind=ytvos": "train.data.sources.youtube_vos.kind=youtube_vos",
+    "train.sources.davis.kind=davis_folder": "train.data.sources.davis.kind=auto",
+    "train.sources.static.kind=static": "train.data.sources.static.kind=auto",
+    "train.sources.youtube_vos.kind=ytvos": "train.data.sources.youtube_vos.kind=auto",
     "train.step": "train.loss",
     "train.threads": "train.data.threads",
     "train.workers": "train.data.workers",
@@ -95,8 +97,8 @@ ADDED = re.compile(
     r"|value_size|proposals\.(?!source|folder|capacity).*|read\.(kernel_sigma|scale))"
     r"|train\.data\.(augmentation\.(upscale|crop\.tries|(horizontal|temporal)_flip\.prob|scale\..*)"
     r"|augmentation\.(blur|colour|drift|jpeg)\.(?!prob).*|paste\.(min_pixels|mirror|object\..*)"
-    r"|pseudo\.(camera|object)\..*|pseudo\.(mirror|size)|sources\..*\.pseudo)"
-    r"|train\.loss\.correspondence"
+    r"|pseudo\.(camera|object)\..*|pseudo\.(mirror|size)|sources\..*\.(pseudo|all_frames))"
+    r"|train\.loss\.correspondence|data\.exclude"
 )
 """Settings that were constants, or were not there, at commit 4d321c0."""
 
@@ -183,7 +185,7 @@ def rendered(data: pathlib.Path) -> Found:
     return {
         f"{kind}/{index}": checksum(draw(index))
         for index in range(0, 24, 4)
-        for kind, draw in (("frame", video.frame), ("mask", video.annotation))
+        for kind, draw in (("frame", video.frame), ("mask", video.mask))
     }
 
 

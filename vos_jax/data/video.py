@@ -92,7 +92,9 @@ class Video(abc.ABC):
         first: dict[int, int] = {}
         candidates = self._prompt_candidates()
         for index in candidates:
-            for object_id in np.unique(self.mask(index)).tolist():
+            ids = self.mask(index)
+            assert ids is not None  # it is annotated
+            for object_id in np.unique(ids).tolist():
                 if object_id:
                     first.setdefault(object_id, index)
             # Where frames are listed whether or not they show an object, the first truth may be empty.

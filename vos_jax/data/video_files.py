@@ -21,7 +21,8 @@ import av.stream
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import frames, masks, videos
+from vos_jax.data import frames, masks
+from vos_jax.data import video as video_lib
 from vos_jax.typing import UInt8
 
 FPS = 24
@@ -128,7 +129,7 @@ class ImageFolder:
 
     def __init__(self, path: pathlib.Path, fps: float | None = None, exclude: Collection[pathlib.Path] = ()):
         hidden = {file.resolve() for file in exclude}
-        paths = [p for p in files.list_files(path) if videos.is_frame(p) and p.resolve() not in hidden]
+        paths = [p for p in files.list_files(path) if frames.is_frame(p) and p.resolve() not in hidden]
         if not paths:
             raise errors.VosError(f"{path}: holds no images ({', '.join(frames.EXTENSIONS)} are read)")
         stems = [p.stem for p in paths]
@@ -138,7 +139,9 @@ class ImageFolder:
                 f"{twice}: two images are named '{twice.stem}'; their masks would be one file"
             )
         self.path, self.name = path, path.resolve().name or "video"
-        self._video = videos.FolderVideo(name=self.name, frame_paths=tuple(paths), mask_paths={})
+        self._video = video_lib.FolderVideo(
+            name=self.name, frame_names=tuple(stems), annotated=(), frame_paths=tuple(paths), mask_paths={}
+        )
         self.size, self.num_frames, self.max_frames = self._video.size, len(paths), len(paths)
         self.rate = fractions.Fraction(fps or FPS).limit_denominator(1001)
         self.time_base, self.aspect = 1 / self.rate, fractions.Fraction(1)
