@@ -7,9 +7,14 @@ import numpy as np
 from PIL import Image
 
 from tests.inference import coloured
-from vos_jax.data import masks
+from vos_jax.data import datasets, masks
 
 LATE = 2  # the frame in which object 7 appears
+
+
+def open_as(kind: str, root: pathlib.Path | str, **options) -> datasets.VideoDataset:
+    """Opens a data set for evaluation, with the default settings but for `options`."""
+    return datasets.open_dataset(datasets.EvalDatasetConfig(kind=kind, root=str(root), **options))
 
 
 def write_frames(folder: pathlib.Path, frames, names) -> None:

@@ -20,7 +20,7 @@ from benchmarks.accelerator import __main__ as program
 from benchmarks.accelerator import clock, figures, kernels, state_files
 from tests.data import tiny_training
 from vos_jax import errors, weights_io
-from vos_jax.data import builders, sequences
+from vos_jax.data import builders, datasets
 from vos_jax.train import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ LATER = clock.Clock(1e6)
 def packed(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("data")
     tiny_training.write_davis(folder / "videos", sequences=2, frames=5, objects=2, size=(64, 80))
-    config = sequences.SourceConfig(kind="davis_folder", root=str(folder / "videos"))
+    config = datasets.SourceConfig(root=str(folder / "videos"))
     builders.pack(config, folder / "packed", name="videos")
     return folder / "packed"
 
@@ -110,9 +110,9 @@ import sys
 for name in ("tensorflow_datasets", "av", "tensorboardX", "pycocotools"):
     sys.modules[name] = None
 from benchmarks.accelerator import __main__
-from vos_jax.data import records, sequences
-found = records.open_records(sequences.SourceConfig(kind="array_record", root={str(packed)!r}))
-print(found.frame(0, 1).shape, found.ids(1, 2).max())
+from vos_jax.data import datasets
+first, second = datasets.open_training_videos(datasets.SourceConfig(root={str(packed)!r}))
+print(first.frame(1).shape, second.mask(2).max())
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

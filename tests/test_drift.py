@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks import drift
 from tests import tiny
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import tracker
 
-SOURCE = rendered.RenderedSource(size=(64, 96), frames=6, objects=2)
+VIDEO = rendered.make_video(size=(64, 96), frames=6, objects=2)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def measured():
     params["refine"]["logit"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)
     follower = tracker.Tracker(model, params, buckets=(2,))
     run = drift.make_run(model)
-    video = SOURCE.video(SOURCE.sequences()[0])
+    video = VIDEO
     shown = [{str(i): (int((video.mask(t) == i).sum()), 4000) for i in (1, 2)} for t in range(6)]
     return lambda row: drift.measure(follower, run, video, shown, row)
 

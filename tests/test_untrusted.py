@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import layouts
 from tests.data import video_maker
 from vos_jax import config as configs
 from vos_jax import errors, files
@@ -19,11 +20,9 @@ from vos_jax.data import (
     given_masks,
     masks,
     proposal_files,
-    sequences,
-    sources,
     video_files,
-    youtube_vos,
 )
+from vos_jax.data.datasets import records, youtube_vos
 from vos_jax.inference import probabilities, record, session, writer
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
@@ -62,8 +61,9 @@ def test_frame_bombs_are_refused_by_the_header_wherever_frames_are_decoded(
     for read in (
         lambda: frames.read_frame(path),
         lambda: frames.frame_size(path),
-        lambda: sequences.decode_frame(path.read_bytes(), "packed"),
-        lambda: sequences.decode_ids(path.read_bytes(), "packed"),
+        lambda: frames.read_frame(path, short_side=100),
+        lambda: frames.decode(path.read_bytes(), "packed"),
+        lambda: records.decode_ids(path.read_bytes(), "packed"),
     ):
         with pytest.raises(errors.VosError, match="pixels|decompression bomb"):
             read()
@@ -88,7 +88,7 @@ def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory)
     with pytest.raises(errors.VosError, match="longer than the file"):
         frames.read_frame(tmp_path / "a.png")
     with pytest.raises(errors.VosError, match="longer than the file"):
-        sequences.decode_ids(evil, "packed")
+        records.decode_ids(evil, "packed")
 
 
 def test_a_mask_whose_last_chunk_claims_four_gigabytes_is_looked_at_without_them(tmp_path, little_memory):
@@ -225,7 +225,7 @@ def test_a_list_of_sequences_cannot_name_a_folder_elsewhere(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "ImageSets/2017/val.txt").write_text("../../../etc\n")
     with pytest.raises(errors.VosError, match="not a plain name"):
-        sources.DavisSource(tmp_path)
+        layouts.open_as("davis", tmp_path)
 
 
 def test_results_are_not_written_through_a_link_out_of_the_folder(tmp_path):

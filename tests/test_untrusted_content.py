@@ -13,10 +13,12 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from tests import layouts
 from tests.inference import coloured
 from vos_jax import errors, files, weights_io
 from vos_jax.convert import torch_pickle
-from vos_jax.data import proposal_files, records, sources, videos
+from vos_jax.data import proposal_files
+from vos_jax.data.datasets import tfds
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
@@ -124,7 +126,7 @@ def test_a_packed_data_set_imports_no_class_of_its_own_choice(tmp_path, monkeypa
     content = {"featuresDict": {"features": {"a": {"pythonClassName": "evil_features.Evil"}}}}
     (tmp_path / "features.json").write_text(json.dumps(content))
     with pytest.raises(errors.VosError, match="evil_features"):
-        len(records.CatalogueRecords(tmp_path, "train"))
+        len(tfds.CatalogueRecords(tmp_path, "train"))
 
 
 @pytest.mark.parametrize(
@@ -191,10 +193,7 @@ def test_a_sequence_folder_that_is_no_text_is_named_not_a_traceback(tmp_path, ca
     os.mkdir(folder)
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(os.fsdecode(folder) + "/0.png")
     with pytest.raises(errors.VosError) as told:
-        source = sources.FoldersSource(tmp_path)
-        for name in source.sequences():
-            video = source.video(name)
-            assert isinstance(video, videos.FolderVideo)
+        for video in layouts.open_as("folders", tmp_path):
             writer.mask_path(tmp_path, video.name, "0")
     str(told.value).encode()
 

@@ -12,8 +12,9 @@ from tensorflow_datasets.core import registered
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import build, builders, clips, pipeline, records, sequences
+from vos_jax.data import build, builders, datasets, pipeline
 from vos_jax.data import config as data_config
+from vos_jax.data.datasets import records
 
 tfds.disable_progress_bar()
 
@@ -29,38 +30,51 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed")
-    builders.pack(config("davis_folder", folder, unannotated=True), out, name="videos")
+    builders.pack(config(folder, unannotated=True), out, name="videos")
     return out
 
 
-def config(kind, root, **options) -> sequences.SourceConfig:
-    return sequences.SourceConfig(kind=kind, root=str(root), **options)
+def config(root, **options) -> datasets.SourceConfig:
+    return datasets.SourceConfig(root=str(root), **options)
 
 
-def make_pipeline(source: sequences.SourceConfig, *, batch: int) -> pipeline.BatchIterator:
+def videos(root, **options):
+    return datasets.open_training_videos(config(root, **options))
+
+
+def names(root, **options) -> tuple[str, ...]:
+    return tuple(video.name for video in videos(root, **options))
+
+
+def make_pipeline(source: datasets.SourceConfig, *, batch: int) -> pipeline.BatchIterator:
     data = data_config.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=batch)
     return pipeline.make_pipeline(data, dataset_names=("default",))
 
 
 def test_packed_videos_read_back_bit_for_bit(folder, packed):
-    files = clips.open_sequences(config("davis_folder", folder))
-    records = clips.open_sequences(config("array_record", packed))
-    assert records.names == files.names == ("sparse", "video0", "video1") and not records.static
-    for index in range(3):
-        assert records.length(index) == files.length(index) == 6
-        np.testing.assert_array_equal(records.annotated(index), files.annotated(index))
+    assert names(packed) == names(folder) == ("sparse", "video0", "video1")
+    for read, file in zip(videos(packed), videos(folder), strict=True):
+        assert len(read) == len(file) == 6 and read.annotated == file.annotated and read.size == file.size
         for time in (0, 5):
-            np.testing.assert_array_equal(records.frame(index, time), files.frame(index, time))
-        for time in files.annotated(index):
-            np.testing.assert_array_equal(records.ids(index, time), files.ids(index, time))
-    assert records.holding(0).tolist() == [4] and records.holding(1).tolist() == [0, 1, 2, 3, 4, 5]
+            np.testing.assert_array_equal(read.frame(time), file.frame(time))
+        for time in range(6):
+            np.testing.assert_array_equal(read.mask(time), file.mask(time))
+    assert [video.with_objects for video in videos(packed)] == [(4,), *[(0, 1, 2, 3, 4, 5)] * 2]
+
+
+def test_packed_videos_can_be_segmented_and_scored(folder, packed):
+    dataset = datasets.open_dataset(datasets.EvalDatasetConfig(kind="auto", root=str(packed), split="train"))
+    assert (dataset.name, dataset.names) == ("videos", ("sparse", "video0", "video1"))
+    for video, file in zip(dataset, videos(folder), strict=True):
+        video.check() if video.name != "sparse" else None
+        assert video.size == file.size
+    assert video.first_frames == file.first_frames == {1: 0, 2: 0} and video.scored_frames(1) == (1, 2, 3, 4)
 
 
 def test_any_tfds_reader_sees_plain_images(folder, packed):
     builder = tfds.builder_from_directory(packed / "packed_sequences" / "videos" / "1.0.0")
     example = builder.as_data_source("train")[7]
-    files = clips.open_sequences(config("davis_folder", folder))
-    np.testing.assert_array_equal(example["ids"][..., 0], files.ids(1, 1))
+    np.testing.assert_array_equal(example["ids"][..., 0], videos(folder)[1].mask(1))
     assert example["frame"].shape == (48, 64, 3) and example["sequence"] == b"video0"
     assert example["time"] == 1 and example["annotated"]
 
@@ -68,8 +82,8 @@ def test_any_tfds_reader_sees_plain_images(folder, packed):
 def test_the_pipeline_gives_the_same_batches_from_records_and_files(folder, packed):
     batches = []
     for source in (
-        config("davis_folder", folder, exclude=("sparse",)),
-        config("array_record", packed, exclude=("sparse",)),
+        config(folder, exclude=("sparse",)),
+        config(packed, exclude=("sparse",)),
     ):
         iterator = make_pipeline(source, batch=3)
         batches.append(next(iterator))
@@ -81,36 +95,36 @@ def test_the_pipeline_gives_the_same_batches_from_records_and_files(folder, pack
 def test_records_pickle_without_their_handles(packed):
     import pickle
 
-    records = clips.open_sequences(config("array_record", packed, sequences=("video1",)))
-    again = pickle.loads(pickle.dumps(records))
-    np.testing.assert_array_equal(again.frame(0, 3), records.frame(0, 3))
+    (video,) = videos(packed, sequences=("video1",))
+    frame = video.frame(3)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(video)).frame(3), frame)
 
 
 def test_photos_are_packed_shrunk_and_make_pseudo_clips(tmp_path):
     tiny_training.write_static(tmp_path / "photos", photos=3)
-    builders.pack(config("static", tmp_path / "photos", short_side=24), tmp_path / "out")
-    records = clips.open_sequences(config("array_record", tmp_path / "out"))
-    assert records.static and records.names == ("photo0", "photo1", "photo2")
-    assert records.frame(0, 0).shape == (24, 32, 3) and records.ids(0, 0).shape == (24, 32)
-    source = config("array_record", tmp_path / "out")
+    builders.pack(config(tmp_path / "photos", short_side=24), tmp_path / "out")
+    photos = videos(tmp_path / "out")
+    assert names(tmp_path / "out") == ("photo0", "photo1", "photo2")
+    assert photos[0].frame(0).shape == (24, 32, 3) and photos[0].mask(0).shape == (24, 32)
+    source = config(tmp_path / "out")
     iterator = make_pipeline(source, batch=2)
     assert next(iterator)["object_valid"].any(1).all()
     iterator.close()
 
 
 def test_fewer_bytes_by_quality_and_by_every_nth_frame(folder, tmp_path):
-    arguments = ["--kind", "davis_folder", "--root", str(folder), "--out", str(tmp_path)]
+    arguments = ["--root", str(folder), "--out", str(tmp_path)]
     assert build.main([*arguments, "--name", "few", "--every", "2", "--jpeg_quality", "30"]) == 0
     assert build.main([*arguments, "--name", "wrong", "--jpeg_quality", "0"]) == 2
     assert build.main([*arguments, "--name", "wrong", "--every", "0"]) == 2
-    found = clips.open_sequences(config("array_record", tmp_path, unannotated=True))
-    files = clips.open_sequences(config("davis_folder", folder))
-    assert records.packed_names(tmp_path) == list(found.names) == ["sparse", "video0", "video1"]
-    assert [found.length(i) for i in range(3)] == [3, 3, 3]
+    found = videos(tmp_path, unannotated=True)
+    file = videos(folder)[1]
+    assert records.packed_names(tmp_path) == [video.name for video in found] == ["sparse", "video0", "video1"]
+    assert [len(video) for video in found] == [3, 3, 3]
     # Of the masks of frames 1 and 4 the second is kept, and is frame 2 now.
-    assert found.annotated(0).tolist() == found.holding(0).tolist() == [2]
-    np.testing.assert_array_equal(found.ids(1, 1), files.ids(1, 2))
-    difference = np.abs(found.frame(1, 1).astype(int) - files.frame(1, 2))
+    assert found[0].annotated == found[0].with_objects == (2,)
+    np.testing.assert_array_equal(found[1].mask(1), file.mask(2))
+    difference = np.abs(found[1].frame(1).astype(int) - file.frame(2))
     assert 0 < difference.mean() < 10
     assert records.packed_names(folder) is None
 
@@ -120,11 +134,11 @@ def test_a_missing_shard_is_named(packed, tmp_path):
     (shard,) = tmp_path.rglob("*.array_record-*")
     shard.unlink()
     with pytest.raises(errors.VosError, match=r"cannot open split 'train' \(0 of its 1 files are there\)"):
-        clips.open_sequences(config("array_record", tmp_path / "packed"))
+        videos(tmp_path / "packed")
 
 
 def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys):
-    arguments = ["--kind", "davis_folder", "--root", str(folder), "--out", str(tmp_path), "--name", "a"]
+    arguments = ["--root", str(folder), "--out", str(tmp_path), "--name", "a"]
     assert build.main([*arguments, "--sequences", "video1"]) == 0
     target = tmp_path / "packed_sequences" / "a" / "1.0.0"
     assert capsys.readouterr().out.splitlines()[-1] == str(target)
@@ -144,26 +158,26 @@ def test_a_broken_file_is_named_and_nothing_is_left_behind(tmp_path):
     broken = tmp_path / "videos" / "JPEGImages" / "video1" / "00003.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(errors.VosError, match=r"video1/00003.jpg: the JPEG is truncated"):
-        builders.pack(config("davis_folder", tmp_path / "videos"), tmp_path / "out")
+        builders.pack(config(tmp_path / "videos"), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(errors.VosError, match="file: cannot write the packed dataset"):
-        builders.pack(config("davis_folder", folder), tmp_path / "file")
+        builders.pack(config(folder), tmp_path / "file")
     with pytest.raises(errors.VosError, match="dataset name 'a/b'"):
-        builders.pack(config("davis_folder", folder), tmp_path / "out", name="a/b")
+        builders.pack(config(folder), tmp_path / "out", name="a/b")
 
 
 def test_only_files_are_packed(packed, tmp_path):
-    with pytest.raises(errors.VosError, match="only folders can be packed"):
-        builders.pack(config("array_record", packed), tmp_path)
+    with pytest.raises(errors.VosError, match="holds records"):
+        builders.pack(config(packed), tmp_path)
 
 
 def test_a_wrong_split_is_named(packed):
     with pytest.raises(errors.VosError, match="cannot open split 'validation'"):
-        clips.open_sequences(config("array_record", packed, split="validation"))
+        videos(packed, split="validation")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +204,7 @@ def test_an_index_that_contradicts_its_records_is_refused(packed, tmp_path, numb
     metadata["sequences"][number] = change and entry | change
     path.write_text(json.dumps(metadata))
     with pytest.raises(errors.VosError, match=rf"metadata\.json: sequence {number} is damaged"):
-        clips.open_sequences(config("array_record", tmp_path / "packed"))
+        videos(tmp_path / "packed")
 
 
 @pytest.mark.parametrize(
@@ -207,15 +221,15 @@ def test_what_tfds_cannot_read_is_said_in_words(packed, tmp_path, name, told):
     (path,) = tmp_path.rglob(name)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(errors.VosError, match=told):
-        clips.open_sequences(config("array_record", tmp_path / "packed")).frame(0, 0)
+        videos(tmp_path / "packed")[0].frame(0)
 
 
 def test_records_without_images_are_named(packed, monkeypatch):
-    found = clips.open_sequences(config("array_record", packed))
+    found = videos(packed)[1]
     for record in ({"ids": b""}, {"frame": None}, {"frame": 10**12}):
         monkeypatch.setattr(type(found.records), "__getitem__", lambda *_, record=record: record)
         with pytest.raises(errors.VosError, match="video0 frame 2: its record has no image at frame"):
-            found.frame(1, 2)
+            found.frame(2)
 
 
 @pytest.fixture(scope="module")
@@ -246,20 +260,20 @@ def catalogue(tmp_path_factory):
 
 
 def test_the_catalogues_davis_is_read_frame_by_frame(catalogue, caplog):
-    source = clips.open_sequences(config("tfds", catalogue))
-    assert sorted(source.names) == ["clip0", "clip2"] and "clip1 (a single frame)" in caplog.text
-    index = source.names.index("clip2")
-    assert source.length(index) == 4 and source.annotated(index).tolist() == [0, 1, 2, 3]
+    found = {video.name: video for video in videos(catalogue, kind="tfds")}
+    assert sorted(found) == ["clip0", "clip2"] and "clip1 (a single frame)" in caplog.text
+    video = found["clip2"]
+    assert len(video) == 4 and video.annotated == (0, 1, 2, 3)
     frame, ids = tiny_training.frame_and_ids(2, 3, objects=2)
-    np.testing.assert_array_equal(source.frame(index, 3), frame)
-    np.testing.assert_array_equal(source.ids(index, 3), ids)
-    iterator = make_pipeline(config("tfds", catalogue), batch=2)
+    np.testing.assert_array_equal(video.frame(3), frame)
+    np.testing.assert_array_equal(video.mask(3), ids)
+    iterator = make_pipeline(config(catalogue, kind="tfds"), batch=2)
     assert next(iterator)["object_valid"].any(1).all()
     iterator.close()
 
 
 def test_kinds_of_records_are_not_confused(catalogue, packed):
     with pytest.raises(errors.VosError, match="kind='tfds'"):
-        clips.open_sequences(config("array_record", catalogue))
+        videos(catalogue, kind="array_record")
     with pytest.raises(errors.VosError, match="not the catalogue's davis"):
-        clips.open_sequences(config("tfds", packed))
+        videos(packed, kind="tfds")

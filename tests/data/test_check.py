@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 from tests.data import tiny_training
-from vos_jax.data import check, masks, rendered
+from vos_jax.data import check, masks
+from vos_jax.data.datasets import rendered
 
 
 def make_folders(root, sequences=("ant", "bee"), frames=3):
     """The simplest layout: frames in a folder, masks in masks/ beside them."""
     for name in sequences:
-        video = rendered.RenderedSource(sequence_names=(name,), size=(32, 48), frames=frames, objects=2)
-        video = video.video(name)
+        video = rendered.make_video(name, size=(32, 48), frames=frames, objects=2)
         (root / name / "masks").mkdir(parents=True)
         for index in range(frames):
             Image.fromarray(video.frame(index)).save(root / name / f"{index}.jpg")
@@ -25,14 +25,13 @@ def test_every_layout_is_recognised_and_counted(tmp_path, capsys):
     rendered.write_davis(tmp_path / "davis", sequences=("cat",), frames=4, size=(32, 48), split="train")
     make_folders(tmp_path / "mine")
     for name, line in (
-        ("photos", "photos: static: 3 photos, 3 frames, 3 masks"),
-        ("davis", "davis: davis_folder: 1 sequences, 4 frames, 4 masks"),
-        ("mine", "mine: davis_folder: 2 sequences, 6 frames, 6 masks"),
+        ("photos", "photos: photos: 3 photos, 3 frames, 3 masks"),
+        ("davis", "davis: davis: 1 sequences, 4 frames, 4 masks"),
+        ("mine", "mine: folders: 2 sequences, 6 frames, 6 masks"),
     ):
         assert check.main([str(tmp_path / name)]) == 0
         printed = capsys.readouterr().out
         assert line in printed and "ready to train on" in printed
-        assert "--kind " + line.split(": ")[1] in printed
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path, capsys):

@@ -10,13 +10,18 @@ import pytest
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import augmentation, clips, sequences, transforms
+from vos_jax.data import augmentation, clips, datasets, transforms
+from vos_jax.data import video as video_lib
 
 KEYS = [transforms.Key((7, i)) for i in range(60)]
 
 
-def davis(root, **options) -> sequences.Sequences:
-    return clips.open_sequences(sequences.SourceConfig(kind="davis_folder", root=str(root), **options))
+def videos(root, **options) -> tuple[video_lib.Video, ...]:
+    return datasets.open_training_videos(datasets.SourceConfig(root=str(root), **options))
+
+
+def names(root, **options) -> tuple[str, ...]:
+    return tuple(video.name for video in videos(root, **options))
 
 
 def times_of(view: transforms.View) -> list[int]:
@@ -24,8 +29,8 @@ def times_of(view: transforms.View) -> list[int]:
     return [int(frame[0, 0, 1]) // 10 for frame in view.frames]
 
 
-def load(source, key, *, index=0, length=3, max_gap=0, unannotated=False) -> transforms.View:
-    return clips.load_clip(source, index, length=length, max_gap=max_gap, unannotated=unannotated, key=key)
+def load(opened, key, *, index=0, length=3, max_gap=0, unannotated=False) -> transforms.View:
+    return clips.load_clip(opened[index], length=length, max_gap=max_gap, unannotated=unannotated, key=key)
 
 
 def test_gap_grows_linearly_between_its_steps():
@@ -51,14 +56,14 @@ def test_chosen_frames_ascend_within_the_gap_and_use_all_of_it(frames, length, m
 
 def test_a_clip_starts_where_an_object_shows(tmp_path):
     tiny_training.write_sequence(tmp_path, "late", 0, frames=12, holding={7, 8})
-    source = davis(tmp_path)
+    source = videos(tmp_path)
     starts = {times_of(load(source, key, max_gap=3))[0] for key in KEYS[:20]}
     assert starts == {7, 8}
 
 
 def test_an_object_in_the_last_frames_only_gives_a_shorter_clip(tmp_path):
     tiny_training.write_sequence(tmp_path, "late", 0, frames=6, holding={4, 5})
-    view = load(davis(tmp_path), KEYS[0], max_gap=9)
+    view = load(videos(tmp_path), KEYS[0], max_gap=9)
     assert times_of(view) == [4, 5]
 
 
@@ -66,12 +71,12 @@ def test_an_object_in_the_last_frames_only_gives_a_shorter_clip(tmp_path):
 def test_a_sequence_that_shows_no_object_to_start_with_is_unusable(tmp_path, holding):
     tiny_training.write_sequence(tmp_path, "empty", 0, frames=6, holding=holding)
     with pytest.raises(transforms.UnusableClip, match="no annotated frame"):
-        load(davis(tmp_path), KEYS[0])
+        load(videos(tmp_path), KEYS[0])
 
 
 def test_objects_may_vanish_behind_the_first_frame(tmp_path):
     tiny_training.write_sequence(tmp_path, "gone", 0, frames=4, holding={0})
-    view = load(davis(tmp_path), KEYS[0])
+    view = load(videos(tmp_path), KEYS[0])
     assert times_of(view)[0] == 0
     settings = augmentation.Augmentation(crop=transforms.Crop(size=(32, 32)))
     clip, count = settings(view, KEYS[0])
@@ -82,7 +87,7 @@ def test_objects_may_vanish_behind_the_first_frame(tmp_path):
 
 def test_missing_masks_are_not_drawn_or_marked(tmp_path):
     tiny_training.write_sequence(tmp_path, "sparse", 0, frames=9, annotated={0, 3, 6})
-    source = davis(tmp_path)
+    source = videos(tmp_path)
     assert times_of(load(source, KEYS[0])) == [0, 3, 6]
     seen = set()
     for key in KEYS[:20]:
@@ -102,34 +107,34 @@ def test_sequences_without_a_second_frame_or_masks_are_left_out_by_name(tmp_path
     tiny_training.write_sequence(tmp_path, "once", 8, annotated={2})
     tiny_training.write_sequence(tmp_path, "unlabelled", 8, annotated=set())
     with caplog.at_level(logging.WARNING):
-        assert davis(tmp_path).names == ("video0", "video1")
+        assert names(tmp_path) == ("video0", "video1")
     for said in ("still (a single frame)", "once (a single annotated frame)", "unlabelled (no masks)"):
         assert said in caplog.text
-    assert "once" in davis(tmp_path, unannotated=True).names
+    assert "once" in names(tmp_path, unannotated=True)
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path):
     tiny_training.write_sequence(tmp_path / "a", "still", 0, frames=1)
     with pytest.raises(errors.VosError, match=r"no sequence to train on; left out: still \(a single frame\)"):
-        davis(tmp_path / "a")
+        videos(tmp_path / "a")
     (tmp_path / "b").mkdir()
-    for kind in ("davis_folder", "static", "youtube_vos", "array_record", "tfds"):
+    for kind in datasets.DATASETS:
         with pytest.raises(errors.VosError, match="b"):
-            clips.open_sequences(sequences.SourceConfig(kind=kind, root=str(tmp_path / "b")))
+            videos(tmp_path / "b", kind=kind)
     with pytest.raises(errors.VosError, match="no such folder"):
-        davis(tmp_path / "absent")
-    with pytest.raises(errors.VosError, match="unknown kind of source 'zip'; known: array_record"):
-        clips.open_sequences(sequences.SourceConfig(kind="zip", root=str(tmp_path)))
+        videos(tmp_path / "absent")
+    with pytest.raises(errors.VosError, match="kind is 'zip'; there are: auto, davis"):
+        videos(tmp_path, kind="zip")
 
 
 def test_sequences_are_taken_and_held_back_by_name_or_pattern(tmp_path):
     tiny_training.write_davis(tmp_path)
-    assert davis(tmp_path, exclude=("video1", "video[34]")).names == ("video0", "video2")
-    assert davis(tmp_path, sequences=("video[0-2]",), exclude=("video0",)).names == ("video1", "video2")
+    assert names(tmp_path, exclude=("video1", "video[34]")) == ("video0", "video2")
+    assert names(tmp_path, sequences=("video2", "video[0-2]"), exclude=("video0",)) == ("video1", "video2")
     with pytest.raises(errors.VosError, match="no sequence matches 'vidoe1'; did you mean video1"):
-        davis(tmp_path, exclude=("vidoe1",))
+        videos(tmp_path, exclude=("vidoe1",))
     with pytest.raises(errors.VosError, match="no sequence to train on"):
-        davis(tmp_path, exclude=("*",))
+        videos(tmp_path, exclude=("*",))
 
 
 def test_davis_split_and_resolution_are_followed(tmp_path):
@@ -140,16 +145,16 @@ def test_davis_split_and_resolution_are_followed(tmp_path):
         shutil.move(tmp_path / "480p", tmp_path / folder / "480p")
     (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
     (tmp_path / "ImageSets" / "2017" / "train.txt").write_text("video3\nvideo1\n")
-    assert davis(tmp_path).names == ("video3", "video1")
+    assert names(tmp_path) == ("video3", "video1")
 
 
 def test_objects_merge_where_asked_and_binary_masks_are_one_object(tmp_path):
     tiny_training.write_sequence(tmp_path, "two", 0, objects=2)
-    assert set(np.unique(davis(tmp_path).ids(0, 0))) == {0, 1, 2}
-    assert set(np.unique(davis(tmp_path, merge_objects=True).ids(0, 0))) == {0, 1}
+    assert set(np.unique(videos(tmp_path)[0].mask(0))) == {0, 1, 2}
+    assert set(np.unique(videos(tmp_path, merge_objects=True)[0].mask(0))) == {0, 1}
     mask = tmp_path / "Annotations" / "two" / "00000.png"
     cv2.imwrite(str(mask), np.minimum(cv2.imread(str(mask), -1), 1) * 255)
-    assert set(np.unique(davis(tmp_path).ids(0, 0))) == {0, 1}
+    assert set(np.unique(videos(tmp_path)[0].mask(0))) == {0, 1}
 
 
 def write_ytvos(root) -> None:
@@ -166,12 +171,11 @@ def write_ytvos(root) -> None:
 
 def test_youtube_vos_starts_clips_where_meta_says_an_object_is(tmp_path):
     write_ytvos(tmp_path)
-    config = sequences.SourceConfig(kind="youtube_vos", root=str(tmp_path), exclude=("video2",))
-    source = clips.open_sequences(config)
-    assert source.names == ("video0", "video1")
-    assert source.holding(0).tolist() == [1] and source.holding(1).tolist() == [0, 1, 2]
+    source = videos(tmp_path, exclude=("video2",))
+    assert names(tmp_path, exclude=("video2",)) == ("video0", "video1")
+    assert [video.with_objects for video in source] == [(1,), (0, 1, 2)]
     assert times_of(load(source, KEYS[0], max_gap=2))[0] == 5
-    assert times_of(clips.load_picture(source, 0, key=KEYS[0])) == [5]
+    assert times_of(clips.load_photo(source[0], key=KEYS[0])) == [5]
 
 
 @pytest.mark.parametrize("text", ["{", '{"videos": 3}', '{"videos": {"a": {}}}', "[]"])
@@ -179,18 +183,20 @@ def test_a_broken_meta_json_is_named(tmp_path, text):
     write_ytvos(tmp_path)
     (tmp_path / "train" / "meta.json").write_text(text)
     with pytest.raises(errors.VosError, match="meta.json: not a YouTube-VOS meta.json"):
-        clips.open_sequences(sequences.SourceConfig(kind="youtube_vos", root=str(tmp_path)))
+        videos(tmp_path)
 
 
 def test_photos_are_found_in_one_set_or_in_many(tmp_path, caplog):
     tiny_training.write_static(tmp_path / "horses", photos=2)
     tiny_training.write_static(tmp_path / "people", photos=3)
     (tmp_path / "people" / "masks" / "photo2.png").unlink()
-    one = clips.open_sequences(sequences.SourceConfig(kind="static", root=str(tmp_path / "horses")))
-    assert one.names == ("photo0", "photo1") and one.static
-    config = sequences.SourceConfig(kind="static", root=str(tmp_path), exclude=("horses/*1",))
-    assert clips.open_sequences(config).names == ("horses/photo0", "people/photo0", "people/photo1")
+    assert names(tmp_path / "horses") == ("photo0", "photo1")
+    found = names(tmp_path, exclude=("horses/*1",))
+    assert found == ("horses/photo0", "people/photo0", "people/photo1")
     assert "people/photo2 (no masks)" in caplog.text
+    shutil.copy(tmp_path / "horses/images/photo0.png", tmp_path / "horses/images/photo0.webp")
+    with pytest.raises(errors.VosError, match=r"photo0.webp: two photos are named 'horses/photo0'"):
+        videos(tmp_path)
 
 
 def test_wrong_sizes_are_named(tmp_path):
@@ -199,24 +205,24 @@ def test_wrong_sizes_are_named(tmp_path):
     good = mask.read_bytes()
     tiny_training.write(mask, np.ones((24, 32), np.uint8))
     with pytest.raises(errors.VosError, match=r"video0: the mask of frame 0 is 32x24, its frame 64x48"):
-        load(davis(tmp_path), KEYS[0])
+        load(videos(tmp_path), KEYS[0])
     mask.write_bytes(good)
     tiny_training.write(tmp_path / "JPEGImages" / "video0" / "00001.png", np.zeros((50, 64, 3), np.uint8))
     with pytest.raises(errors.VosError, match="video0: frame 1 is 64x50, frame 0 64x48"):
-        load(davis(tmp_path), KEYS[0])
+        load(videos(tmp_path), KEYS[0])
 
 
 @pytest.mark.parametrize("short_side", [48, 40, 24, 20])
 def test_reduced_decoding_shrinks_the_frame_and_keeps_the_mask_aligned(tmp_path, short_side):
     tiny_training.write_davis(tmp_path, sequences=1, frames=2, suffix=".jpg", size=(96, 128))
-    source = davis(tmp_path, short_side=short_side)
+    source = videos(tmp_path, short_side=short_side)
     view = load(source, KEYS[0])
     assert min(view.frames[0].shape[:2]) == short_side == min(view.size)
     clip = transforms.render(view)
     assert np.mean((clip.frames[0][..., 0] > 20) != (clip.ids[0] > 0)) < 0.06
 
 
-def test_a_short_clip_is_packed_with_invalid_frames():
+def test_a_short_clip_has_invalid_frames():
     frame, ids = tiny_training.frame_and_ids(0, 0)
     clip = transforms.make_view((frame, frame + 1), (ids, None))
     example = clips.to_arrays(transforms.render(clip), num_objects=1, length=4, max_objects=3, dataset=2)

@@ -6,43 +6,47 @@ import numpy as np
 import pytest
 
 from vos_jax.data import cutouts, transforms
+from vos_jax.data import video as video_lib
 
 KEYS = [transforms.Key((7, i)) for i in range(40)]
 SIZE = (60, 100)
 
 
-@dataclasses.dataclass(frozen=True)
-class Moving:
-    """Sequences of a square, 12 pixels wide, that moves by 6 pixels a frame and leaves at the right.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moving(video_lib.Video):
+    """A video of a square, 12 pixels wide, that moves by 6 pixels a frame and leaves at the right.
 
-    Red is the sequence's number, green the time; blue is 200 in the object.
+    Red is 40 times the video's number, green the time; blue is 200 in the object.
     """
 
-    names: tuple[str, ...] = ("a", "b", "c", "d")
-    static: bool = False
+    number: int
+    size: tuple[int, int] = SIZE
 
-    def length(self, index):
-        return 20
-
-    def annotated(self, index):
-        return np.arange(20)
-
-    def holding(self, index):
-        return None
-
-    def ids(self, index, time):
+    def mask(self, index):
         ids = np.zeros(SIZE, np.uint8)
-        ids[20:32, 4 + 6 * time : 16 + 6 * time] = 3
+        ids[20:32, 4 + 6 * index : 16 + 6 * index] = 3
         return ids
 
-    def frame(self, index, time):
-        ids = self.ids(index, time)
-        return np.stack([np.full_like(ids, 40 * index), np.full_like(ids, 10 * time), ids // 3 * 200], -1)
+    def frame(self, index):
+        ids = self.mask(index)
+        red, green = np.full_like(ids, 40 * self.number), np.full_like(ids, 10 * index)
+        return np.stack([red, green, ids // 3 * 200], -1)
+
+
+VIDEOS = tuple(
+    Moving(
+        name=f"video{number}",
+        frame_names=tuple(map(str, range(20))),
+        annotated=tuple(range(20)),
+        number=number,
+    )
+    for number in range(4)
+)
 
 
 def cut(key, **options):
     settings = {"length": 6, "max_gap": 2, "min_pixels": 50}
-    return cutouts.cut_out(Moving(), 1, **(settings | options), key=key)
+    return cutouts.cut_out(VIDEOS[1], **(settings | options), key=key)
 
 
 def times_of(cutout):
@@ -98,7 +102,7 @@ def test_objects_at_the_border_tiny_ones_and_huge_ones_are_not_cut_out(box, whol
 
 def draw(key, *, count=2, lookalike=0.0):
     return cutouts.draw(
-        (Moving(), Moving()), (1.0, 2.0), (0, 2), count, length=3, max_gap=0, min_pixels=50,
+        (VIDEOS, VIDEOS), (1.0, 2.0), (0, 2), count, length=3, max_gap=0, min_pixels=50,
         lookalike=lookalike, key=key,
     )  # fmt: skip
 
@@ -108,7 +112,7 @@ def test_objects_come_of_other_sequences_and_a_look_alike_of_the_clips_own_or_of
     assert all(len(found) <= 2 for found in reds) and sum(map(len, reds)) > 60
     # Sequence 2 of the other source is another one.
     assert {red for found in reds for red in found} == {0, 40, 80, 120}
-    only = [cutouts.draw((Moving(names=("a",)),), (1.0,), (0, 0), 3, length=3, max_gap=0, min_pixels=50,
+    only = [cutouts.draw((VIDEOS[:1],), (1.0,), (0, 0), 3, length=3, max_gap=0, min_pixels=50,
                          lookalike=0.0, key=key) for key in KEYS[:5]]  # fmt: skip
     assert not any(only)
     own = again = changed = 0

@@ -133,11 +133,11 @@ def test_an_object_for_which_there_is_no_room_is_left_out():
     np.testing.assert_array_equal(np.stack(clip.ids), np.stack(base().ids) // 7)
 
 
-def test_the_wanted_number_counts_the_clips_own_objects():
-    wanted = [MAKER.wanted(base(), key) for key in KEYS]
-    assert set(wanted) == {2, 3, 4}
+def test_the_number_pasted_counts_the_clips_own_objects():
+    counts = [MAKER.num_pasted(base(), key) for key in KEYS]
+    assert set(counts) == {2, 3, 4}
     few = dataclasses.replace(MAKER, objects=(1, 1))
-    assert few.wanted(base(), KEYS[0]) == 1
+    assert few.num_pasted(base(), KEYS[0]) == 1
 
 
 @pytest.mark.parametrize(

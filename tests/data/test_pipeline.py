@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 from tests.data import tiny_training
 from vos_jax import errors
-from vos_jax.data import augmentation, clips, paste, pipeline, transforms
+from vos_jax.data import augmentation, clips, datasets, paste, pipeline, transforms
 from vos_jax.data import config as data_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,17 +26,17 @@ def data(tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def config(*sources: pipeline.SourceConfig, **options) -> data_config.ClipDataConfig:
+def config(*sources: datasets.SourceConfig, **options) -> data_config.ClipDataConfig:
     defaults = {"crop": 32, "batch": 4, "max_objects": 2, "threads": 1}
     return data_config.ClipDataConfig(sources=tiny_training.drawn(*sources), **(defaults | options))
 
 
-def davis(root, **options) -> pipeline.SourceConfig:
-    return pipeline.SourceConfig(kind="davis_folder", root=str(root), **options)
+def davis(root, **options) -> datasets.SourceConfig:
+    return datasets.SourceConfig(root=str(root), **options)
 
 
-def static(root, **options) -> pipeline.SourceConfig:
-    return pipeline.SourceConfig(kind="static", root=str(root), **options)
+def static(root, **options) -> datasets.SourceConfig:
+    return datasets.SourceConfig(root=str(root), **options)
 
 
 def make_pipeline(settings: data_config.ClipDataConfig, **options) -> pipeline.BatchIterator:
@@ -285,9 +285,9 @@ def test_a_source_of_an_unknown_data_set_is_refused(data):
 
 def test_making_examples_initialises_no_jax_backend(data):
     program = f"""
-from vos_jax.data import pipeline
+from vos_jax.data import datasets, pipeline
 from vos_jax.data import config as data_config
-source = pipeline.SourceConfig(kind="static", root={str(data / "static")!r}, weight=1.0)
+source = datasets.SourceConfig(root={str(data / "static")!r}, weight=1.0)
 config = data_config.ClipDataConfig(sources={{"photos": source}}, crop=32, batch=2)
 next(pipeline.make_pipeline(config, dataset_names=("default",)))
 from jax._src import xla_bridge

@@ -128,12 +128,12 @@ def test_later_pasted_objects_occlude_earlier_ones():
     assert (middle == 254).all()
 
 
-def test_the_wanted_number_of_objects_is_uniform_and_counts_the_photos_own():
+def test_the_number_of_pasted_objects_is_uniform_and_counts_the_photos_own():
     maker = pseudo_clips.PseudoClip(max_objects=4)
     keys = [transforms.Key((5, i)) for i in range(300)]
-    extra = [maker.wanted(photo(objects=1), key) for key in keys]
+    extra = [maker.num_pasted(photo(objects=1), key) for key in keys]
     assert np.bincount(extra, minlength=4).min() > 45 and max(extra) == 3
-    assert {maker.wanted(photo(objects=3), key) for key in keys} == {0, 1}
+    assert {maker.num_pasted(photo(objects=3), key) for key in keys} == {0, 1}
 
 
 def test_sprites_are_cut_to_one_object_with_a_transparent_rim():

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vos_jax.data import masks, rendered, sprites
+from vos_jax.data import masks
+from vos_jax.data.datasets import rendered, sprites
 from vos_jax.errors import VosError
 
 SMALL = {"size": (48, 70), "frames": 5, "objects": 3}
 
 
 def _video(**changes):
-    return rendered.RenderedSource(**{**SMALL, **changes}).video("rendered")
+    return rendered.make_video(**{**SMALL, **changes})
 
 
 def test_same_arguments_same_pixels_in_any_order():
@@ -25,9 +26,8 @@ def test_same_arguments_same_pixels_in_any_order():
 
 
 def test_seed_and_name_change_the_video():
-    source = rendered.RenderedSource(**SMALL, sequence_names=("a", "b"))
-    assert source.sequences() == ["a", "b"]
-    assert (source.video("a").frame(0) != source.video("b").frame(0)).any()
+    first, second = (rendered.make_video(name, **SMALL) for name in ("a", "b"))
+    assert (first.frame(0) != second.frame(0)).any()
     assert (_video().frame(0) != _video(seed=1).frame(0)).any()
 
 
@@ -61,7 +61,7 @@ def test_truth_lies_where_the_object_was_painted():
     """An object's own colours differ from the ground's at its mask and nowhere else (but its shadow)."""
     with_object, ids = (
         _video(objects=1, size=(96, 140)).frame(2),
-        _video(objects=1, size=(96, 140)).annotation(2),
+        _video(objects=1, size=(96, 140)).mask(2),
     )
     video = _video(objects=1, size=(96, 140))
     video._sprites.clear()
@@ -80,11 +80,11 @@ def test_inputs_are_the_first_annotations_only():
         assert all(not (ids == object_id).any() for other, ids in inputs.items() if other != index)
 
 
-def test_object_that_starts_hidden_appears_later():
+def test_object_that_starts_hidden_appears_later(monkeypatch):
     video = _video(frames=3)
-    annotations = [video.mask(index) for index in range(3)]
-    annotations[0] = np.where(annotations[0] == 2, 0, annotations[0]).astype(np.uint8)
-    video.annotation = annotations.__getitem__
+    ids = [video.mask(index) for index in range(3)]
+    ids[0] = np.where(ids[0] == 2, 0, ids[0]).astype(np.uint8)
+    monkeypatch.setattr(type(video), "mask", lambda _, index: ids[index])
     assert video.first_frames == {1: 0, 2: 1, 3: 0}
     assert set(np.unique(video.prompts()[0])) == {0, 1, 3} and set(np.unique(video.prompts()[1])) == {0, 2}
 
@@ -92,21 +92,19 @@ def test_object_that_starts_hidden_appears_later():
 def test_merged_objects_are_one():
     merged, apart = _video(merge_objects=True), _video()
     np.testing.assert_array_equal(merged.mask(2), apart.mask(2) > 0)
-    assert merged.first_frames == {1: 0} and (merged.inputs()[0] == merged.mask(0)).all()
+    assert merged.first_frames == {1: 0} and (merged.prompts()[0] == merged.mask(0)).all()
 
 
 @pytest.mark.parametrize("objects", [1, 9])
 def test_other_counts(objects):
-    ids = _video(objects=objects, size=(96, 140)).annotation(0)
+    ids = _video(objects=objects, size=(96, 140)).mask(0)
     assert ids.max() <= objects and len(np.unique(ids)) > objects / 2
 
 
 @pytest.mark.parametrize("wrong", [{"objects": 0}, {"objects": 65}, {"frames": 0}, {"size": (8, 99)}])
 def test_impossible_videos_are_refused(wrong):
     with pytest.raises(VosError):
-        rendered.RenderedSource(**{**SMALL, **wrong})
-    with pytest.raises(VosError, match="rendered"):
-        rendered.RenderedSource(**SMALL).video("dog")
+        rendered.make_video(**{**SMALL, **wrong})
 
 
 def test_objects_leave_the_frame_and_come_back():
@@ -141,7 +139,7 @@ def test_look_alikes_are_seen_and_are_background():
 def test_davis_layout(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("a", "b"), frames=2, size=(32, 45), objects=2)
     assert (root / "ImageSets/2017/val.txt").read_text().split() == ["a", "b"]
-    video = rendered.RenderedSource(sequence_names=("a", "b"), frames=2, size=(32, 45), objects=2).video("b")
+    video = rendered.make_video("b", frames=2, size=(32, 45), objects=2)
     path = root / "Annotations/480p/b/00001.png"
     np.testing.assert_array_equal(masks.read_mask(path), video.mask(1))
     with Image.open(root / "JPEGImages/480p/b/00001.jpg") as image:

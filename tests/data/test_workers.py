@@ -6,12 +6,12 @@ import signal
 
 from tests.data import tiny_training
 from vos_jax.data import config as data_config
-from vos_jax.data import pipeline, sequences
+from vos_jax.data import datasets, pipeline
 
 
 def test_a_signal_to_the_group_leaves_workers_to_their_parent(tmp_path):
     """`timeout` ended workers before their parent: 165 blocks of shared memory were left over."""
-    source = sequences.SourceConfig(kind="davis_folder", root=str(tiny_training.write_davis(tmp_path)))
+    source = datasets.SourceConfig(root=str(tiny_training.write_davis(tmp_path)))
     config = data_config.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=2, workers=2)
     data = pipeline.make_pipeline(config, dataset_names=("default",))
     next(data)

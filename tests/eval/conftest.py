@@ -6,7 +6,7 @@ import pytest
 
 import eval as program
 from tests.eval import runs
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import tracker
 
 

@@ -75,7 +75,7 @@ def test_broken_data_is_named_before_anything_is_written(davis, tmp_path, copy_m
         (["--dtype", "float8"], "float8"),
         (["--surprise"], "--surprise"),
         (["--config.data.year=2016"], "ImageSets/2016"),
-        (["--config.data.kind=web"], "davis, youtube_vos, folders, rendered"),
+        (["--config.data.kind=web"], "davis, youtube_vos, folders, photos"),
         (["--config.eval.workers=0"], "eval.workers"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.eval import runs
-from vos_jax.data import masks, rendered
+from vos_jax.data import masks
+from vos_jax.data.datasets import rendered
 
 
 def test_outputs_follow_the_contract(davis, tmp_path, copy_model, capsys):

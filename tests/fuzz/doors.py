@@ -15,7 +15,8 @@ from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import weights_io
 from vos_jax.convert import foreign_weights
-from vos_jax.data import given_masks, masks, proposal_files, records, sources, submission, youtube_vos
+from vos_jax.data import given_masks, masks, proposal_files, submission
+from vos_jax.data.datasets import tfds, youtube_vos
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 from vos_jax.metrics import scoring
 
@@ -75,18 +76,18 @@ class Submission:
     """A tiny data set and the archive of its results."""
 
     def __init__(self):
-        self.source = None
+        self.dataset = None
 
     def seeds(self, folder: pathlib.Path) -> list[bytes]:
         root = layouts.davis(folder / "DAVIS", split="val", size=SIZE, length=3)
-        self.source = sources.DavisSource(root)
+        self.dataset = layouts.open_as("davis", root)
         for name in ("00000", "00001", "00002"):
             ids = masks.read_mask(root / "Annotations/480p/cow/00000.png")
             layouts.write_masks(folder / "out/cow", {name: ids})
-        return [submission.pack(self.source, folder / "out", folder / "s.zip").read_bytes()]
+        return [submission.pack(self.dataset, folder / "out", folder / "s.zip").read_bytes()]
 
     def read(self, path: pathlib.Path) -> None:
-        submission.check(self.source, path)
+        submission.check(self.dataset, path)
 
 
 class Snapshot:
@@ -196,7 +197,7 @@ def read_features(path: pathlib.Path) -> None:
     folder = path.parent / "features"
     folder.mkdir(exist_ok=True)
     (folder / "features.json").write_bytes(path.read_bytes())
-    records._check_features(folder)
+    tfds._check_features(folder)
 
 
 def override_seeds(folder: pathlib.Path) -> list[bytes]:
@@ -224,7 +225,7 @@ class Results:
 
     def seeds(self, folder: pathlib.Path) -> list[bytes]:
         root = layouts.davis(folder / "DAVIS2", split="val", size=SIZE, length=3)
-        self.video = sources.DavisSource(root).video("cow")
+        self.video = layouts.open_as("davis", root)["cow"]
         return [bytes([kind, other, 0]) for kind in range(8) for other in range(8)]
 
     def read(self, path: pathlib.Path) -> None:

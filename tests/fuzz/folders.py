@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from tests.data import tiny_training
 from vos_jax import config as configs
 from vos_jax import export
-from vos_jax.data import builders, clips, sequences
+from vos_jax.data import builders, datasets
 from vos_jax.train import checkpoints
 
 
@@ -47,16 +47,15 @@ class Folder:
 
 def make_records(folder: pathlib.Path) -> None:
     videos = tiny_training.write_davis(folder.parent / "videos", sequences=2, frames=3)
-    builders.pack(sequences.SourceConfig(kind="davis_folder", root=str(videos)), folder, name="videos")
+    builders.pack(datasets.SourceConfig(root=str(videos)), folder, name="videos")
 
 
 def read_records(folder: pathlib.Path) -> None:
-    found = clips.open_sequences(sequences.SourceConfig(kind="array_record", root=str(folder)))
-    for index in range(len(found.names)):
-        found.holding(index)
-        found.frame(index, found.length(index) - 1)
-        for time in found.annotated(index):
-            found.ids(index, int(time))
+    source = datasets.SourceConfig(kind="array_record", root=str(folder))
+    for video in datasets.open_training_videos(source):
+        video.frame(len(video) - 1)
+        for index in video.annotated:
+            video.mask(index)
 
 
 def make_run(folder: pathlib.Path) -> None:

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 import eval as program
-from tests import tiny
+from tests import layouts, tiny
 from vos_jax import errors
-from vos_jax.data import masks, rendered, sources
+from vos_jax.data import masks
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import segmentation, tracker, writer
 from vos_jax.models import vos
 
 
 def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
-    video = sources.DavisSource(root).video("ant")
+    video = layouts.open_as("davis", root)["ant"]
     model = tiny.model(refine=False)
     follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.STAGES)
     with writer.MaskWriter(tmp_path / "out") as masks_out:

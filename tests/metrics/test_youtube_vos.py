@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import layouts
-from vos_jax.data import masks, youtube_vos
+from vos_jax.data import masks
 from vos_jax.metrics import scoring
 from vos_jax.metrics import youtube_vos as table
 
@@ -26,8 +26,9 @@ def test_g_is_the_mean_of_the_four_by_hand():
 
 def test_objects_count_after_their_first_frame_in_the_frames_required_of_them(tmp_path):
     root = layouts.youtube_vos(tmp_path, truth=True)
-    source = youtube_vos.YouTubeVOSSource(root, all_frames=root / "valid_all_frames")
-    for name in source.sequences():
+    every = str(root / "valid_all_frames")
+    dataset = layouts.open_as("youtube_vos", root, split="valid", all_frames=every)
+    for name in dataset.names:
         truth = {path.stem: masks.read_mask(path) for path in (root / "valid/Annotations" / name).iterdir()}
         # Wrong where it does not count: each object's first frame, and 7 before it is required.
         truth["00000"] = np.full_like(truth["00000"], 7)
@@ -35,11 +36,11 @@ def test_objects_count_after_their_first_frame_in_the_frames_required_of_them(tm
         if name == "duck":
             truth["00025"] = layouts.only(truth["00025"], 7)
         layouts.write_masks(tmp_path / "results" / name, truth)
-    scores = scoring.score_sequence(source.video("duck"), tmp_path / "results")
+    scores = scoring.score_sequence(dataset["duck"], tmp_path / "results")
     assert {s.object_id: s.J.tolist() for s in scores} == {3: [1, 1, 1, 1, 0], 7: [1, 1, 1]}, (
         "unlike in DAVIS the last frame counts"
     )
-    summary = scoring.score_folder(source, tmp_path / "results")
+    summary = scoring.score_folder(dataset, tmp_path / "results")
     assert (summary["J_seen"], summary["J_unseen"]) == (1.0, pytest.approx((1 + 0.8 + 1) / 3))
     assert summary["G"] == pytest.approx(
         np.mean([summary[k] for k in ("J_seen", "J_unseen", "F_seen", "F_unseen")])

@@ -18,7 +18,7 @@ import pytest
 from tests.data import tiny_training
 from vos_jax import checksums, errors
 from vos_jax.data import config as data_config
-from vos_jax.data import pipeline
+from vos_jax.data import datasets, pipeline
 from vos_jax.train import checkpoints
 
 # Orbax's threads and coroutines report what went wrong besides raising it, some when they are collected.
@@ -110,7 +110,7 @@ def tear(folder: pathlib.Path, which: str = "largest") -> None:
 )
 def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog, which):
     root = tiny_training.write_davis(tmp_path / "data", sequences=1, frames=2)
-    source = pipeline.SourceConfig(kind="davis_folder", root=str(root))
+    source = datasets.SourceConfig(root=str(root))
     config = data_config.ClipDataConfig(sources=tiny_training.drawn(source), batch=2)
     data = pipeline.make_pipeline(config, dataset_names=("default",))
 

@@ -20,8 +20,7 @@ def test_recipes_are_whole_and_hold_back_what_is_evaluated(name):
     optim.schedule(train.optim, train.steps)
     held = set(train.held_out.sequences)
     assert len(held) == 7
-    drawn = train.data.drawn().values()
-    assert all(held <= set(source.exclude) for source in drawn if source.kind == "davis_folder")
+    assert all(held <= set(source.exclude) for name, source in train.data.drawn().items() if name == "davis")
 
 
 def test_data_folders_go_to_the_sources_that_are_drawn_from():
@@ -40,7 +39,7 @@ def test_a_packed_folder_is_read_as_such(tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(index))
     train = configs.load("train_davis").train
     found = setup.apply_data(train, [f"davis={tmp_path}"]).data.sources["davis"]
-    assert found.kind == "davis_folder", "no dataset_info.json: not packed"
+    assert found.kind == "auto", "no dataset_info.json: not packed"
     (tmp_path / "dataset_info.json").write_text("{}")
     found = setup.apply_data(train, [f"davis={tmp_path}"]).data.sources["davis"]
     assert found.kind == "array_record" and found.exclude == ("flamingo",)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import eval as program
-from tests import tiny
+from tests import layouts, tiny
 from tests.inference.coloured import make_model
 from vos_jax import errors
-from vos_jax.data import rendered
+from vos_jax.data.datasets import rendered
 from vos_jax.inference import tracker
 from vos_jax.metrics import scoring
 from vos_jax.models import memory as memory_lib
@@ -98,7 +98,7 @@ def test_the_same_place_is_shown_once():
 
 
 def test_failures_show_the_worst_objects_where_they_are_worst():
-    video = rendered.RenderedSource(size=(32, 48), frames=6, objects=2).video("rendered")
+    video = rendered.make_video(size=(32, 48), frames=6, objects=2)
     values = {1: [0.9, 0.8, 0.9, 0.9], 2: [0.7, 0.6, 0.1, 0.7]}
     scores = [
         scoring.ObjectScore(sequence="rendered", object_id=i, J=np.array(v), F=np.array(v))
@@ -119,6 +119,20 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
         picture = failures.draw(scores, {"rendered": video}, mask_path, count=1)
     assert asked == ["00003"] and picture.shape[1] <= sheet.WIDTH
     assert failures.draw([], {}, mask_path) is None
+
+
+def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
+    """By the rule of DAVIS it was another frame's number, or an IndexError."""
+    root = layouts.youtube_vos(tmp_path, truth=True)
+    dataset = layouts.open_as("youtube_vos", root, split="valid", all_frames=str(root / "valid_all_frames"))
+    video = dataset["cow"]
+    wrong = {name: video.mask(index) for index, name in enumerate(video.frame_names) if index % 5 == 0}
+    wrong["00025"] = layouts.only(wrong["00025"], 7)
+    first, second = scoring.score_sequence(video, wrong)
+    assert len(first.J) == 5 and failures.worst_frame(first, video) == (25, 0.0)
+    wrong["00015"] = layouts.only(wrong["00015"], 3)
+    first, second = scoring.score_sequence(video, wrong)
+    assert len(second.J) == 3 and failures.worst_frame(second, video) == (15, 0.0)
 
 
 def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
@@ -174,5 +188,5 @@ def test_what_cannot_be_drawn_is_refused_before_work_starts(tmp_path, monkeypatc
         assert program.main([*arguments, *more]) == 2
         assert match in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(errors.VosError, match="frames 1 to 3, not 0"):
-        video = program.datasets.sources.DavisSource(root).video("ant")
+        video = layouts.open_as("davis", root)["ant"]
         figures.probe.take(tracker.Tracker(make_model(), {}), video, 0)

@@ -49,7 +49,9 @@ def detect(root: str | pathlib.Path) -> str:
         return "davis"
     if (root / "images").is_dir() or any(root.glob("*/images")):
         return "photos"
-    return "folders" if records.packed_names(root) is None else "array_record"
+    if prepared := records.prepared(root):
+        return "array_record" if (prepared[0] / "metadata.json").is_file() else "tfds"
+    return "folders"
 
 
 def open_dataset(config: EvalDatasetConfig) -> VideoDataset:

@@ -208,10 +208,15 @@ def open_records(config: base.DatasetConfig) -> base.VideoDataset:
     )
 
 
-def find_folder(root: str) -> pathlib.Path:
-    """Returns the one folder at or below a root that holds a prepared TFDS dataset; VosError if not one."""
+def prepared(root: str | pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders at or below a root that hold a dataset prepared by TFDS, sorted."""
     paths = (path for depth in _DEPTHS for path in pathlib.Path(root).glob(depth + "dataset_info.json"))
-    found = sorted(path.parent for path in paths)
+    return sorted(path.parent for path in paths)
+
+
+def find_folder(root: str) -> pathlib.Path:
+    """Returns the one folder at or below a root that holds a prepared dataset; VosError if it is not one."""
+    found = prepared(root)
     if len(found) != 1:
         inside = ", ".join(str(path.relative_to(root)) for path in found[:5])
         what = f"several: {inside}" if found else "none" if pathlib.Path(root).is_dir() else "no such folder"
@@ -221,11 +226,9 @@ def find_folder(root: str) -> pathlib.Path:
 
 def packed_names(root: str | pathlib.Path) -> list[str] | None:
     """Returns the names packed at or below a folder; None where no packed dataset is found."""
-    folders = [path.parent for depth in _DEPTHS for path in pathlib.Path(root).glob(depth + "metadata.json")]
-    if len(folders) != 1 or not (folders[0] / "dataset_info.json").is_file():
-        return None
     try:
-        return [str(entry["name"]) for entry in files.read_json(folders[0] / "metadata.json")["sequences"]]
+        (folder,) = prepared(root)
+        return [str(entry["name"]) for entry in files.read_json(folder / "metadata.json")["sequences"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

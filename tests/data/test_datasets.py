@@ -1,4 +1,4 @@
-"""Sources: both layouts, what a tracker may see, and one clear line for each kind of bad input."""
+"""DAVIS and folders: what a tracker may see, and one clear line for each kind of bad input."""
 
 import pathlib
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import layouts
 from vos_jax import errors, files
-from vos_jax.data import masks, sources
+from vos_jax.data import datasets, masks
 
 SIZE = (24, 32)
 
@@ -25,6 +26,14 @@ def write_ids(path, objects, size=SIZE):
     for n, object_id in enumerate(objects):
         ids[4:8, 4 * n : 4 * n + 4] = object_id
     masks.write_mask(path, ids)
+
+
+def davis(root, **options) -> datasets.VideoDataset:
+    return layouts.open_as("davis", root, **options)
+
+
+def folder_of_folders(root, **options) -> datasets.VideoDataset:
+    return layouts.open_as("folders", root, **options)
 
 
 def make_davis(root, sequences=("cat", "dog"), length=4, objects=(1, 2), year=2017):
@@ -54,9 +63,9 @@ def message_of(call):
 
 
 def test_davis_2017(tmp_path):
-    source = sources.DavisSource(make_davis(tmp_path), year=2017)
-    assert (source.name, source.split, source.sequences()) == ("davis2017", "val", ["cat", "dog"])
-    video = source.video("dog")
+    source = davis(make_davis(tmp_path), year=2017)
+    assert (source.name, source.split, source.names) == ("davis2017", "val", ("cat", "dog"))
+    video = source["dog"]
     video.check()
     assert (video.name, len(video), video.size) == ("dog", 4, SIZE)
     assert video.frame_names == ("00000", "00001", "00002", "00003")
@@ -67,7 +76,7 @@ def test_davis_2017(tmp_path):
 
 
 def test_davis_2016_merges_objects(tmp_path):
-    video = sources.DavisSource(make_davis(tmp_path, year=2016), year=2016).video("dog")
+    video = davis(make_davis(tmp_path, year=2016), year=2016)["dog"]
     assert video.merge_objects and video.first_frames == {1: 0}
     np.testing.assert_array_equal(
         video.mask(0), masks.read_mask(tmp_path / "Annotations/480p/dog/00000.png") > 0
@@ -76,14 +85,14 @@ def test_davis_2016_merges_objects(tmp_path):
 
 def test_davis_objects_that_come_later_are_ignored(tmp_path):
     write_ids(make_davis(tmp_path) / "Annotations/480p/cat/00002.png", (1, 2, 3))
-    assert sources.DavisSource(tmp_path).video("cat").first_frames == {1: 0, 2: 0}
+    assert davis(tmp_path)["cat"].first_frames == {1: 0, 2: 0}
 
 
 def test_davis_with_the_first_mask_only(tmp_path):
     make_davis(tmp_path)
     for i in (1, 2, 3):
         (tmp_path / f"Annotations/480p/cat/{i:05d}.png").unlink()
-    video = sources.DavisSource(tmp_path).video("cat")
+    video = davis(tmp_path)["cat"]
     video.check()
     assert video.mask(1) is None and video.mask(0) is not None
 
@@ -95,16 +104,16 @@ def test_davis_2016_listing_of_file_pairs(tmp_path):
     old.write_text(
         "".join(f"/JPEGImages/480p/cat/{i:05d}.jpg /Annotations/480p/cat/{i:05d}.png\n" for i in range(4))
     )
-    assert sources.DavisSource(tmp_path, year=2016).sequences() == ["cat"]
+    assert davis(tmp_path, year=2016).names == ("cat",)
 
 
 def test_chosen_sequences_keep_their_order(tmp_path):
     make_davis(tmp_path)
-    assert sources.DavisSource(tmp_path, sequences=["dog", "cat", "dog"]).sequences() == ["dog", "cat"]
+    assert davis(tmp_path, sequences=("dog", "cat", "dog")).names == ("dog", "cat")
 
 
 def test_no_dataset_says_in_three_lines_what_to_do(tmp_path):
-    message = message_of(lambda: sources.DavisSource(tmp_path / "none", year=2017))
+    message = message_of(lambda: davis(tmp_path / "none", year=2017))
     assert len(message.splitlines()) == 3
     for word in ("JPEGImages/480p", "ImageSets/2017/val.txt", "no such folder"):
         assert word in message.splitlines()[0]
@@ -114,94 +123,93 @@ def test_no_dataset_says_in_three_lines_what_to_do(tmp_path):
 
 def test_another_resolution_or_layout_is_pointed_out(tmp_path):
     make_davis(tmp_path)
-    message = message_of(lambda: sources.DavisSource(tmp_path, resolution="Full-Resolution"))
+    message = message_of(lambda: davis(tmp_path, resolution="Full-Resolution"))
     assert "JPEGImages/Full-Resolution" in message and "480p" in message.splitlines()[0]
-    assert "data.kind=davis" in message_of(lambda: sources.FoldersSource(tmp_path))
+    assert "data.kind=davis" in message_of(lambda: folder_of_folders(tmp_path))
 
 
 def test_unknown_split_names_those_there_are(tmp_path):
-    assert "has val" in message_of(lambda: sources.DavisSource(make_davis(tmp_path), split="vla"))
+    assert "has val" in message_of(lambda: davis(make_davis(tmp_path), split="vla"))
 
 
 def test_unknown_sequence_names_its_neighbours(tmp_path):
     make_davis(tmp_path, ("blackswan", "camel", "dog"))
-    message = message_of(lambda: sources.DavisSource(tmp_path, sequences=["blakswan"]))
+    message = message_of(lambda: davis(tmp_path, sequences=("blakswan",)))
     assert "'blakswan'" in message and "did you mean blackswan?" in message and "camel, dog" in message
-    assert "dog" in message_of(lambda: sources.DavisSource(tmp_path).video("dogs"))
+    assert "dog" in message_of(lambda: davis(tmp_path)["dogs"])
 
 
 @pytest.mark.parametrize("name", ["..", "../dog", "/etc", "a/b", "a\\b", "", ".", "C:x", "a\0b"])
 def test_names_cannot_leave_their_folder(tmp_path, name):
     make_davis(tmp_path)
-    assert "plain name" in message_of(lambda: sources.DavisSource(tmp_path, sequences=[name]))
+    assert "no sequence matches" in message_of(lambda: davis(tmp_path, sequences=(name,)))
     assert "plain name" in message_of(lambda: files.safe_name(name))
     if name.strip():
         (tmp_path / "ImageSets/2017/val.txt").write_text(f"dog\n{name}\n")
-        assert "val.txt" in message_of(lambda: sources.DavisSource(tmp_path))
+        assert "val.txt" in message_of(lambda: davis(tmp_path))
 
 
 def test_sequence_without_images(tmp_path):
     make_davis(tmp_path)
     for path in (tmp_path / "JPEGImages/480p/cat").iterdir():
         path.unlink()
-    message = message_of(lambda: sources.DavisSource(tmp_path).video("cat"))
+    message = message_of(lambda: davis(tmp_path)["cat"])
     assert "480p/cat" in message and "no images" in message
     (tmp_path / "JPEGImages/480p/cat").rmdir()
-    assert "no such folder" in message_of(lambda: sources.DavisSource(tmp_path).video("cat"))
+    assert "no such folder" in message_of(lambda: davis(tmp_path)["cat"])
 
 
 def test_mask_without_its_frame(tmp_path):
     make_davis(tmp_path)
     (tmp_path / "JPEGImages/480p/cat/00002.jpg").unlink()
-    message = message_of(lambda: sources.DavisSource(tmp_path).video("cat"))
+    message = message_of(lambda: davis(tmp_path)["cat"])
     assert "JPEGImages/480p/cat/00002.jpg" in message and "missing" in message
 
 
 def test_two_frames_of_one_name(tmp_path):
     make_davis(tmp_path)
     write_frame(tmp_path / "JPEGImages/480p/cat/00002.png")
-    assert "'00002'" in message_of(lambda: sources.DavisSource(tmp_path).video("cat"))
+    assert "'00002'" in message_of(lambda: davis(tmp_path)["cat"])
 
 
 def test_truncated_jpeg_is_found_before_work_starts(tmp_path):
     make_davis(tmp_path)
     path = tmp_path / "JPEGImages/480p/cat/00003.jpg"
     path.write_bytes(path.read_bytes()[:-40])
-    video = sources.DavisSource(tmp_path).video("cat")
+    video = davis(tmp_path)["cat"]
     assert "00003.jpg: the JPEG is truncated" in message_of(video.check)
     assert "00003.jpg" in message_of(lambda: video.frame(3))
 
 
 def test_frames_of_two_sizes(tmp_path):
     write_frame(make_davis(tmp_path) / "JPEGImages/480p/cat/00002.jpg", size=(24, 40))
-    video = sources.DavisSource(tmp_path).video("cat")
-    for call in (video.check, lambda: video.frame(2)):
-        message = message_of(call)
-        assert "00002.jpg" in message and "40x24" in message and "32x24" in message
+    video = davis(tmp_path)["cat"]
+    message = message_of(video.check)
+    assert "00002.jpg" in message and "40x24" in message and "32x24" in message
 
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_mask_of_another_size(tmp_path, index):
     write_ids(make_davis(tmp_path) / f"Annotations/480p/cat/{index:05d}.png", (1,), size=(12, 16))
-    message = message_of(sources.DavisSource(tmp_path).video("cat").check)
+    message = message_of(davis(tmp_path)["cat"].check)
     assert f"{index:05d}.png" in message and "16x12" in message and "32x24" in message
 
 
 def test_first_mask_without_objects(tmp_path):
     write_ids(make_davis(tmp_path) / "Annotations/480p/cat/00000.png", ())
-    message = message_of(sources.DavisSource(tmp_path).video("cat").check)
+    message = message_of(davis(tmp_path)["cat"].check)
     assert "00000.png" in message and "no object" in message
     folders = make_folders(tmp_path / "folders", {0: (), 1: (1,)})
-    assert "00000.png" in message_of(sources.FoldersSource(folders).video("cat").check)
+    assert "00000.png" in message_of(folder_of_folders(folders)["cat"].check)
 
 
 def test_no_first_mask(tmp_path):
     (make_davis(tmp_path) / "Annotations/480p/cat/00000.png").unlink()
-    assert "00000.png: missing" in message_of(sources.DavisSource(tmp_path).video("cat").check)
+    assert "00000.png: missing" in message_of(davis(tmp_path)["cat"].check)
 
 
 def test_no_mask_at_all(tmp_path):
-    video = sources.FoldersSource(make_folders(tmp_path, {})).video("cat")
+    video = folder_of_folders(make_folders(tmp_path, {}))["cat"]
     message = message_of(video.check)
     assert "'cat'" in message and "no mask" in message
 
@@ -212,13 +220,13 @@ def test_more_objects_than_can_be_tracked(tmp_path):
         ids = np.zeros(SIZE, np.uint8)
         ids[0, :30] = 1 + 30 * i + np.arange(30)
         masks.write_mask(folders / f"Annotations/cat/{i:05d}.png", ids)
-    message = message_of(sources.FoldersSource(folders).video("cat").check)
+    message = message_of(folder_of_folders(folders)["cat"].check)
     assert "'cat'" in message and "90 objects" in message and "64" in message
 
 
 def test_folders_give_each_object_once_where_it_first_appears(tmp_path):
     folders = make_folders(tmp_path, {1: (3,), 2: (3, 5), 3: (5, 7)})
-    video = sources.FoldersSource(folders).video("cat")
+    video = folder_of_folders(folders)["cat"]
     video.check()
     assert video.first_frames == {3: 1, 5: 2, 7: 3}
     given = video.prompts()
@@ -232,9 +240,9 @@ def test_folders_with_masks_beside_the_frames(tmp_path):
         write_frame(tmp_path / "cat" / f"frame{i}.png", seed=i)
     write_ids(tmp_path / "cat/masks/frame1.png", (4,))
     write_ids(tmp_path / "empty/masks/frame1.png", (4,))
-    source = sources.FoldersSource(tmp_path, merge_objects=True)
-    assert source.sequences() == ["cat"]
-    video = source.video("cat")
+    source = folder_of_folders(tmp_path, merge_objects=True)
+    assert source.names == ("cat",)
+    video = source["cat"]
     video.check()
     assert video.frame_names == ("frame1", "frame2", "frame10")  # natural order
     assert video.first_frames == {1: 0}
@@ -245,14 +253,14 @@ def test_hidden_files_are_ignored(tmp_path):
     for folder in ("JPEGImages", "Annotations"):
         for name in (".DS_Store", "._00000.jpg", "._00009.png"):
             (tmp_path / folder / "480p/cat" / name).write_bytes(b"junk")
-    assert len(sources.DavisSource(tmp_path).video("cat")) == 4
+    assert len(davis(tmp_path)["cat"]) == 4
 
 
 def test_folders_without_sequences(tmp_path):
-    assert "SEQUENCE/*.jpg" in message_of(lambda: sources.FoldersSource(tmp_path))
-    assert "no such folder" in message_of(lambda: sources.FoldersSource(tmp_path / "none"))
+    assert "SEQUENCE/*.jpg" in message_of(lambda: folder_of_folders(tmp_path))
+    assert "no such folder" in message_of(lambda: folder_of_folders(tmp_path / "none"))
     (tmp_path / "file").write_text("")
-    assert "no such folder" in message_of(lambda: sources.FoldersSource(tmp_path / "file"))
+    assert "no such folder" in message_of(lambda: folder_of_folders(tmp_path / "file"))
 
 
 def test_opening_reads_no_image(tmp_path, monkeypatch):
@@ -262,19 +270,19 @@ def test_opening_reads_no_image(tmp_path, monkeypatch):
         raise AssertionError(f"read {self}")
 
     monkeypatch.setattr(pathlib.Path, "read_bytes", read)
-    assert len(sources.DavisSource(tmp_path).video("cat")) == 4
+    assert len(davis(tmp_path)["cat"]) == 4
 
 
 def test_real_davis(shared_data):
-    source = sources.DavisSource(shared_data / "DAVIS", year=2016)
-    assert len(source.sequences()) == 10
-    video = source.video("blackswan")
+    source = davis(shared_data / "DAVIS", year=2016)
+    assert len(source) == 10
+    video = source["blackswan"]
     video.check()
     assert (video.size, len(video), video.first_frames) == ((480, 854), 50, {1: 0})
     assert set(np.unique(video.prompts()[0])) == {0, 1}
 
 
 def test_real_folder_of_folders(shared_data):
-    video = sources.FoldersSource(shared_data / "multi-object").video("tabletop")
+    video = folder_of_folders(shared_data / "multi-object")["tabletop"]
     video.check()
     assert (len(video), len(video.first_frames)) == (77, 7)
