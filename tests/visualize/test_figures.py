@@ -122,7 +122,7 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
 
 
 def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
-    """By the rule of DAVIS it was another frame's number, or an IndexError."""
+    """The rule of DAVIS named another frame, or raised IndexError."""
     root = layouts.youtube_vos(tmp_path, truth=True)
     dataset = layouts.open_as("youtube_vos", root, split="valid", all_frames=str(root / "valid_all_frames"))
     video = dataset["cow"]

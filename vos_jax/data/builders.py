@@ -28,8 +28,7 @@ from vos_jax.data import video as video_lib
 log = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
-"""Of frames that have to be encoded again, where no other is asked for: shrunk ones, and files that are no
-JPEGs."""
+"""Default quality of frames that have to be encoded again: shrunk ones, and files that are no JPEGs."""
 
 
 class PackedSequences(tfds.core.GeneratorBasedBuilder):
@@ -117,7 +116,7 @@ def encode_frame(video: video_lib.FolderVideo, time: int, jpeg_quality: int | No
 
 
 def encode_ids(video: video_lib.FolderVideo, time: int | None) -> bytes:
-    """Returns a mask as an 8-bit grey PNG of object ids; one blank pixel for a frame that has none (None)."""
+    """Returns a mask as an 8-bit grey PNG of object ids; one blank pixel for no mask (None)."""
     ids = None if time is None else video.mask(time)
     if ids is None:
         ids = np.zeros((1, 1), np.uint8)

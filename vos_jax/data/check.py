@@ -34,7 +34,7 @@ SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What one sequence holds, and what is wrong with it."""
+    """Counts and problems of one video."""
 
     frames: int
     masks: int

@@ -51,8 +51,8 @@ def choose_frames(
 ) -> list[int]:
     """Draws the frames of a clip: the first shows an object, 0..max_gap are skipped before each next one.
 
-    Where the drawn distances leave no room behind any frame with an object, neighbours are taken; where even
-    these do not fit, the clip is shorter than `length`, with at least two frames.
+    If the drawn distances leave no room behind any frame with an object, neighbours are taken; if even these
+    do not fit, the clip is shorter than `length`, with at least two frames.
 
     Args:
       frames: how many there are to draw from; they are numbered 0..frames−1.

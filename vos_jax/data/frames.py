@@ -141,7 +141,7 @@ def _check_complete(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _ends_well(head: bytes, tail: bytes, length: int) -> bool:
-    """Whether the last bytes, or the length noted in the header, say that the file is whole."""
+    """Tells whether the last bytes, or the length noted in the header, say that the file is whole."""
     if head[:2] == b"\xff\xd8":
         return tail[-2:] == b"\xff\xd9"
     if head[:4] == b"\x89PNG":
@@ -154,7 +154,7 @@ def _ends_well(head: bytes, tail: bytes, length: int) -> bool:
 
 
 def _first_scan(data: bytes) -> int:
-    """Where a JPEG's compressed pixels begin; a thumbnail's end mark before that is not the image's."""
+    """Returns the offset of a JPEG's compressed pixels; a thumbnail's end mark may lie before it."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         if data[at + 1] == 0xDA:

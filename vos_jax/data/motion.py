@@ -1,4 +1,4 @@
-"""Smooth motion of the layers of a clip: an affine part and a warp, both growing with time (DESIGN §8).
+"""Smooth motion of the layers of a clip: an affine part and a warp, both growing with time.
 
 Maps are computed and composed on a coarse lattice of a crop's pixels and interpolated between its points.
 """

@@ -1,4 +1,4 @@
-"""Pseudo-clips: one photo with masks becomes T frames that move, bend and hide one another (DESIGN §8).
+"""Pseudo-clips: one photo with masks becomes T frames that move, bend and hide one another (docs/method.md).
 
 The photo is the background and keeps its objects; objects of other photos are pasted over it and move on
 their own, so that they occlude and are occluded. Every layer has a path: an affine part (turn, scale, shear,

@@ -30,7 +30,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a checked archive holds."""
+    """Counts of a checked archive."""
 
     sequences: int
     masks: int

@@ -13,7 +13,7 @@ from vos_jax.data import frames, masks
 from vos_jax.typing import UInt8, cached_property
 
 PROMPT_RULES = ("first_frame", "first", "all")
-"""Which masks are prompts: the first frame's; each object's first; every one there is."""
+"""Choices of the masks that are prompts: the first frame's; each object's first; every one there is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Video(abc.ABC):
             for object_id in np.unique(ids).tolist():
                 if object_id:
                     first.setdefault(object_id, index)
-            # Where frames are listed whether or not they show an object, the first truth may be empty.
+            # Listed frames need not show an object, so the first truth may be empty.
             if len(first) == self.num_objects or (not first and self.listed is None):
                 break
         if not first:
@@ -147,8 +147,8 @@ class Video(abc.ABC):
         """Returns the frames in which an object is scored, ascending: annotated results after its first one.
 
         By the rule of DAVIS the video's last frame does not count; frames that a data set lists of the object
-        all do. Prompts are not scored. Where each mask brings a new object, truth is withheld: such a mask
-        need not hold the objects that are known already.
+        all do. Prompts are not scored. If each mask brings a new object, truth is withheld: such a mask need
+        not hold the objects that are known already.
         """
         first = self.first_frames[object_id]
         withheld = self.prompt_rule == "first" and set(self.annotated) == set(self.first_frames.values())

@@ -1,4 +1,4 @@
-"""From result masks to the DAVIS table: sequences are scored in a pool while inference goes on."""
+"""Scores result masks and makes the DAVIS table; videos are scored in a pool while inference goes on."""
 
 import concurrent.futures
 import dataclasses
@@ -38,7 +38,7 @@ class ObjectScore:
 
 
 def score_sequence(video: video_lib.Video, results: Results) -> list[ObjectScore]:
-    """Scores every object of one video (DESIGN §9).
+    """Scores every object of one video.
 
     Objects are those of `video.first_frames`. An object is scored in `video.scored_frames(object_id)`; where
     there is none, as in a video of one or two frames, its J and F are empty.
@@ -69,7 +69,7 @@ def score_sequence(video: video_lib.Video, results: Results) -> list[ObjectScore
 
 
 def summarise(scores: Iterable[ObjectScore]) -> dict:
-    """The DAVIS table: means over OBJECTS, not over sequences (DESIGN §9).
+    """Returns the DAVIS table: means over OBJECTS, not over sequences.
 
     Returns:
       {"G", "J": {"mean", "recall", "decay"}, "F": {...}, "objects": [{"sequence", "object", "J", "F"}]}.

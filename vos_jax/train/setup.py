@@ -85,7 +85,7 @@ def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
     packed = records.packed_names(source.root)
     if packed is None:
         return source
-    # What was left out while packing needs no pattern, which would have to match something.
+    # Sequences that were left out while packing need no pattern, and one that matches nothing is an error.
     kept = tuple(pattern for pattern in source.exclude if fnmatch.filter(packed, pattern))
     if gone := [pattern for pattern in source.exclude if pattern not in kept]:
         log.warning("%s: holds no %s, so there is nothing to exclude", source.root, ", ".join(gone))

@@ -53,7 +53,7 @@ def draw(
 
 
 def worst_frame(score: scoring.ObjectScore, video: video_lib.Video) -> tuple[int, float]:
-    """Returns the frame of lowest J in which the object is to be seen (else of lowest J), and its J."""
+    """Returns the scored frame of lowest J, if possible one that shows the object, and its J."""
     frames = video.scored_frames(score.object_id)
     order = np.argsort(score.J, kind="stable")
     for at in order:

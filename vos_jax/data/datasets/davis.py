@@ -15,8 +15,9 @@ HELD_BACK = (
     "horsejump-low",
     "scooter-gray",
 )
-"""Sequences of DAVIS 2016 train, of 30, that are never trained on: development is judged by them, so that the
-official validation set stays unseen until a figure is published."""
+"""Sequences of DAVIS 2016 train (7 of 30) that are never trained on; development is judged by them.
+
+The official validation set stays unseen until a figure is published."""
 
 
 def open_davis(config: base.DatasetConfig) -> base.VideoDataset:

@@ -19,7 +19,7 @@ from vos_jax.data.datasets import base, sprites
 from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8, cached_property
 
-_SHADE = 0.06  # How far a look-alike's hue is from the object's, of a whole turn.
+_SHADE = 0.06  # Distance of a look-alike's hue from the object's, of a whole turn.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class RenderedVideo(video_lib.Video):
 
     @cached_property
     def _sprites(self) -> list[sprites.Sprite]:
-        """All things from the lowest to the uppermost; look-alikes lie below the objects and have id 0."""
+        """Things from the lowest to the uppermost; look-alikes lie below the objects and have id 0."""
         rng = np.random.default_rng([*self._seed, 1])
         order = rng.permutation(self.objects)
         turn = rng.uniform(0, 2 * np.pi)

@@ -62,7 +62,7 @@ class Sprite:
         )
 
     def outside(self, index: int) -> float:
-        """How far the object is on its way out of the frame, from 0 to 1."""
+        """Returns the part of the way out of the frame that the object has gone, from 0 to 1."""
         ways = [min(index - start + SLIDE, end - 1 + SLIDE - index) / SLIDE for start, end in self.away]
         return min(max([0.0, *ways]), 1.0)
 
