@@ -4,7 +4,7 @@ from typing import Any
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import direction, loading, tracker, views
+from vos_jax.inference import direction, tracker, views
 from vos_jax.models import state as state_lib
 from vos_jax.models import training_free, vos
 from vos_jax.train import adaptation
@@ -35,7 +35,6 @@ def make_follower(
         buckets=config.inference.object_buckets,
         with_prob=soft,
         stages=config.eval.intermediates,
-        dataset=loading.dataset_index(config.model),
         num_proposals=num_proposals,
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
@@ -50,11 +49,32 @@ def make_plain(config: configs.Config, model: state_lib.Model, params: Any) -> t
         model,
         params,
         buckets=config.inference.object_buckets,
-        dataset=loading.dataset_index(config.model),
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
         adapter=make_adapter(config, model),
     )
+
+
+def num_proposals(config: configs.Config, model: state_lib.Model) -> int:
+    """Returns the number of places for proposals from files in a frame; 0 if they do not come from files.
+
+    Raises:
+      VosError: proposals from files for a model that uses none, or without a folder.
+    """
+    settings = config.model.proposals
+    if settings.source != "file":
+        return 0
+    if not isinstance(model, vos.VOS):
+        raise errors.VosError(
+            "model.proposals.source is file, but the training-free model matches no proposals: name trained "
+            "weights by --checkpoint PATH"
+        )
+    if not settings.folder:
+        raise errors.VosError(
+            "model.proposals.source is file: name the folder with one <sequence>.json per video by "
+            "--config.model.proposals.folder=DIR (docs/proposals.md)"
+        )
+    return settings.capacity
 
 
 def adapts(config: configs.Config, model: state_lib.Model) -> bool:
@@ -71,8 +91,7 @@ def make_adapter(config: configs.Config, model: state_lib.Model) -> adaptation.A
     if not adapts(config, model):
         return None
     assert isinstance(model, vos.VOS)  # else it does not adapt
-    dataset = loading.dataset_index(config.model)
-    return adaptation.Adapter(model, config.inference.adaptation, dataset, config.seed)
+    return adaptation.Adapter(model, config.inference.adaptation, config.seed)
 
 
 def check(config: configs.Config, model: state_lib.Model, adapt: int | None) -> None:
