@@ -130,7 +130,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     device = devices.choose(options.device)
     model, params, checkpoint = weights.load_model(config.model, config.checkpoint)
     followers.check(config, model, options.adapt)
-    num_proposals = followers.num_proposals(config, model)
+    num_proposals = weights.num_proposals(config.model, model)
     local = devices.local()
     workers = spread.make_workers(
         lambda: followers.make_follower(config, model, params, num_proposals), local

@@ -247,7 +247,7 @@ def test_another_object_changes_nothing_of_what_one_reads(variant):
     config = dataclasses.replace(NEAR, variant=variant, topk=5)
     alone = read_lib.read(query, memory, config, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
     beside = read_lib.read(query, memory, config, prev)
-    for name in ("value", "prob", "mass"):
+    for name in ("value", "prob", "slot_attention"):
         np.testing.assert_allclose(getattr(alone, name)[0], getattr(beside, name)[0], atol=1e-6)
 
 
@@ -260,7 +260,7 @@ def test_a_large_object_does_not_change_how_finely_another_is_read():
     alone = read_lib.read(query, gone, NEAR, prev)
     everywhere = read_lib.read(query, memory, NEAR)
     near = np.asarray(alone.near[0])
-    for name in ("value", "embed", "prob", "mass"):
+    for name in ("value", "embed", "prob", "slot_attention"):
         a, b = (np.asarray(getattr(x, name)[0]) for x in (alone, beside))
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
     assert np.abs(np.asarray(beside.value - everywhere.value)[0][near]).max() > 1e-6, "far pixels are merged"

@@ -1,4 +1,4 @@
-"""The loss of a batch of clips on a tiny model: what counts, what is drawn, and that it can be learned from.
+"""The loss of a batch of clips on a tiny model.
 
 One program is compiled; most tests only give it other clips.
 """

@@ -55,28 +55,6 @@ def make_plain(config: configs.Config, model: state_lib.Model, params: Any) -> t
     )
 
 
-def num_proposals(config: configs.Config, model: state_lib.Model) -> int:
-    """Returns the number of places for proposals from files in a frame; 0 if they do not come from files.
-
-    Raises:
-      VosError: proposals from files for a model that uses none, or without a folder.
-    """
-    settings = config.model.proposals
-    if settings.source != "file":
-        return 0
-    if not isinstance(model, vos.VOS):
-        raise errors.VosError(
-            "model.proposals.source is file, but the training-free model matches no proposals: name trained "
-            "weights by --checkpoint PATH"
-        )
-    if not settings.folder:
-        raise errors.VosError(
-            "model.proposals.source is file: name the folder with one <sequence>.json per video by "
-            "--config.model.proposals.folder=DIR (docs/proposals.md)"
-        )
-    return settings.capacity
-
-
 def adapts(config: configs.Config, model: state_lib.Model) -> bool:
     """Whether the config asks for adaptation to each video, and the model has the RefineNet that adapts."""
     return config.inference.adaptation.steps > 0 and isinstance(model, vos.VOS) and model.config.refine

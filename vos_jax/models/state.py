@@ -34,7 +34,7 @@ class PromptArrays(flax.struct.PyTreeNode):
 
 
 class Encoded(flax.struct.PyTreeNode):
-    """All that depends on a frame alone: what the memory stores of it, and what later stages use."""
+    """Everything that depends on a frame alone, for the memory and for later stages."""
 
     key: Float[Array, "h w Ck"]
     embed: Float[Array, "h w Ce"]

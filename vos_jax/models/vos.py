@@ -1,4 +1,4 @@
-"""The method, one frame at a time: dynamic memory, adaptive alignment, matching, refinement (docs/method.md).
+"""The method, one frame at a time (docs/method.md).
 
 frame - backbone -+- proposals -------------------------------+
                   +- memory read - templates - alignment - matching - coarse masks -+
@@ -190,7 +190,7 @@ class VOS:
     def mask_of_box(
         self, params: Any, encoded: state_lib.Encoded, box: Float[Array, "4"], frame_size: Float[Array, "2"]
     ) -> Float[Array, "H/4 W/4"]:
-        """Returns the soft mask, in [0, 1], of the object in a box (y0, x0, y1, x1) that a user drew."""
+        """Returns the soft mask, in [0, 1], of the object in a box (y0, x0, y1, x1)."""
         assert encoded.features is not None  # `encode` always sets it
         boxes = box[None]
         method = proposals_lib.ProposalNetwork.masks_of_boxes

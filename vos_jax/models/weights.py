@@ -55,6 +55,28 @@ def _imagenet(config: model_config.ModelConfig) -> Any:
     return backbones.load_pretrained(config.backbone)
 
 
+def num_proposals(config: model_config.ModelConfig, model: state_lib.Model) -> int:
+    """Returns the number of places for proposals from files in a frame; 0 if they do not come from files.
+
+    Raises:
+      VosError: proposals from files for a model that uses none, or without a folder.
+    """
+    settings = config.proposals
+    if settings.source != "file":
+        return 0
+    if not isinstance(model, vos.VOS):
+        raise errors.VosError(
+            "model.proposals.source is file, but the training-free model matches no proposals: name trained "
+            "weights by --checkpoint PATH"
+        )
+    if not settings.folder:
+        raise errors.VosError(
+            "model.proposals.source is file: name the folder with one <sequence>.json per video by "
+            "--config.proposals.folder=DIR (docs/proposals.md)"
+        )
+    return settings.capacity
+
+
 def datasets_of(params: Any) -> tuple[str, ...]:
     """Returns the names of the data sets that have a lambda of their own, sorted."""
     return tuple(sorted(params["matcher"]["lambda_logit"]))

@@ -31,14 +31,14 @@ LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Met
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipLossConfig(losses_lib.LossConfig):
-    """How a clip is learned from, besides the weights of the terms.
+    """Settings of the loss of a clip, besides the weights of the terms.
 
     Attributes:
-      remat: Whether activations are computed again for the gradient, frame by frame, instead of kept: less
-        memory, more time.
-      unroll: Whether the program holds every frame of a clip, or one frame and a loop. A loop compiles
-        faster, which long clips may need, but on CPU the gradients of its convolutions take some 30 times as
-        long (XLA rewrites them for Eigen outside of loops only).
+      remat: Compute activations again for the gradient, frame by frame, instead of keeping them: less memory,
+        more time.
+      unroll: Unroll the loop over frames. A rolled loop compiles faster, which long clips may need, but on
+        CPU the gradients of its convolutions take some 30 times as long (XLA rewrites them for Eigen outside
+        of loops only).
       sampling_begin: Until this step the previous mask is the true one.
       sampling_prob: From then on it is the prediction with this probability, in each frame of each clip.
       oracle_prob: Share of frames whose proposals are jittered true boxes with distractors, at step 0.
@@ -129,7 +129,7 @@ def clip_terms(
         )
     num_objects = clip["object_valid"].shape[0]
     truth = truth_of(clip["ids"], num_objects)
-    # What the first frame does not show has nothing to be followed by.
+    # An object that the first frame does not show cannot be followed.
     object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
     truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
     annotated = clip["truth_valid"] & clip["frame_valid"]
