@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from vos_jax import command, devices, errors
 from vos_jax import config as configs
-from vos_jax.inference import followers, loading
+from vos_jax.inference import followers
+from vos_jax.models import weights
 
 UNUSED = configs.Unused(
     "app.py", sections=("data.", "eval.", "train."), keys=(*configs.MERGED, "model.proposals.source=file")
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ImportError as error:
             raise errors.VosError(f"{GIVE_UP} ({error})") from error
         devices.choose(options.device)
-        model, params, _ = loading.make_model(config.model, config.checkpoint)
+        model, params, _ = weights.load_model(config.model, config.checkpoint)
         followers.check(config, model, options.adapt)
         server = page.Server.of(followers.make_plain(config, model, params), root)
         page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)

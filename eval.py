@@ -24,7 +24,6 @@ from vos_jax.data import video as video_lib
 from vos_jax.inference import (
     direction,
     followers,
-    loading,
     probabilities,
     record,
     results,
@@ -35,6 +34,7 @@ from vos_jax.inference import (
     writer,
 )
 from vos_jax.metrics import scoring
+from vos_jax.models import weights
 from vos_jax.visualize import console, figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
@@ -129,9 +129,9 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     devices.prefer(options.device)
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
-    model, params, checkpoint = loading.make_model(config.model, config.checkpoint)
+    model, params, checkpoint = weights.load_model(config.model, config.checkpoint)
     followers.check(config, model, options.adapt)
-    num_proposals = loading.num_proposals(config.model.proposals, model)
+    num_proposals = weights.num_proposals(config.model, model)
     local = devices.local()
     workers = spread.make_workers(
         lambda: followers.make_follower(config, model, params, num_proposals), local

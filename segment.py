@@ -27,7 +27,8 @@ from vos_jax import command, devices, errors, files
 from vos_jax import config as configs
 from vos_jax.data import given_masks, masks, prefetch, video_files
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import followers, loading, session, snapshots, tracker, writer
+from vos_jax.inference import followers, session, snapshots, tracker, writer
+from vos_jax.models import weights
 from vos_jax.visualize import console, movie, products
 
 FRAMES_AHEAD = 4
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
-    model, params, checkpoint = loading.make_model(config.model, config.checkpoint)
+    model, params, checkpoint = weights.load_model(config.model, config.checkpoint)
     followers.check(config, model, options.adapt)
     follower = followers.make_plain(config, model, params)
     annotations_lib.check(annotations, follower)

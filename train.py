@@ -24,11 +24,11 @@ import vos_jax
 from vos_jax import checkout, command, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline
-from vos_jax.inference import loading
-from vos_jax.models import config as model_config
+from vos_jax.models import vos, weights
 from vos_jax.train import (
     ahead_of_time,
     checkpoints,
+    clip_loss,
     evaluation,
     optim,
     parallel,
@@ -36,7 +36,6 @@ from vos_jax.train import (
     setup,
     signals,
     state,
-    step,
     watch,
 )
 from vos_jax.visualize import console
@@ -112,32 +111,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say = screen.print if group.is_leader else lambda *_: None
 
     # ---------------------------------------------------------------- data
-    model = setup.make_model(config.model, hard=False)
+    setup.check_model(config.model)
+    model = vos.VOS(config=config.model)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    params = weights.init_params(model, train.init, init_key, setup.datasets_of(config.model, train))
     data = pipeline.make_pipeline(
         train.data,
-        dataset_names=model_config.DATASETS,
+        dataset_names=weights.datasets_of(params),
         seed=config.seed,
         process_index=group.index,
         process_count=group.count,
     )
     videos = setup.evaluation_videos(train)
-    judged = setup.make_model(config.model, hard=True)
-    dataset = loading.dataset_index(config.model)
     limits = config.inference.min_size, config.inference.max_size
     evaluate = (
-        evaluation.Evaluator(judged, videos, config.inference.object_buckets, dataset, *limits)
-        if videos
-        else None
+        evaluation.Evaluator(model, videos, config.inference.object_buckets, *limits) if videos else None
     )
-    draw = preview.make_preview(judged)
+    draw = preview.make_preview(model)
 
     # ---------------------------------------------------------------- model, optimiser, devices
     schedule = optim.schedule(train.optim, train.steps)
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = setup.init_params(train.init, model, init_key)
     tx = optim.make_tx(train.optim, params, train.steps)
     trainer = parallel.Trainer(
-        step.make_loss_fn(model, train.loss, train.optim.frozen),
+        clip_loss.make_loss_fn(model, train.loss, train.optim.frozen),
         tx,
         train.parallel,
         ema_decay=train.optim.ema_decay,
@@ -218,10 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pending = number, batch, metrics
                 if train.picture_every and number % train.picture_every == 0:
                     with view.pause():
-                        weights = evaluation.to_host(run.ema)
+                        averaged = evaluation.to_host(run.ema)
                         if group.is_leader:
                             clip = {name: value[0] for name, value in batch.items()}
-                            view.picture(number, draw(weights, clip))
+                            view.picture(number, draw(averaged, clip))
             settle()
 
         # ---------------------------------------------------------------- done

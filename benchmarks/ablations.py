@@ -25,8 +25,9 @@ from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import config as data_config
 from vos_jax.data import datasets, pipeline, pseudo_clips
-from vos_jax.inference import direction, followers, loading
+from vos_jax.inference import direction, followers
 from vos_jax.metrics import davis
+from vos_jax.models import weights
 
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 STAGES = ("final", "coarse", "propagated")
@@ -130,7 +131,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in names:
         config = configs.load("default", [*VARIANTS[name], *overrides])
-        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        model, params, _ = weights.load_model(config.model, options.checkpoint)
         config = configs.replace(config, {"eval.intermediates": STAGES[1:]})
         follower = followers.make_follower(config, model, params, 0)
         start = time.perf_counter()

@@ -21,9 +21,10 @@ from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors, geometry
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import loading, rollout, tracker
-from vos_jax.models import masks
+from vos_jax.inference import tracker
+from vos_jax.models import masks, weights
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 
 def full_state(follower: tracker.Tracker, size: tuple[int, int], objects: int):
@@ -49,16 +50,16 @@ def full_state(follower: tracker.Tracker, size: tuple[int, int], objects: int):
         **{name: fill(getattr(memory, name), 0) for name in shared},
         **{name: fill(getattr(memory, name), 1) for name in own},
     )
-    frame, given = track.prepare(video.frame(2))
-    return track.state.replace(memory=memory), frame, given
+    frame, prompt, _ = track.prepare(video.frame(2))
+    return track.state.replace(memory=memory), frame, prompt
 
 
 def compare(model, params, inputs: tuple, batches: list[int], repeats: int):
     """Yields, per number of videos, median seconds one by one and together, and whether ids are the same."""
 
-    def step(params, state: state_lib.State, frame, given):
-        state, prob, _ = rollout.frame_step(model, params, state, frame, given)
-        return state, masks.to_ids(prob, geometry.MASK_STRIDE)
+    def step(params, state: state_lib.State, frame, prompt):
+        state, output = step_lib.step(model, params, state, frame, prompt)
+        return state, masks.to_ids(output.prob, geometry.MASK_STRIDE)
 
     alone = jax.jit(step).lower(params, *inputs).compile()
     _, one = jax.block_until_ready(alone(params, *inputs))
@@ -90,7 +91,7 @@ def main() -> None:
     options = parser.parse_args(options)
     devices.choose(None)
     config = configs.load("default", overrides)
-    model, params, _ = loading.make_model(config.model, options.checkpoint)
+    model, params, _ = weights.load_model(config.model, options.checkpoint)
     params = jax.device_put(params)
     follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"

@@ -29,10 +29,11 @@ from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
-from vos_jax.inference import loading, rollout, tracker
-from vos_jax.models import masks, vos
+from vos_jax.inference import tracker
+from vos_jax.models import masks, vos, weights
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 ROWS = ("own/own", "own/true", "true/own", "true/true", "first/own")
 SHARES = {"seen > 90 %": 0.9, "60 to 90 %": 0.6, "30 to 60 %": 0.3}
@@ -45,7 +46,7 @@ def step(
     params: Any,
     state: state_lib.State,
     frame: jax.Array,
-    given: state_lib.Given,
+    prompt: state_lib.PromptArrays,
     truth: jax.Array,
     use_true: dict[str, jax.Array],
 ) -> tuple[state_lib.State, dict[str, jax.Array]]:
@@ -56,21 +57,28 @@ def step(
       use_true: whether the truth takes the place of the mask in the "memory" and as the "previous" one.
     """
     before = state
-    state, encoded, prob, prediction = rollout.segment(model, params, state, frame, given)
-    kept = jnp.where(use_true["memory"], truth, prob[1:])
-    after = rollout.write(
-        model, params, state, encoded, prob[1:], given=given, mass=prediction.read.mass, remembered=kept
+    state, encoded, output = step_lib.segment(model, params, state, frame, prompt)
+    prob, prediction = output.prob, output.prediction
+    after = step_lib.write(
+        model,
+        params,
+        encoded,
+        state,
+        prob,
+        prompted=prompt.given,
+        slot_attention=prediction.read.slot_attention,
+        memory_prob=jnp.where(use_true["memory"], truth, prob[1:]),
     )
     # Only the annotated frames are written.
     memory = jax.tree.map(
-        lambda new, old: jnp.where(use_true["first"] & ~jnp.any(given.valid), old, new),
+        lambda new, old: jnp.where(use_true["first"] & ~jnp.any(prompt.given), old, new),
         after.memory,
         before.memory,
     )
     after = after.replace(memory=memory, prev_prob=jnp.where(use_true["previous"], truth, after.prev_prob))
 
     final = masks.one_hot(jnp.argmax(prob, axis=0), truth.shape[0])
-    stages = {"final": final} | {name: of(prediction.out) > 0.5 for name, of in vos.STAGES.items()}
+    stages = {"final": final} | {name: of(prediction.out) > 0.5 for name, of in vos.INTERMEDIATES.items()}
     found = {f"iou_{name}": _iou(mask, truth > 0.5) for name, mask in stages.items()}
     found["area"] = jnp.sum(final, axis=(1, 2))
     found["presence"] = prediction.presence
@@ -82,9 +90,9 @@ def step(
     overlap = matching_lib.mask_iou(truth > 0.5, candidates.masks > 0.5)
     overlap = jnp.where((network & candidates.valid)[None], overlap, 0.0)
     best = jnp.argmax(overlap, axis=1)
-    own_cost = jnp.take_along_axis(prediction.out.cost, best[:, None], axis=1)
+    own_cost = jnp.take_along_axis(prediction.out.match.cost, best[:, None], axis=1)
     found["proposal_iou"] = jnp.max(overlap, axis=1, initial=0.0)
-    found["proposal_rank"] = jnp.sum((prediction.out.cost < own_cost) & candidates.valid[None], axis=1)
+    found["proposal_rank"] = jnp.sum((prediction.out.match.cost < own_cost) & candidates.valid[None], axis=1)
     return after, found
 
 
@@ -106,11 +114,11 @@ def measure(
     given_masks, rows = video.prompts(), []
     track = follower.start(video.size, len(video.first_frames))
     for index in range(len(video)):
-        padded, given = track.prepare(video.frame(index), given_masks.get(index))
+        padded, prompt, _ = track.prepare(video.frame(index), given_masks.get(index))
         ids = video.mask(index)
         assert ids is not None  # `main` has looked
         truth = _truth(ids, track)
-        track.state, found = run(track.params, track.state, padded, given, truth, use_true)
+        track.state, found = run(track.params, track.state, padded, prompt, truth, use_true)
         track.index += 1
         if index in given_masks or index == len(video) - 1:
             continue
@@ -197,14 +205,13 @@ def main() -> None:
                 )
     listed = pathlib.Path(options.data) / "visibility.json"
     visibility = json.loads(listed.read_text()) if listed.is_file() else {}
-    model, params, checkpoint = loading.make_model(config.model, options.checkpoint)
+    model, params, checkpoint = weights.load_model(config.model, options.checkpoint)
     if not isinstance(model, vos.VOS):
         raise errors.VosError("benchmarks.drift needs trained weights: --checkpoint PATH")
     follower = tracker.Tracker(
         model,
         params,
         buckets=config.inference.object_buckets,
-        dataset=loading.dataset_index(config.model),
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
     )

@@ -22,9 +22,9 @@ from benchmarks import speed
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import loading, tracker
+from vos_jax.inference import tracker
 from vos_jax.metrics import davis, returns
-from vos_jax.models import memory
+from vos_jax.models import memory, weights
 
 EVICTIONS = tuple(memory.EVICTIONS)
 PERIOD, GONE = 250, (150, 200)  # In each period the object is away from the one frame to the other.
@@ -142,7 +142,7 @@ def main() -> None:
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     for eviction in evictions:
         config = of_policy(configs.load("default", overrides), eviction)
-        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        model, params, _ = weights.load_model(config.model, options.checkpoint)
         follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
         print(row(eviction, follow(follower, video)), flush=True)
 

@@ -23,8 +23,9 @@ from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import loading, tracker
+from vos_jax.inference import tracker
 from vos_jax.metrics import davis, returns
+from vos_jax.models import weights
 
 KINDS = {
     "alone": {"objects": 1},
@@ -91,7 +92,7 @@ def main() -> None:
     for eviction, _, reach in (row.partition(":") for row in options.rows.split(",")):
         more = [f"model.read.search_radius={reach}"] if reach else []
         config = long_video.of_policy(configs.load("default", [*overrides, *more]), eviction)
-        model, params, _ = loading.make_model(config.model, options.checkpoint)
+        model, params, _ = weights.load_model(config.model, options.checkpoint)
         follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
         shares, everything = [], ([], [], [])
         for drawn in videos.values():

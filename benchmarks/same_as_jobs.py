@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import layout_0_1
+
 RENAMES: dict[str, str] = {
     "data.given": "data.prompts",
     "data.source": "data.kind",
@@ -206,12 +208,11 @@ def configs(data: pathlib.Path) -> Found:
 def batches(data: pathlib.Path) -> Found:
     """Returns checksums of the arrays of 20 batches, of photos and videos with all augmentation."""
     from vos_jax.data import pipeline
-    from vos_jax.models import config as model_config
     from vos_jax.train import setup
 
     config = _training_config()
     train = setup.apply_data(config.train, [f"static={data / 'static'}", f"davis={data / 'davis'}"])
-    stream = pipeline.make_pipeline(train.data, dataset_names=model_config.DATASETS, seed=config.seed)
+    stream = pipeline.make_pipeline(train.data, dataset_names=layout_0_1.DATASETS, seed=config.seed)
     found = {}
     for index in range(20):
         batch = dict(next(stream))
@@ -228,20 +229,20 @@ def loss(data: pathlib.Path) -> Found:
     from tests import tiny
 
     with np.load(data / PARAMS) as arrays:
-        params = traverse_util.unflatten_dict(dict(arrays), sep="/")
+        params = layout_0_1.from_0_1(traverse_util.unflatten_dict(dict(arrays), sep="/"))
     # A loop compiles in half the time.
-    return _losses(data, tiny.model(hard=False), params, _step_config("train.loss.unroll=false"))
+    return _losses(data, tiny.model(), params, _step_config("train.loss.unroll=false"))
 
 
 def loss_lite0(data: pathlib.Path) -> Found:
     """Returns what `loss` does, of the trained lite0; compiling takes minutes."""
     import jax
 
-    from vos_jax.train import setup
+    from vos_jax.models import vos, weights
 
     config = _step_config("train.init=vos_jax/weights/lite0.safetensors")
-    model = setup.make_model(config.model, hard=False)
-    params = setup.init_params(config.train.init, model, jax.random.key(0))
+    model = vos.VOS(config=config.model)
+    params = weights.init_params(model, config.train.init, jax.random.key(0), ())
     return _losses(data, model, params, config)
 
 
@@ -255,19 +256,22 @@ def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
     from flax import traverse_util
 
     from vos_jax import devices
-    from vos_jax.train import step
+    from vos_jax.train import clip_loss
 
     devices.choose("cpu")  # so that compiled programs are kept
     # Compiles faster, and rounding depends less on what XLA fuses.
     jax.config.update("jax_disable_most_optimizations", True)
     with np.load(data / BATCH) as arrays:
         batch = dict(arrays)
-    compute = jax.jit(jax.grad(step.make_loss_fn(model, config.train.loss), has_aux=True))
+    # Data sets are numbered in the order of their names.
+    names = sorted(layout_0_1.DATASETS)
+    batch["dataset"] = np.array([names.index(layout_0_1.DATASETS[i]) for i in batch["dataset"]], np.int32)
+    compute = jax.jit(jax.grad(clip_loss.make_loss_fn(model, config.train.loss), has_aux=True))
     found = {}
     for number in (0, 50, 2000):
         gradients, terms = jax.device_get(compute(params, batch, jax.random.key(1), np.int32(number)))
         found |= {f"{name} {number}": float(value) for name, value in terms.items()}
-        flat = traverse_util.flatten_dict(gradients, sep="/")
+        flat = traverse_util.flatten_dict(layout_0_1.to_0_1(gradients), sep="/")
         found |= {f"gradient {number}/{name}": np.asarray(value) for name, value in flat.items()}
     return found
 

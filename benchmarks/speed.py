@@ -34,8 +34,8 @@ from vos_jax import errors, geometry
 from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import loading, tracker
-from vos_jax.models import masks, pixels, vos, windows
+from vos_jax.inference import tracker
+from vos_jax.models import masks, pixels, vos, weights, windows
 from vos_jax.models import read as read_lib
 
 SIZE = (480, 854)
@@ -140,9 +140,9 @@ def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[st
 
 
 def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
-    """As `loading.make_model`, which knows no "random": weights that nobody trained take as long."""
+    """As `weights.load_model`, which knows no "random": weights that nobody trained take as long."""
     if checkpoint != "random":
-        return loading.make_model(config.model, checkpoint)
+        return weights.load_model(config.model, checkpoint)
     model = vos.VOS(config=config.model)
     return model, model.init(jax.random.key(0)), checkpoint
 

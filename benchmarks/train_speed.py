@@ -22,13 +22,14 @@ from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import config as data_config
 from vos_jax.data import pipeline
-from vos_jax.models import config as model_config
-from vos_jax.train import ahead_of_time, optim, parallel, setup, state, step
+from vos_jax.models import vos
+from vos_jax.train import ahead_of_time, clip_loss, optim, parallel, setup, state
 
 
 def pipeline_rate(config, seconds: float) -> float:
     """Clips per second that the pipeline makes while nothing else runs."""
-    data = pipeline.make_pipeline(config.train.data, dataset_names=model_config.DATASETS, seed=config.seed)
+    names = setup.datasets_of(config.model, config.train)
+    data = pipeline.make_pipeline(config.train.data, dataset_names=names, seed=config.seed)
     for _ in range(1 + config.train.data.prefetch):
         next(data)
     begin, clips = time.perf_counter(), 0
@@ -68,12 +69,13 @@ def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
 
 def step_times(config, repeats: int, *, parts: bool) -> dict[str, float]:
     """Seconds of a step, of its compilation, and, with `parts`, of its forward pass alone."""
-    model = setup.make_model(config.model, hard=False)
+    setup.check_model(config.model)
+    model = vos.VOS(config=config.model)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: (0.05 * rng.normal(size=x.shape)).astype(np.float32), shapes)
     tx = optim.make_tx(config.train.optim, params, config.train.steps)
-    loss_fn = step.make_loss_fn(model, config.train.loss, config.train.optim.frozen)
+    loss_fn = clip_loss.make_loss_fn(model, config.train.loss, config.train.optim.frozen)
     trainer = parallel.Trainer(loss_fn, tx, config.train.parallel)
     run = trainer.place(
         jax.jit(functools.partial(state.init_train_state, tx=tx))(params, key=jax.random.key(0))

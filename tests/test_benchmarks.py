@@ -29,7 +29,7 @@ def followed(monkeypatch):
         return segment(video, *args, **kwargs)
 
     monkeypatch.setattr(
-        program.loading, "make_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
+        program.weights, "load_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     )
     monkeypatch.setattr(program.segmentation, "segment", noted)
     return videos

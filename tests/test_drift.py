@@ -15,7 +15,7 @@ VIDEO = rendered.make_video(size=(64, 96), frames=6, objects=2)
 @pytest.fixture(scope="module")
 def measured():
     """`measured(row)`: the object-frames of a rendered video, by an untrained model."""
-    model, params = tiny.model(hard=True), tiny.params()
+    model, params = tiny.model(), tiny.params()
     # RefineNet starts at zero, by which it would hide the previous mask.
     kernel = params["refine"]["logit"]["kernel"]
     params["refine"]["logit"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)

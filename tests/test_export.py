@@ -15,8 +15,8 @@ from flax import traverse_util
 from tests import tiny
 from vos_jax import config as configs
 from vos_jax import errors, export, weights_io
-from vos_jax.inference import loading
 from vos_jax.models import config as model_config
+from vos_jax.models import weights
 from vos_jax.train import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,11 +68,12 @@ def test_the_loader_takes_it_and_refuses_a_damaged_one(workdir, params, tmp_path
     monkeypatch.setitem(model_config.VARIANTS, "tiny", tiny.VARIANT)
     out = tmp_path / "tiny.safetensors"
     export.export(workdir, out, which="last", dtype="float32")
-    loaded = loading.load_params(tiny.model(), out, "tiny")
+    variant = tiny.model(variant="tiny")
+    loaded = weights.load_params(variant, out)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     out.write_bytes(out.read_bytes()[:-4] + b"abcd")
     with pytest.raises(errors.VosError, match="damaged or replaced"):
-        loading.load_params(tiny.model(), out, "tiny")
+        weights.load_params(variant, out)
 
 
 def test_bad_input_is_one_clear_line(workdir, tmp_path, capsys):

@@ -26,7 +26,7 @@ TIMES = [0, 100, 150, 300, 400, 520, 700, 730]
 @pytest.fixture(autouse=True)
 def colours(monkeypatch):
     """The model, and one tracker for all tests: what is compiled is shared."""
-    monkeypatch.setattr(program.loading, "make_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
     monkeypatch.setattr(program.tracker, "Tracker", lambda *_, **__: TRACKER)
 
 

@@ -50,9 +50,9 @@ VARIANT = {
 """The tiny model as an entry of `model_config.VARIANTS`."""
 
 
-def model(hard: bool = True, **changes) -> vos.VOS:
+def model(**changes) -> vos.VOS:
     """The tiny model, with changes to its config."""
-    return vos.VOS(config=dataclasses.replace(CONFIG, **changes), hard=hard)
+    return vos.VOS(config=dataclasses.replace(CONFIG, **changes))
 
 
 def params(seed: int = 0, **changes):

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 
 from vos_jax import config as configs
 from vos_jax import errors, files, geometry
-from vos_jax.inference import loading, rollout
-from vos_jax.models import masks
+from vos_jax.models import masks, weights
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -39,7 +39,6 @@ def export(
     size: tuple[int, int],
     num_objects: int,
     *,
-    dataset: int = 0,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> bytes:
     """Returns the zip file described above.
@@ -48,29 +47,28 @@ def export(
       model, params: what becomes the programs.
       size: (height, width) of the frames in pixels.
       num_objects: N, how many objects there is room for.
-      dataset: index of the data set whose lambda the matching uses.
       platforms: what the programs can run on.
     """
     params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
     padded = geometry.padded_size(size)
     treedef = jax.tree.structure(
-        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size, dataset))
+        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
     )
 
     def start():
-        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size, dataset))
+        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size))
 
     def step(frame, ids, *leaves):
         drawn = masks.one_hot(geometry.pad(ids, padded, mode="constant"), num_objects)
-        given = state_lib.Given(
-            prob=drawn.astype(jnp.float32),
-            valid=jnp.any(drawn, axis=(1, 2)),
-            remove=jnp.zeros((num_objects,), bool),
+        prompt = state_lib.PromptArrays(
+            mask=drawn.astype(jnp.float32),
+            given=jnp.any(drawn, axis=(1, 2)),
+            removed=jnp.zeros((num_objects,), bool),
         )
-        state, prob, _ = rollout.frame_step(
-            model, params, treedef.unflatten(leaves), geometry.pad(frame, padded), given
+        state, output = step_lib.step(
+            model, params, treedef.unflatten(leaves), geometry.pad(frame, padded), prompt
         )
-        found = masks.to_ids(prob, geometry.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
+        found = masks.to_ids(output.prob, geometry.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
         return geometry.overwrite(found, ids), *jax.tree.leaves(state)
 
     frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
@@ -116,9 +114,8 @@ def main(arguments: list[str]) -> None:
         raise errors.VosError(f"--objects {options.objects}: 1 to 64")
     config = configs.load("default", overrides)
     UNUSED.check(config, overrides)
-    model, params, label = loading.make_model(config.model, options.checkpoint)
-    dataset = loading.dataset_index(config.model)
-    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects, dataset=dataset)
+    model, params, label = weights.load_model(config.model, options.checkpoint)
+    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic(options.out) as temporary:

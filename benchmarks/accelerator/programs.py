@@ -11,8 +11,7 @@ from benchmarks import peaks, train_speed
 from benchmarks.accelerator import kernels
 from benchmarks.accelerator.training import Program
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import loading, tracker
-from vos_jax.train import setup
+from vos_jax.inference import tracker
 
 _STEPS_SECONDS, _MOST_STEPS = 6.0, 30
 _PROFILED_STEPS = 2
@@ -84,13 +83,7 @@ def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[s
       size: height and width of a frame.
       frames: to follow; the last half is timed, when the memory has filled.
     """
-    config = program.config
-    run = tracker.Tracker(
-        setup.make_model(config.model, hard=True),
-        program.params,
-        buckets=(1,),
-        dataset=loading.dataset_index(config.model),
-    )
+    run = tracker.Tracker(program.model, program.params, buckets=(1,))
     video = rendered.make_video(size=size, frames=8, objects=1)
     shown = [video.frame(index) for index in range(len(video))]
     track, times, step_seconds = run.start(size, 1), [], 0.0

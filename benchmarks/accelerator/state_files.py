@@ -22,7 +22,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from vos_jax import errors, export, files, weights_io
-from vos_jax.inference import loading
+from vos_jax.models import weights
 from vos_jax.train import state as state_lib
 
 MOST = 15 * 2**20
@@ -109,7 +109,7 @@ def restore(
     data = files.read_bytes(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else b""
     flat, _ = weights_io.load(data, str(folder / WEIGHTS))
     expected = traverse_util.flatten_dict(fresh.ema, sep="/")
-    loading.check_params(flat, expected, folder / WEIGHTS)
+    weights.check_params(flat, expected, folder / WEIGHTS)
     ema = {key: np.asarray(flat[key], np.float32) for key in expected}
     run = fresh.replace(
         params=take("params", fresh.params),

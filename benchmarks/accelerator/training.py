@@ -14,8 +14,8 @@ from benchmarks.accelerator import clock, state_files
 from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline
-from vos_jax.models import config as model_config
-from vos_jax.train import optim, parallel, setup, signals, state, step, watch
+from vos_jax.models import vos, weights
+from vos_jax.train import clip_loss, optim, parallel, setup, signals, state, watch
 
 CURVE = "curve.jsonl"
 
@@ -32,14 +32,16 @@ class Program:
 
     def __init__(self, config: configs.Config):
         self.config = config
-        self.model = setup.make_model(config.model, hard=False)
+        setup.check_model(config.model)
+        self.model = vos.VOS(config=config.model)
         train = config.train
         self.schedule = optim.schedule(train.optim, train.steps)
         init_key, self._run_key = jax.random.split(jax.random.key(config.seed))
-        self.params = setup.init_params(train.init, self.model, init_key)
+        datasets = setup.datasets_of(config.model, train)
+        self.params = weights.init_params(self.model, train.init, init_key, datasets)
         self._tx = optim.make_tx(train.optim, self.params, train.steps)
         self.trainer = parallel.Trainer(
-            step.make_loss_fn(self.model, train.loss, train.optim.frozen),
+            clip_loss.make_loss_fn(self.model, train.loss, train.optim.frozen),
             self._tx,
             train.parallel,
             ema_decay=train.optim.ema_decay,
@@ -53,7 +55,8 @@ class Program:
     def make_data(self, batch: int) -> pipeline.BatchIterator:
         """Opens the training data, in batches of `batch` clips; VosError where they are missing."""
         data = dataclasses.replace(self.config.train.data, batch=batch)
-        return pipeline.make_pipeline(data, dataset_names=model_config.DATASETS, seed=self.config.seed)
+        names = weights.datasets_of(self.params)
+        return pipeline.make_pipeline(data, dataset_names=names, seed=self.config.seed)
 
 
 def train(

@@ -21,7 +21,7 @@ def main() -> int:
         return segment(video, *args, **kwargs)
 
     program.segmentation.segment = break_one
-    program.loading.make_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
+    program.weights.load_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     return program.main(arguments)
 
 

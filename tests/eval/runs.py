@@ -7,6 +7,7 @@ import numpy as np
 
 import eval as program
 from vos_jax.inference import tracked
+from vos_jax.models import memory
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (48, 70)
@@ -30,7 +31,9 @@ class CopyTracker:
     def model(self):
         return self
 
-    memory_config = type("", (), {"max_pins": 6})
+    memory_spec = memory.MemorySpec(
+        config=memory.MemoryConfig(capacity=8), stride=16, key_size=0, embed_size=0, value_size=0
+    )
 
     def track(self, frames, annotations):
         CopyTracker.followed.append(0)

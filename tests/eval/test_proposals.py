@@ -1,5 +1,6 @@
 """eval.py with proposals from files, on the tiny model with random weights that match by overlap alone."""
 
+import functools
 import json
 import shutil
 
@@ -32,13 +33,15 @@ PLAIN = (
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights whose lambda is 1 for davis (the overlap with the previous mask decides) and else 0."""
-    shapes = jax.eval_shape(tiny.model(proposals=tiny.NO_NETWORK, refine=False).init, jax.random.key(0))
+    model = tiny.model(proposals=tiny.NO_NETWORK, refine=False)
+    init = functools.partial(model.init, datasets=("default", "davis"))
+    shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     # Keys sharp enough that the memory propagates something.
     params["key_head"]["kernel"] *= 30
-    params["lambda_logit"] = np.array([-30, -30, 30, -30], np.float32)
-    params["null_cost"] = np.array(9, np.float32)
+    params["matcher"]["lambda_logit"] = {"default": np.float32(-30), "davis": np.float32(30)}
+    params["matcher"]["null_cost"] = np.float32(9)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     flat = traverse_util.flatten_dict(params, sep="/")
     safetensors.numpy.save_file(flat, path, metadata={"variant": "tiny"})
@@ -192,7 +195,7 @@ def test_broken_proposals_are_named_before_anything_is_written(
     [
         (("--config.model.proposals.folder=",), "--config.model.proposals.folder=DIR"),
         (("--checkpoint", "none", "--config.model.variant=lite0"), "training-free model"),
-        (("--config.model.dataset=imagenet",), "'imagenet'; there are: default, static, davis, youtube_vos"),
+        (("--config.model.dataset=imagenet",), "'imagenet'; ", "has a lambda for: davis, default"),
     ],
 )
 def test_settings_that_proposals_do_not_go_with_are_named(
@@ -206,7 +209,7 @@ def test_settings_that_proposals_do_not_go_with_are_named(
 def test_training_and_models_with_proposals_of_their_own_take_none_from_files(pristine):
     config = program.configs.load(CONFIG, ["model.proposals.source=file"])
     with pytest.raises(errors.VosError, match="train with network"):
-        setup.make_model(config.model, hard=False)
+        setup.check_model(config.model)
     frame = np.zeros((*runs.SIZE, 3), np.uint8)
     found = proposal_files.arrays(
         proposal_files.VideoProposals("v", runs.SIZE, {}),

@@ -9,12 +9,8 @@ from PIL import Image
 
 from tests.data import video_maker
 from vos_jax import errors
-from vos_jax.data import (
-    frames,
-    masks,
-    sequences,
-    video_files,
-)
+from vos_jax.data import frames, masks, video_files
+from vos_jax.data.datasets import records
 
 SIZE = (24, 40)
 
@@ -70,9 +66,8 @@ def read_frame(path: pathlib.Path) -> None:
     """As the programs do: the header first, the pixels later; and as training does."""
     size = or_refused(lambda: frames.frame_size(path))
     frame = or_refused(lambda: frames.read_frame(path))
-    data = path.read_bytes()
-    reduced = or_refused(lambda: sequences.decode_frame(data, "packed", reduce=2))
-    ids = or_refused(lambda: sequences.decode_ids(data, "packed"))
+    reduced = or_refused(lambda: frames.read_frame(path, short_side=SIZE[0] // 2))
+    ids = or_refused(lambda: records.decode_ids(path.read_bytes(), "packed"))
     if isinstance(frame, np.ndarray):
         assert frame.dtype == np.uint8 and frame.shape[2] == 3
         assert isinstance(size, errors.VosError) or frame.shape[:2] == size, "header and pixels disagree"

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.models import backbones, memory, training_free
+from vos_jax.models import config as model_config
 
 
 class Colours(nn.Module):
     """A backbone whose features at each stride are the mean colours and a constant."""
+
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, frame):
@@ -23,14 +26,14 @@ class Colours(nn.Module):
 
 
 def make_model(capacity=4):
-    return training_free.TrainingFree(
-        backbone=Colours(),
-        key_size=4,
-        config=training_free.TrainingFreeConfig(
+    config = model_config.ModelConfig(
+        backbone=Colours,
+        training_free=model_config.TrainingFreeConfig(
             features=("c2",), stride=4, centred=False, temperature=0.01, topk=4, window=0
         ),
-        memory_config=memory.MemoryConfig(capacity=capacity, every=2, previous=True),
+        memory=memory.MemoryConfig(capacity=capacity, every=2),
     )
+    return training_free.TrainingFree(config=config)
 
 
 def make_video(size=(50, 70), length=6):

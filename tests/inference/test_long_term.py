@@ -10,6 +10,7 @@ import pytest
 from tests.inference import coloured
 from vos_jax.inference import snapshots, tracker
 from vos_jax.metrics import davis
+from vos_jax.models import training_free
 
 SIZE, STEPS, AWAY, BACK = (32, 48), 20, 20, 3
 
@@ -28,8 +29,9 @@ def chameleon():
 
 def make_tracker(eviction):
     model = coloured.make_model(4)
-    memory_config = dataclasses.replace(model.memory_config, eviction=eviction)
-    return tracker.Tracker(dataclasses.replace(model, memory_config=memory_config), {}, buckets=(1, 2))
+    memory = dataclasses.replace(model.config.memory, eviction=eviction)
+    config = dataclasses.replace(model.config, memory=memory)
+    return tracker.Tracker(training_free.TrainingFree(config=config), {}, buckets=(1, 2))
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "consolidate"])

@@ -97,21 +97,17 @@ def test_a_model_that_answers_with_nan_loses_the_object_not_the_video():
     """Half-precision logits overflow: the mask is empty there, and what is remembered stays whole."""
 
     class Overflowing(training_free.TrainingFree):
-        def predict(self, params, encoded, now, supplied=None):
-            prediction = super().predict(params, encoded, now, supplied)
+        def track(self, params, encoded, now, *, train=False):
+            prediction = super().track(params, encoded, now, train=train)
             logits = jnp.where(now.frame_index == 2, jnp.float16(6e4) * jnp.float16(4), 0).astype(jnp.float32)
             spoilt = logits - logits  # NaN in frame 2, 0 in others
             return prediction.replace(
                 prob=prediction.prob + spoilt,
                 presence=prediction.presence + spoilt,
-                read=prediction.read.replace(mass=prediction.read.mass + spoilt),
+                read=prediction.read.replace(slot_attention=prediction.read.slot_attention + spoilt),
             )
 
-        def value(self, params, encoded, prob, now):
-            return super().value(params, encoded, prob, now) + jnp.where(now.frame_index == 2, jnp.nan, 0.0)
-
-    plain = coloured.make_model()
-    model = Overflowing(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    model = Overflowing(config=coloured.make_model().config)
     frames, ids = coloured.make_video()
     track = tracker.Tracker(model, {}, buckets=(2,), with_prob=True).start(frames.shape[1:3], 1)
     given = np.where(ids[0] == 3, ids[0], 0).astype(np.uint8)
@@ -127,7 +123,8 @@ def test_a_model_that_answers_with_nan_loses_the_object_not_the_video():
 def test_what_overflows_the_memorys_type_is_not_read(dtype):
     """Infinity in one key made every later frame's softmax NaN."""
     config = memory.MemoryConfig(capacity=3)
-    empty = memory.init_memory(config, 2, (4, 6), key_size=2, embed_size=2, value_size=2, dtype=dtype)
+    spec = memory.MemorySpec(config=config, stride=1, key_size=2, embed_size=2, value_size=2, dtype=dtype)
+    empty = memory.init(spec, 2, (4, 6))
     key, value = np.ones((4, 6, 2), np.float32), np.ones((2, 4, 6, 2), np.float32)
     key[1, 2, 0] = 1e5 if dtype == jnp.float16 else np.inf
     value[1, 3, 3], value[0, 0, 0] = np.nan, -np.inf

@@ -179,7 +179,7 @@ def test_models_come_by_name_or_say_how_to_get_them(monkeypatch, tmp_path):
         vos_jax.Segmenter.from_pretrained("training_free", checkpoint="x")
     loaded = []
     monkeypatch.setattr(
-        segmenter.loading, "make_model", lambda *a: loaded.append(a) or (make_model(), {}, "x")
+        segmenter.weights, "load_model", lambda *a: loaded.append(a) or (make_model(), {}, "x")
     )
     (tmp_path / "lite0.safetensors").write_bytes(b"weights")
     vos_jax.Segmenter.from_pretrained("lite0", overrides=["model.memory.every=3"], dtype="bfloat16")

@@ -16,7 +16,7 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
     video = layouts.open_as("davis", root)["ant"]
     model = tiny.model(refine=False)
-    follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.STAGES)
+    follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.INTERMEDIATES)
     with writer.MaskWriter(tmp_path / "out") as masks_out:
         segmentation.segment(video, follower, masks_out)
     for name in video.frame_names:

@@ -37,10 +37,10 @@ def test_masks_are_the_same_whether_probabilities_are_asked_for():
 def test_the_model_sees_the_larger_frame_and_its_smooth_mask():
     frames, ids = make_video((50, 70))
     track = tracker.Tracker(make_model(), {}, **SMALL).start((50, 70))
-    padded, given = track.prepare(frames[0], ids[0])
+    padded, prompt, _ = track.prepare(frames[0], ids[0])
     assert track.seen == (100, 140)
-    assert padded.shape[:2] == given.prob.shape[1:] == geometry.padded_size((100, 140))
-    assert float(given.prob[0].sum()) == 4 * np.sum(ids[0] == 3)
+    assert padded.shape[:2] == prompt.mask.shape[1:] == geometry.padded_size((100, 140))
+    assert float(prompt.mask[0].sum()) == 4 * np.sum(ids[0] == 3)
 
 
 def test_a_small_video_goes_on_from_its_saved_state(tmp_path):

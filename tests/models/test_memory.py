@@ -21,8 +21,8 @@ def jitted_write(memory, entry, **settings):
 
 def fresh(num_objects=2, **kwargs):
     config = memory_lib.MemoryConfig(**{"capacity": 5, "every": 3, "previous": True} | kwargs)
-    memory = memory_lib.init_memory(config, num_objects, GRID, key_size=1, embed_size=1, value_size=1)
-    return config, memory
+    spec = memory_lib.MemorySpec(config=config, stride=1, key_size=1, embed_size=1, value_size=1)
+    return config, memory_lib.init(spec, num_objects, GRID)
 
 
 def entry(num_objects, fill=1.0):
@@ -96,9 +96,9 @@ def test_usage_evicts_the_least_read_but_not_the_newest():
     memory = write(memory, config, 0, first=(0, 1))
     for frame in (1, 2, 3):
         memory = write(memory, config, frame)
-    mass = np.zeros((2, 4), np.float32)
-    mass[:, np.asarray(memory.slot_frame) == 1] = 0.9  # frame 1 is read, frame 2 is not, frame 3 is new
-    memory = memory_lib.record_usage(memory, jnp.asarray(mass), jnp.ones(2, bool))
+    attention = np.zeros((2, 4), np.float32)
+    attention[:, np.asarray(memory.slot_frame) == 1] = 0.9  # frame 1 is read, frame 2 is not, frame 3 is new
+    memory = memory_lib.record_usage(memory, jnp.asarray(attention), jnp.ones(2, bool))
     assert frames(write(memory, config, 4)) == [0, 1, 3, 4]
 
 
@@ -125,7 +125,7 @@ def test_forgetting_an_object_leaves_the_others_and_frees_its_pin():
     memory = write(memory, config, 0, first=(0,))
     memory = write(memory, config, 1, first=(1,))
     before = memory
-    memory = memory_lib.forget(memory, jnp.asarray([True, False]))
+    memory = memory_lib.remove_objects(memory, jnp.asarray([True, False]))
     assert not np.any(memory.object_in_slot[0]) and not np.any(memory.prob[0])
     np.testing.assert_array_equal(memory.object_in_slot[1], before.object_in_slot[1])
     memory = write(memory, config, 2, pinned=True)  # pins are full; the forgotten object's goes
@@ -164,17 +164,17 @@ def patterned(num_objects, frame, size=3):
 
 def bank(eviction, *, capacity=4, num_objects=2, size=3):
     config = memory_lib.MemoryConfig(capacity=capacity, every=1, eviction=eviction)
-    shape = {"key_size": size, "embed_size": size, "value_size": size}
-    return config, memory_lib.init_memory(config, num_objects, GRID, **shape)
+    spec = memory_lib.MemorySpec(config=config, stride=1, key_size=size, embed_size=size, value_size=size)
+    return config, memory_lib.init(spec, num_objects, GRID)
 
 
-def run(config, memory, length, *, entry_of=patterned, valid=(True, True), mass=None):
-    """Writes frames 0..length-1, every slot read alike, or as `mass` says of its frame."""
+def run(config, memory, length, *, entry_of=patterned, valid=(True, True), attention=None):
+    """Writes frames 0..length-1, every slot read alike, or as `attention` says of its frame."""
     n = memory.first_slot.shape[0]
     for frame in range(length):
         read = np.ones((n, memory.usage.shape[0]), np.float32)
-        if mass is not None:
-            read = np.tile([mass(int(f)) for f in memory.slot_frame], (n, 1)).astype(np.float32)
+        if attention is not None:
+            read = np.tile([attention(int(f)) for f in memory.slot_frame], (n, 1)).astype(np.float32)
         memory = memory_lib.record_usage(memory, jnp.asarray(read), jnp.ones(n, bool))
         memory = jitted_write(
             memory,
@@ -232,9 +232,9 @@ def test_a_frame_that_was_only_the_previous_one_leaves_no_prototypes():
 
 def test_the_more_used_leave_more_prototypes():
     config, memory = bank("consolidate")
-    memory = run(config, memory, 6, mass=lambda frame: 1.0 if frame == 1 else 1e-6)
+    memory = run(config, memory, 6, attention=lambda frame: 1.0 if frame == 1 else 1e-6)
     assert pixels_of(memory, 4) == pixels_of(patterned(2, 1)), "frame 2 was hardly read"
-    memory = run(config, bank("consolidate")[1], 6, mass=lambda frame: 1.0 if frame == 2 else 1e-6)
+    memory = run(config, bank("consolidate")[1], 6, attention=lambda frame: 1.0 if frame == 2 else 1e-6)
     assert pixels_of(memory, 4) == pixels_of(patterned(2, 2)), "its pixels take the places of frame 1's"
 
 
@@ -285,7 +285,7 @@ def test_memory_of_the_long_term_stays_flat():
 def test_removed_objects_leave_no_prototypes_and_later_ones_are_not_in_them():
     config, memory = bank("consolidate")
     memory = run(config, memory, 8)
-    memory = memory_lib.forget(memory, jnp.asarray([True, False]))
+    memory = memory_lib.remove_objects(memory, jnp.asarray([True, False]))
     assert not np.any(memory.prob[0, 4]) and list(np.asarray(memory.object_in_slot[:, 4])) == [False, True]
     for frame in (8, 9):
         memory = jitted_write(
@@ -320,7 +320,7 @@ def test_without_a_long_term_the_memory_is_what_it_was(eviction):
     config, memory = bank(eviction)
     assert memory.prototype_usage is None and memory.key.shape[0] == config.capacity
     assert not [path for path, _ in jax.tree_util.tree_leaves_with_path(memory) if "prototype" in str(path)]
-    memory = run(config, memory, 12, mass=lambda frame: float(frame == 3))
+    memory = run(config, memory, 12, attention=lambda frame: float(frame == 3))
     assert frames(memory) == ([0, 9, 10, 11] if eviction == "fifo" else [0, 3, 10, 11])
     for slot in range(4):
         assert pixels_of(memory, slot) == pixels_of(patterned(2, int(memory.slot_frame[slot])))

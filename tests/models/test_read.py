@@ -17,9 +17,9 @@ GRID, SLOTS, OBJECTS = (4, 6), 3, 2
 def filled_memory(seed=0, dtype=np.float32, grid=GRID):
     """A memory with two full slots, one of them pinned, and one empty slot; object 1 is only in slot 1."""
     rng = np.random.default_rng(seed)
-    memory = memory_lib.init_memory(
-        memory_lib.MemoryConfig(capacity=SLOTS), OBJECTS, grid, key_size=8, embed_size=5, value_size=7
-    )
+    config = memory_lib.MemoryConfig(capacity=SLOTS)
+    spec = memory_lib.MemorySpec(config=config, stride=1, key_size=8, embed_size=5, value_size=7)
+    memory = memory_lib.init(spec, OBJECTS, grid)
     pixel_valid = np.ones((SLOTS, *grid), bool)
     pixel_valid[:, -1, :] = False
     return memory.replace(
@@ -90,8 +90,8 @@ def test_read_equals_a_dense_softmax(variant, affinity, window):
     result = jax.jit(read_lib.read, static_argnums=2)(query, memory, config)
     for name, expected in dense(query, memory, variant, config).items():
         np.testing.assert_allclose(getattr(result, name), expected, atol=3e-5, err_msg=name)
-    np.testing.assert_allclose(np.sum(result.mass, axis=-1), 1.0, atol=1e-5)
-    assert float(result.mass[1, 0]) == 0.0, "object 1 is not in slot 0"
+    np.testing.assert_allclose(np.sum(result.slot_attention, axis=-1), 1.0, atol=1e-5)
+    assert float(result.slot_attention[1, 0]) == 0.0, "object 1 is not in slot 0"
 
 
 def test_query_blocks_do_not_change_the_read(monkeypatch):
@@ -109,7 +109,7 @@ def test_an_empty_memory_reads_zeros_and_large_logits_stay_finite():
     query = jnp.full((*GRID, 8), 1e4)
     empty = memory.replace(slot_valid=jnp.zeros(SLOTS, bool))
     for read in (read_lib.read(query, empty, read_lib.ReadConfig(affinity="dot", search_radius=0.0)),):
-        assert not np.any(read.prob) and not np.any(read.value) and not np.any(read.mass)
+        assert not np.any(read.prob) and not np.any(read.value) and not np.any(read.slot_attention)
     loud = read_lib.read(
         query, memory.replace(key=memory.key * 1e4), read_lib.ReadConfig(affinity="dot", search_radius=0.0)
     )
@@ -247,7 +247,7 @@ def test_another_object_changes_nothing_of_what_one_reads(variant):
     config = dataclasses.replace(NEAR, variant=variant, topk=5)
     alone = read_lib.read(query, memory, config, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
     beside = read_lib.read(query, memory, config, prev)
-    for name in ("value", "prob", "mass"):
+    for name in ("value", "prob", "slot_attention"):
         np.testing.assert_allclose(getattr(alone, name)[0], getattr(beside, name)[0], atol=1e-6)
 
 
@@ -260,7 +260,7 @@ def test_a_large_object_does_not_change_how_finely_another_is_read():
     alone = read_lib.read(query, gone, NEAR, prev)
     everywhere = read_lib.read(query, memory, NEAR)
     near = np.asarray(alone.near[0])
-    for name in ("value", "embed", "prob", "mass"):
+    for name in ("value", "embed", "prob", "slot_attention"):
         a, b = (np.asarray(getattr(x, name)[0]) for x in (alone, beside))
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
     assert np.abs(np.asarray(beside.value - everywhere.value)[0][near]).max() > 1e-6, "far pixels are merged"

@@ -17,10 +17,6 @@ def features(h=2, w=3, seed=0):
     return backbones.Features(c2=level(4, 3), c3=level(8, 4), c4=level(16, 5), c5=level(16, 1))
 
 
-def shared_then_own(net, features, *own):
-    return net(net.frame(features), *own)
-
-
 def test_untrained_it_hands_on_the_memorys_mask_and_every_parameter_can_learn():
     net = refine.RefineNet(channels=(8, 6, 4))
     rng = np.random.default_rng(1)
@@ -28,12 +24,12 @@ def test_untrained_it_hands_on_the_memorys_mask_and_every_parameter_can_learn():
     prob = jnp.asarray(rng.uniform(size=(2, 3)), jnp.float32)
     coarse, prev = jnp.asarray(rng.uniform(size=(2, 8, 12)), jnp.float32)
     inputs = (features(), value, prob, coarse, prev)
-    params = net.init(jax.random.key(0), *inputs, method=shared_then_own)
-    logits = net.apply(params, *inputs, method=shared_then_own)
+    params = net.init(jax.random.key(0), *inputs)
+    logits = net.apply(params, *inputs)
     np.testing.assert_allclose(logits, masks.upsample(refine.logit(prob), 4), atol=1e-5)
 
     def loss(params):
-        return jnp.mean(jnp.square(net.apply(params, *inputs, method=shared_then_own) - 1.0))
+        return jnp.mean(jnp.square(net.apply(params, *inputs) - 1.0))
 
     # Behind a head of zeros nothing learns in the first step; after it, everything does.
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
@@ -53,18 +49,17 @@ def test_windows_refine_as_the_whole_frame_does():
         value=jnp.asarray(rng.normal(size=(n, h, w, 7)), jnp.float32),
         embed=jnp.zeros((n, h, w, 1)),
         prob=jnp.asarray(rng.uniform(size=(n, h, w)), jnp.float32),
-        mass=jnp.zeros((n, 1)),
+        slot_attention=jnp.zeros((n, 1)),
         near=jnp.asarray(near),
     )
     coarse, prev = jnp.asarray(rng.uniform(size=(2, n, 4 * h, 4 * w)), jnp.float32)
     own = read.value[0], read.prob[0], coarse[0], prev[0]
-    params = net.init(jax.random.key(0), features(h, w), *own, method=shared_then_own)
+    params = net.init(jax.random.key(0), features(h, w), *own)
     params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
 
     def run(windowed):
-        return net.apply(
-            params, features(h, w), read, coarse, prev, windowed=windowed, method=refine.refine_all
-        )
+        images = features(h, w), read, coarse, prev
+        return refine.refine_all(net, params["params"], *images, windowed=windowed)
 
     whole, windowed = run(False), jax.jit(run, static_argnums=0)(True)
     # Windows of 20 x 18 cells, from the top to the bottom of the frame; the second one's ends with the frame.

@@ -13,7 +13,8 @@ REACH = 0.125  # one cell
 def remember(*, eviction="fifo", rows=8):
     """One object of 4x4 cells in slot 0; real are the first `rows` rows of the grid."""
     config = memory_lib.MemoryConfig(capacity=4, eviction=eviction)
-    memory = memory_lib.init_memory(config, 1, GRID, key_size=2, embed_size=2, value_size=2)
+    spec = memory_lib.MemorySpec(config=config, stride=1, key_size=2, embed_size=2, value_size=2)
+    memory = memory_lib.init(spec, 1, GRID)
     real = jnp.arange(GRID[0])[:, None] < rows
     return memory.replace(
         prob=memory.prob.at[0, 0, 0:4, 0:4].set(1.0),

@@ -6,14 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import tiny
-from vos_jax.inference import rollout
 from vos_jax.models import backbones, training_free
+from vos_jax.models import config as model_config
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 
 class PointwiseBackbone(nn.Module):
     """Mean colours of each cell: no feature looks beyond its own cell."""
+
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, frame):
@@ -26,12 +29,12 @@ class PointwiseBackbone(nn.Module):
 
 
 def test_more_padding_changes_no_real_mask():
-    model = training_free.TrainingFree(
-        backbone=PointwiseBackbone(),
-        key_size=6,
-        config=training_free.TrainingFreeConfig(window=0),
-        memory_config=memory_lib.MemoryConfig(capacity=4, previous=True),
+    config = model_config.ModelConfig(
+        backbone=PointwiseBackbone,
+        training_free=model_config.TrainingFreeConfig(window=0),
+        memory=memory_lib.MemoryConfig(capacity=4),
     )
+    model = training_free.TrainingFree(config=config)
     frames, ids = tiny.video(4, (64, 64))
 
     def run(padded):
@@ -40,13 +43,13 @@ def test_more_padding_changes_no_real_mask():
         wide = np.pad(frames, [*extra, (0, 0)], constant_values=255)
         first = np.pad(np.stack([ids[:1] == 1, ids[:1] == 2], axis=1), [extra[0], *extra])[0]
         state = state_lib.init_state(model, 2, padded, (64, 64))
-        step = jax.jit(lambda s, f, g: rollout.frame_step(model, {}, s, f, g)[:2])
-        given = state_lib.no_given(2, padded)
+        step = jax.jit(lambda s, f, p: step_lib.step(model, {}, s, f, p))
+        nothing = state_lib.no_prompt(2, padded)
         masks = []
         for index, frame in enumerate(wide):
-            now = given.replace(prob=jnp.asarray(first, jnp.float32), valid=jnp.ones(2, bool))
-            state, prob = step(state, jnp.asarray(frame), given if index else now)
-            masks.append(np.asarray(prob)[:, :16, :16])
+            now = nothing.replace(mask=jnp.asarray(first, jnp.float32), given=jnp.ones(2, bool))
+            state, output = step(state, jnp.asarray(frame), nothing if index else now)
+            masks.append(np.asarray(output.prob)[:, :16, :16])
         return np.stack(masks)
 
     np.testing.assert_allclose(run((64, 64)), run((96, 128)), atol=1e-5)

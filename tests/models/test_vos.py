@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vos_jax.inference import rollout, tracker
+from vos_jax.inference import tracker
 from vos_jax.models import alignment, matching, proposals, read, templates, vos
 from vos_jax.models import config as model_config
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 SIZE = (64, 64)
 
@@ -43,7 +44,7 @@ def test_every_combination_of_template_alignment_and_matching_has_the_right_shap
         value=float32((n, h, w, 8)),
         embed=float32((n, h, w, channels)),
         prob=float32((n, h, w)),
-        mass=float32((n, 3)),
+        slot_attention=float32((n, 3)),
     )
     candidates = proposals.Proposals(
         boxes=float32((5, 4)),
@@ -54,21 +55,13 @@ def test_every_combination_of_template_alignment_and_matching_has_the_right_shap
     weights = shapes_of(model.init, jax.random.key(0))
     names = itertools.product(templates.TEMPLATES, alignment.ALIGNMENTS, matching.MATCHINGS)
     for template, align, match in names:
-        net = vos.VOSNet(tiny.model(template=template, alignment=align, matching=match).config)
-        apply = functools.partial(net.apply, method="match")
-        out = shapes_of(
-            apply,
-            {"params": weights},
-            found,
-            float32((h, w, channels)),
-            candidates,
-            float32((n, 16, 16)),
-            state,
-        )
-        assert out.assignment.shape == (n, 6), (template, align, match)
+        variant = tiny.model(template=template, alignment=align, matching=match)
+        embed = float32((h, w, channels))
+        out = shapes_of(variant.match, weights, found, embed, candidates, state, soft=False)
+        assert out.match.assignment.shape == (n, 6), (template, align, match)
         assert out.coarse.shape == (n, 16, 16)
         assert out.templates.vectors.shape == (n, 25, channels)
-        assert (out.attention is None) == (align in ("none", "pooled"))
+        assert (out.match.attention is None) == (align in ("none", "pooled"))
 
 
 CHOICES = [
@@ -88,16 +81,14 @@ CHOICES = [
 
 def check_clip_shapes(model, size=SIZE, num_objects=3, length=2):
     weights = shapes_of(model.init, jax.random.key(0))
-    given = shapes_of(lambda: state_lib.no_given(num_objects, size))
-    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct((length, *x.shape), x.dtype), given)
+    prompts = shapes_of(lambda: state_lib.no_prompt(num_objects, size))
+    prompts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((length, *x.shape), x.dtype), prompts)
     frames = jax.ShapeDtypeStruct((length, *size, 3), jnp.uint8)
     state = state_shapes(model, num_objects, size)
-    new_state, prob, prediction = shapes_of(
-        functools.partial(rollout.scan, model), weights, state, frames, given
-    )
+    new_state, output = shapes_of(functools.partial(step_lib.scan, model), weights, state, frames, prompts)
     quarter = size[0] // 4, size[1] // 4
-    assert prob.shape == (length, num_objects + 1, *quarter) and prob.dtype == jnp.float32
-    assert prediction.out.coarse.shape == (length, num_objects, *quarter)
+    assert output.prob.shape == (length, num_objects + 1, *quarter) and output.prob.dtype == jnp.float32
+    assert output.prediction.out.coarse.shape == (length, num_objects, *quarter)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new_state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
@@ -147,13 +138,13 @@ def test_scan_equals_streaming(params, follow):
     frames, ids = tiny.video(4)
     streamed = follow(frames, {0: ids[0]})
     model = tiny.model()
-    given = jax.tree.map(lambda x: jnp.stack([x] * 4), state_lib.no_given(4, SIZE))
+    prompts = jax.tree.map(lambda x: jnp.stack([x] * 4), state_lib.no_prompt(4, SIZE))
     masks = np.zeros((4, *SIZE), np.float32)
     masks[0], masks[1] = ids[0] == 1, ids[0] == 2
-    given = given.replace(prob=given.prob.at[0].set(masks), valid=given.valid.at[0, :2].set(True))
+    prompts = prompts.replace(mask=prompts.mask.at[0].set(masks), given=prompts.given.at[0, :2].set(True))
     state = state_lib.init_state(model, 4, SIZE, SIZE)
-    run = jax.jit(lambda p, s, f, g: rollout.scan(model, p, s, f, g)[1])
-    prob = run(params, state, jnp.asarray(frames), given)
+    run = jax.jit(functools.partial(step_lib.scan, model))
+    prob = run(params, state, jnp.asarray(frames), prompts)[1].prob
     for t in range(1, 4):
         full = jax.image.resize(prob[t, :3], (3, *SIZE), "bilinear")
         np.testing.assert_allclose(streamed[t].prob, full, atol=2e-5)
@@ -168,8 +159,8 @@ def remembered(params):
     @jax.jit
     def run(params, frames, masks):
         state = state_lib.init_state(model, 2, SIZE, SIZE)
-        given = state_lib.no_given(2, SIZE).replace(prob=masks, valid=jnp.ones(2, bool))
-        state, _, _ = rollout.frame_step(model, params, state, frames[0], given)
+        prompt = state_lib.no_prompt(2, SIZE).replace(mask=masks, given=jnp.ones(2, bool))
+        state, _ = step_lib.step(model, params, state, frames[0], prompt)
         return state, model.encode(params, frames[1], state.frame_size)
 
     masks = jnp.stack([ids[0] == 1, ids[0] == 2]).astype(jnp.float32)
@@ -177,7 +168,7 @@ def remembered(params):
     return state, state_lib.grow(state, 4), encoded
 
 
-def supplied(count, capacity):
+def made_proposals(count, capacity):
     """`count` real proposals in `capacity` places; what fills the rest is large and invalid."""
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 30, (count, 2))
@@ -198,20 +189,23 @@ def test_padding_objects_and_proposals_changes_nothing(params, remembered, match
         proposals=tiny.NO_NETWORK,
         read=read.ReadConfig(variant="object", affinity="dot", search_radius=0.0),
     )
-    predict = jax.jit(model.predict)
-    small = predict(params, encoded, small_state, supplied(5, 5))
-    large = predict(params, encoded, large_state, supplied(5, 12))
+    track = jax.jit(model.track)
+    small = track(params, encoded.replace(proposals=made_proposals(5, 5)), small_state)
+    large = track(params, encoded.replace(proposals=made_proposals(5, 12)), large_state)
     np.testing.assert_allclose(small.prob, large.prob[:2], atol=1e-5)
     np.testing.assert_allclose(small.presence, large.presence[:2], atol=1e-5)
     columns = [*range(5), 12, 13]  # the real ones, then the two propagated masks
-    np.testing.assert_allclose(small.out.similarity, large.out.similarity[:2][:, columns], atol=1e-5)
-    np.testing.assert_allclose(small.out.assignment[:, :-1], large.out.assignment[:2][:, columns], atol=1e-5)
+    np.testing.assert_allclose(
+        small.out.match.similarity, large.out.match.similarity[:2][:, columns], atol=1e-5
+    )
+    wanted, found = small.out.match.assignment[:, :-1], large.out.match.assignment[:2][:, columns]
+    np.testing.assert_allclose(wanted, found, atol=1e-5)
 
 
 def test_bfloat16_agrees_with_float32(params, remembered):
     """Within 0.06 of probability at 99 % of pixels; matching may choose another of two equal proposals."""
     state, _, encoded = remembered
-    exact = jax.jit(tiny.model().predict)(params, encoded, state).prob
+    exact = jax.jit(tiny.model().track)(params, encoded, state).prob
     model = tiny.model(dtype="bfloat16")
     memory = state.memory
     memory = memory.replace(
@@ -219,8 +213,12 @@ def test_bfloat16_agrees_with_float32(params, remembered):
         embed=memory.embed.astype(jnp.bfloat16),
         value=memory.value.astype(jnp.bfloat16),
     )
-    encoded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
-    rounded = jax.jit(model.predict)(params, encoded, state.replace(memory=memory)).prob
+    encoded = encoded.replace(
+        key=encoded.key.astype(jnp.bfloat16),
+        embed=encoded.embed.astype(jnp.bfloat16),
+        features=jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded.features),
+    )
+    rounded = jax.jit(model.track)(params, encoded, state.replace(memory=memory)).prob
     assert rounded.dtype == jnp.float32
     assert np.quantile(np.abs(np.asarray(exact - rounded)), 0.99) < 0.06
 
@@ -236,14 +234,14 @@ def test_an_alignment_of_ones_own_needs_no_edit_of_the_package(params, remembere
 
     state, _, encoded = remembered
     model = tiny.model(alignment=best_location)
-    own = jax.jit(model.predict)(params, encoded, state)
-    assert np.all(np.isfinite(own.prob)) and own.out.attention.shape[-1] == 25
+    own = jax.jit(model.track)(params, encoded, state)
+    assert np.all(np.isfinite(own.prob)) and own.out.match.attention.shape[-1] == 25
 
 
 def test_an_object_matched_to_nothing_is_absent(params, remembered):
     """A null cost below every other sends all objects to their null columns."""
     state, _, encoded = remembered
-    certain = {**params, "null_cost": jnp.asarray(-5.0)}
-    prediction = jax.jit(tiny.model().predict)(certain, encoded, state)
+    certain = {**params, "matcher": {**params["matcher"], "null_cost": jnp.asarray(-5.0)}}
+    prediction = jax.jit(tiny.model().track)(certain, encoded, state)
     np.testing.assert_allclose(prediction.presence, 0.0, atol=1e-5)
     assert not np.any(prediction.out.coarse)

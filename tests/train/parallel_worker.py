@@ -15,7 +15,7 @@ import optax
 
 from tests import tiny
 from vos_jax import processes
-from vos_jax.train import parallel, state, step
+from vos_jax.train import clip_loss, parallel, state
 
 VARIANTS = {
     # name: (devices, settings)
@@ -64,9 +64,9 @@ def problem(name):
     params = model.init(jax.random.key(0))
     kernel = params["refine"]["logit"]["kernel"]
     params["refine"]["logit"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)
-    return step.make_loss_fn(model, step.ClipLossConfig(sampling_begin=0, unroll=False)), jax.device_get(
-        params
-    )
+    return clip_loss.make_loss_fn(
+        model, clip_loss.ClipLossConfig(sampling_begin=0, unroll=False)
+    ), jax.device_get(params)
 
 
 def clips():

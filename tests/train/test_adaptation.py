@@ -8,8 +8,8 @@ import pytest
 from tests import tiny
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import followers, loading, segmenter, snapshots, tracker, views
-from vos_jax.models import memory
+from vos_jax.inference import followers, segmenter, snapshots, tracker, views
+from vos_jax.models import memory, training_free
 from vos_jax.train import adaptation
 
 SIZE = (64, 64)
@@ -103,7 +103,7 @@ def test_a_track_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, again.learned, track.learned)
     np.testing.assert_array_equal([again.step(frame).ids for frame in frames[2:]], whole[2:])
 
-    other = tiny.model(proposals=tiny.NO_NETWORK, memory=MODEL.memory_config, refine_channels=(8, 8, 8))
+    other = tiny.model(proposals=tiny.NO_NETWORK, memory=MODEL.config.memory, refine_channels=(8, 8, 8))
     narrow = tracker.Tracker(other, other.init(jax.random.key(0)))
     with pytest.raises(errors.VosError, match=r"learned\['refine'\].* this model needs"):
         snapshots.load(tmp_path / "state", narrow, "tiny")
@@ -147,7 +147,7 @@ def test_edits_of_a_frame_are_learned_from_what_was_known_before_it(params):
 
 def test_who_adapts(params):
     config = configs.load("default", ["inference.adaptation.steps=3"])
-    free, _ = loading.make_training_free(config.model)
+    free = training_free.TrainingFree(config=config.model)
     made = followers.make_adapter(config, MODEL)
     assert isinstance(made, adaptation.Adapter)
     assert followers.make_adapter(config, tiny.model(refine=False)) is None

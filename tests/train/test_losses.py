@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vos_jax import errors
-from vos_jax.models import masks, proposals, vos
+from vos_jax.models import masks, matcher, proposals, vos
 from vos_jax.models import read as read_lib
 from vos_jax.train import losses
 
@@ -102,15 +102,16 @@ def frame(num_objects=N, num_proposals=P, grid=(H, W), seed=0):
     rng = np.random.default_rng(seed)
     shown = rng.random((num_proposals + num_objects, *grid), np.float32)
     out = vos.Out(
-        detections=None,
         proposals=candidates(shown, [True] * len(shown)),
         templates=None,
-        attention=None,
-        similarity=rng.uniform(-1, 1, (num_objects, len(shown))).astype(np.float32),
-        iou=None,
-        cost=rng.uniform(-1, 0, (num_objects, len(shown))).astype(np.float32),
-        null_cost=np.full(num_objects, -0.5, np.float32),
-        assignment=None,
+        match=matcher.Match(
+            attention=None,
+            similarity=rng.uniform(-1, 1, (num_objects, len(shown))).astype(np.float32),
+            iou=None,
+            cost=rng.uniform(-1, 0, (num_objects, len(shown))).astype(np.float32),
+            null_cost=np.full(num_objects, -0.5, np.float32),
+            assignment=None,
+        ),
         coarse=rng.random((num_objects, *grid), np.float32),
         refined_logits=None,
     )

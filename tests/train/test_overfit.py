@@ -8,10 +8,11 @@ import numpy as np
 import optax
 
 from tests import tiny
-from vos_jax.inference import rollout
-from vos_jax.models import masks, proposal_sources
+from vos_jax.models import masks
 from vos_jax.models import state as state_lib
-from vos_jax.train import step as step_lib
+from vos_jax.models import step as step_lib
+from vos_jax.train import clip_loss
+from vos_jax.train import oracle as oracle_lib
 
 SIZE, STEPS = (64, 64), 200
 
@@ -34,26 +35,25 @@ def clip():
 
 def follow(model, params, frames, ids):
     """Masks of frames 1 and 2 given the first, with the oracle's proposals: refined and coarse."""
-    truth = step_lib.truth_of(ids, 2)
+    truth = clip_loss.truth_of(ids, 2)
     keys = jax.random.split(jax.random.key(7), len(frames))
 
     def oracle(truth, key):
-        inputs = proposal_sources.SourceInputs(
-            frame_size=jnp.asarray(SIZE, jnp.float32), truth_prob=truth, truth_valid=jnp.ones(2, bool)
-        )
-        return proposal_sources.groundtruth(inputs, config=model.config.proposals, key=key)
+        size = jnp.asarray(SIZE, jnp.float32)
+        capacity = model.config.proposals.capacity
+        return oracle_lib.oracle(truth, jnp.ones(2, bool), size, key, capacity=capacity)
 
-    given = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_given(2, SIZE))
+    prompts = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_prompt(2, SIZE))
     first = (ids[0][None] == jnp.asarray([1, 2], jnp.uint8)[:, None, None]).astype(jnp.float32)
-    given = given.replace(
-        prob=given.prob.at[0].set(first),
-        valid=given.valid.at[0].set(True),
-        proposals=jax.vmap(oracle)(truth, keys),
-    )
+    prompts = prompts.replace(mask=prompts.mask.at[0].set(first), given=prompts.given.at[0].set(True))
+
+    def step(state, inputs):
+        return step_lib.step(model, params, state, *inputs)
+
     state = state_lib.init_state(model, 2, SIZE, SIZE)
-    _, prob, prediction = rollout.scan(model, params, state, frames, given)
-    refined = masks.upsample(prob, 4)[1:, 1:] > 0.5
-    coarse = masks.upsample(prediction.out.coarse, 4)[1:] > 0.5
+    _, output = jax.lax.scan(step, state, (frames, prompts, jax.vmap(oracle)(truth, keys)))
+    refined = masks.upsample(output.prob, 4)[1:, 1:] > 0.5
+    coarse = masks.upsample(output.prediction.out.coarse, 4)[1:] > 0.5
     return refined, coarse
 
 
@@ -64,11 +64,11 @@ def mean_j(predicted, ids):
 
 
 def test_one_clip_is_learned_and_every_parameter_group_gets_a_gradient():
-    model = tiny.model(hard=False)
+    model = tiny.model()
     params = tiny.params()
     batch = jax.tree.map(lambda x: jnp.asarray(x)[None], clip())
-    config = step_lib.ClipLossConfig(sampling_begin=STEPS // 2, oracle_prob=1.0, oracle_end=100 * STEPS)
-    loss_fn = step_lib.make_loss_fn(model, config)
+    config = clip_loss.ClipLossConfig(sampling_begin=STEPS // 2, oracle_prob=1.0, oracle_end=100 * STEPS)
+    loss_fn = clip_loss.make_loss_fn(model, config)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(5e-3, STEPS)))
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -87,12 +87,11 @@ def test_one_clip_is_learned_and_every_parameter_group_gets_a_gradient():
             touched = now if touched is None else jax.tree.map(lambda a, b: a or b, touched, now)
         first, last = (metrics if first is None else first), metrics
     silent = [jax.tree_util.keystr(p) for p, hit in jax.tree_util.tree_leaves_with_path(touched) if not hit]
-    # Other data sets' lambdas share one array with this one's, so no leaf may stay without a gradient.
     assert not silent, silent
     assert last["loss"] < 0.5 * first["loss"]
 
     frames, ids = jnp.asarray(batch["frames"][0]), jnp.asarray(batch["ids"][0])
-    run = jax.jit(functools.partial(follow, tiny.model(hard=True)))
+    run = jax.jit(functools.partial(follow, model))
     refined, coarse = run(params, frames, ids)
     j_refined, j_coarse = mean_j(refined, np.asarray(ids)), mean_j(coarse, np.asarray(ids))
     print(f"J refined {j_refined:.3f}, coarse {j_coarse:.3f}, loss {first['loss']:.2f} -> {last['loss']:.2f}")

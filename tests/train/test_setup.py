@@ -7,7 +7,6 @@ import pytest
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.models import config as model_config
 from vos_jax.train import optim, setup
 
 RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "train_lite0", "paper")
@@ -16,7 +15,7 @@ RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "t
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_whole_and_hold_back_what_is_evaluated(name):
     train = configs.load(name).train
-    train.data.check(model_config.DATASETS)
+    train.data.check(setup.datasets_of(configs.load(name).model, train))
     optim.schedule(train.optim, train.steps)
     held = set(train.held_out.sequences)
     assert len(held) == 7

@@ -190,7 +190,7 @@ def test_killed_stopped_and_resumed_over_and_over_equals_uninterrupted(place):
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_batch(place):
     params = traverse_util.flatten_dict(jax.device_get(tiny.params(proposals=tiny.NO_NETWORK)), sep="/")
-    params["null_cost"] = np.float32(np.nan)
+    params["matcher/null_cost"] = np.float32(np.nan)
     broken = {**params, "key_head/kernel": np.full_like(params["key_head/kernel"], np.nan)}
     safetensors.numpy.save_file(
         {key: np.asarray(value) for key, value in broken.items()},

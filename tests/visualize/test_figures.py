@@ -20,9 +20,9 @@ from vos_jax.visualize import alignment, failures, figures, memory, sheet
 
 def random_memory(seed=0, grid=(3, 4), slots=3, objects=2):
     rng = np.random.default_rng(seed)
-    empty = memory_lib.init_memory(
-        memory_lib.MemoryConfig(capacity=slots), objects, grid, key_size=5, embed_size=2, value_size=2
-    )
+    config = memory_lib.MemoryConfig(capacity=slots)
+    spec = memory_lib.MemorySpec(config=config, stride=1, key_size=5, embed_size=2, value_size=2)
+    empty = memory_lib.init(spec, objects, grid)
     return empty.replace(
         key=jnp.asarray(rng.normal(size=empty.key.shape), jnp.float32),
         prob=jnp.asarray(rng.random(empty.prob.shape), jnp.float32),
@@ -138,7 +138,7 @@ def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
 def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
     """Runs eval.py --visualize and returns the names of what it drew, each looked at."""
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=5, size=(64, 96), objects=2)
-    monkeypatch.setattr(program.loading, "make_model", lambda *_: (model, params, "tiny"))
+    monkeypatch.setattr(program.weights, "load_model", lambda *_: (model, params, "tiny"))
     arguments = ["--config", "davis17", "--data", str(root), "--out", str(tmp_path / "out")]
     assert program.main([*arguments, "--visualize", ",".join(kinds), "--frame", "3"]) == 0
     found = sorted(path.name for path in (tmp_path / "out/figures").iterdir())
@@ -178,7 +178,7 @@ def test_eval_draws_every_figure_of_the_full_model(tmp_path, monkeypatch, capsys
 
 def test_what_cannot_be_drawn_is_refused_before_work_starts(tmp_path, monkeypatch, capsys):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(32, 48), objects=1)
-    monkeypatch.setattr(program.loading, "make_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
     arguments = ["--config", "davis17", "--data", str(root), "--out", str(tmp_path / "out")]
     for more, match in (
         (["--visualize", "masks,dreams"], "there are masks, memory, alignment, failures"),

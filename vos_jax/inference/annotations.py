@@ -31,11 +31,11 @@ def check(annotations: Mapping[int, np.ndarray], tracker: Bounded) -> None:
         for user_id in present:
             first_frames.setdefault(user_id, index)
         if present and index not in first_frames.values():
-            check_correction(index, first_frames, tracker.model.memory_config.max_pins)
+            check_correction(index, first_frames, tracker.model.memory_spec.config.max_pins)
     if not first_frames:
         raise errors.VosError("no annotated frame holds an object")
     tracker.bucket(len(first_frames))
-    check_pins(first_frames, tracker.model.memory_config.max_pins)
+    check_pins(first_frames, tracker.model.memory_spec.config.max_pins)
 
 
 def check_pins(first_frames: Mapping[int, int], max_pins: int) -> None:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.models import masks, vos
 from vos_jax.models import state as state_lib
-from vos_jax.models import vos
 from vos_jax.typing import Bool, Float, UInt8
 
 CERTAIN = 0.9
@@ -29,7 +29,15 @@ class BoxMasks:
         self._params = params
         self._head = None
         if isinstance(model, vos.VOS) and model.config.uses_network:
-            self._head = jax.jit(model.mask_of_box)
+
+            def mask_of_box(
+                params: Any, frame: jax.Array, box: jax.Array, frame_size: jax.Array
+            ) -> jax.Array:
+                encoded = model.encode(params, frame, frame_size)
+                prob = model.mask_of_box(params, encoded, box, frame_size)
+                return masks.upsample(prob, geometry.MASK_STRIDE)
+
+            self._head = jax.jit(mask_of_box)
 
     def __call__(
         self, frame: UInt8[np.ndarray, "H W 3"], corner: tuple[float, float], opposite: tuple[float, float]

@@ -70,4 +70,4 @@ class EvalConfig:
 
     def __post_init__(self):
         checks.at_least(self, 1, "workers")
-        checks.one_of(self, "intermediates", vos.STAGES)
+        checks.one_of(self, "intermediates", vos.INTERMEDIATES)

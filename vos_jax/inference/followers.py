@@ -4,7 +4,7 @@ from typing import Any
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import direction, loading, tracker, views
+from vos_jax.inference import direction, tracker, views
 from vos_jax.models import state as state_lib
 from vos_jax.models import training_free, vos
 from vos_jax.train import adaptation
@@ -35,7 +35,6 @@ def make_follower(
         buckets=config.inference.object_buckets,
         with_prob=soft,
         stages=config.eval.intermediates,
-        dataset=loading.dataset_index(config.model),
         num_proposals=num_proposals,
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
@@ -50,7 +49,6 @@ def make_plain(config: configs.Config, model: state_lib.Model, params: Any) -> t
         model,
         params,
         buckets=config.inference.object_buckets,
-        dataset=loading.dataset_index(config.model),
         min_size=config.inference.min_size,
         max_size=config.inference.max_size,
         adapter=make_adapter(config, model),
@@ -71,8 +69,7 @@ def make_adapter(config: configs.Config, model: state_lib.Model) -> adaptation.A
     if not adapts(config, model):
         return None
     assert isinstance(model, vos.VOS)  # else it does not adapt
-    dataset = loading.dataset_index(config.model)
-    return adaptation.Adapter(model, config.inference.adaptation, dataset, config.seed)
+    return adaptation.Adapter(model, config.inference.adaptation, config.seed)
 
 
 def check(config: configs.Config, model: state_lib.Model, adapt: int | None) -> None:

@@ -48,10 +48,11 @@ import numpy as np
 from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import box_masks, followers, loading, snapshots, tracked, tracker
+from vos_jax.inference import box_masks, followers, snapshots, tracked, tracker
 from vos_jax.models import config as model_config
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import weights
 from vos_jax.models.backbones import pretrained
 from vos_jax.typing import Bool, Float, UInt8
 
@@ -78,7 +79,6 @@ class Segmenter:
       model, params: any `state.Model` and its parameters; `from_pretrained` finds them by name.
       buckets: capacities for objects; see `Tracker`.
       min_size, max_size: limits of the working size; see `geometry.working_size`. 0: none.
-      dataset: index of the data set whose lambda the matching uses.
       adapter: learns from the masks that are given (`followers.make_adapter`); default: nothing does.
     """
 
@@ -90,7 +90,6 @@ class Segmenter:
         buckets: Sequence[int] = tracker.DEFAULT_BUCKETS,
         min_size: int = 0,
         max_size: int = 0,
-        dataset: int = 0,
         adapter: tracker.Adapter | None = None,
     ):
         self._tracker = tracker.Tracker(
@@ -100,7 +99,6 @@ class Segmenter:
             keep_states=True,
             min_size=min_size,
             max_size=max_size,
-            dataset=dataset,
             adapter=adapter,
         )
         self._fingerprint = snapshots.fingerprint(model, params)
@@ -140,14 +138,13 @@ class Segmenter:
             source = "none"
         else:
             source = str(shipped_weights(name) if checkpoint is None else checkpoint)
-        model, params, _ = loading.make_model(config.model, source)
+        model, params, _ = weights.load_model(config.model, source)
         return cls(
             model,
             params,
             buckets=config.inference.object_buckets,
             min_size=config.inference.min_size,
             max_size=config.inference.max_size,
-            dataset=loading.dataset_index(config.model),
             adapter=followers.make_adapter(config, model),
         )
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import rollout, tracked
+from vos_jax.inference import tracked
 from vos_jax.models import masks, vos
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 DEFAULT_BUCKETS = (1, 2, 3, 5, 8, 13, 21, 34, 64)
 
@@ -37,7 +38,6 @@ class Tracker:
       buckets: capacities for objects; each is compiled once.
       with_prob: whether results carry soft masks.
       keep_states: whether earlier snapshots stay usable as a track goes on: a copy of the memory per frame.
-      dataset: index of the data set whose lambda the matching uses (`loading.dataset_index`).
       num_proposals: places in every frame for proposals from elsewhere; 0: they are the model's own.
       min_size, max_size: limits of the working size (`geometry.working_size`). Masks have the frames' size.
       adapter: learns from every frame in which masks are given; None: nothing does.
@@ -57,7 +57,6 @@ class Tracker:
         with_prob: bool = False,
         stages: Sequence[str] = (),
         keep_states: bool = False,
-        dataset: int = 0,
         num_proposals: int = 0,
         min_size: int = 0,
         max_size: int = 0,
@@ -68,9 +67,10 @@ class Tracker:
         self.buckets = tuple(sorted(buckets))
         self.with_prob = with_prob
         self.stages = tuple(stages)
-        if unknown := [name for name in stages if name not in vos.STAGES]:
-            raise errors.VosError(f"no stage {unknown[0]!r} to show; there are: {', '.join(vos.STAGES)}")
-        self.dataset = dataset
+        if unknown := [name for name in stages if name not in vos.INTERMEDIATES]:
+            raise errors.VosError(
+                f"no stage {unknown[0]!r} to show; there are: {', '.join(vos.INTERMEDIATES)}"
+            )
         self.num_proposals = num_proposals
         self.min_size, self.max_size = min_size, max_size
         self.adapter = adapter
@@ -85,12 +85,20 @@ class Tracker:
         return len(self._steps)
 
     def _step(
-        self, params: Any, state: state_lib.State, frame: jax.Array, given: state_lib.Given, *, soft: bool
+        self,
+        params: Any,
+        state: state_lib.State,
+        frame: jax.Array,
+        prompt: state_lib.PromptArrays,
+        proposals: proposals_lib.Proposals | None,
+        *,
+        soft: bool,
     ):
-        state, prob, prediction = rollout.frame_step(self.model, params, state, frame, given)
+        state, output = step_lib.step(self.model, params, state, frame, prompt, proposals)
+        prob, prediction = output.prob, output.prediction
         ids = masks.to_ids(prob, geometry.MASK_STRIDE)
         full = masks.upsample(prob, geometry.MASK_STRIDE) if soft else None
-        stages = {name: vos.STAGES[name](prediction.out) for name in self.stages}
+        stages = {name: vos.INTERMEDIATES[name](prediction.out) for name in self.stages}
         stages = {
             name: masks.to_ids(masks.aggregate(x, state.object_valid), geometry.MASK_STRIDE)
             for name, x in stages.items()
@@ -98,7 +106,14 @@ class Tracker:
         return state, ids, prediction.presence, full, stages
 
     def step(
-        self, params: Any, state: state_lib.State, frame: np.ndarray, given: state_lib.Given, *, soft: bool
+        self,
+        params: Any,
+        state: state_lib.State,
+        frame: np.ndarray,
+        prompt: state_lib.PromptArrays,
+        proposals: proposals_lib.Proposals | None = None,
+        *,
+        soft: bool,
     ):
         """Runs the compiled step for these shapes, compiling it first where that is new.
 
@@ -106,14 +121,15 @@ class Tracker:
           params: the tracker's, or a track's.
           soft: whether probabilities are returned at the frame's size, too.
         """
-        shapes = frame.shape, given.valid.shape[0], soft
+        shapes = frame.shape, prompt.given.shape[0], soft
         if shapes not in self._steps:
             start = time.perf_counter()
             # Ahead of time: such a program refuses other shapes instead of silently compiling again.
-            self._steps[shapes] = self._jitted.lower(params, state, frame, given, soft=soft).compile()
+            lowered = self._jitted.lower(params, state, frame, prompt, proposals, soft=soft)
+            self._steps[shapes] = lowered.compile()
             self.seconds["compile"] += time.perf_counter() - start
         start = time.perf_counter()
-        outputs = jax.block_until_ready(self._steps[shapes](params, state, frame, given))
+        outputs = jax.block_until_ready(self._steps[shapes](params, state, frame, prompt, proposals))
         self.seconds["inference"] += time.perf_counter() - start
         self.frames += 1
         return outputs
@@ -217,7 +233,7 @@ class Track:
         self.seen = seen
         self.padded = geometry.padded_size(seen)
         if state is None:
-            state = state_lib.init_state(tracker.model, capacity, self.padded, seen, tracker.dataset)
+            state = state_lib.init_state(tracker.model, capacity, self.padded, seen)
         self.state = state
         self.objects: dict[int, int] = {}  # user's id -> index in the state
         self._first_frames: dict[int, int] = {}  # user's id -> frame of its first annotation
@@ -227,7 +243,7 @@ class Track:
         self._no_proposals = None
         if tracker.num_proposals:
             self._no_proposals = jax.device_put(proposals_lib.empty(tracker.num_proposals, self.padded))
-        self._nothing = self._given_nothing(capacity)
+        self._nothing = self._no_prompt(capacity)
 
     @property
     def capacity(self) -> int:
@@ -270,9 +286,9 @@ class Track:
           VosError: wrong size, too many objects, an unknown id to remove, or proposals that have no places.
             The track stays as it was.
         """
-        padded, given = self.prepare(frame, ids, remove, proposals)
+        inputs = self.prepare(frame, ids, remove, proposals)
         soft = self.tracker.with_prob or self.seen != self.size
-        outputs = self.tracker.step(self.params, self.state, padded, given, soft=soft)
+        outputs = self.tracker.step(self.params, self.state, *inputs, soft=soft)
         self.state, seen_ids, presence, prob, stages = outputs
         self.index += 1
         table = np.zeros(256, np.uint8)
@@ -316,8 +332,8 @@ class Track:
         ids: np.ndarray | None = None,
         remove: Iterable[int] = (),
         proposals: proposals_lib.Proposals | None = None,
-    ) -> tuple[np.ndarray, state_lib.Given]:
-        """Returns what the model's step takes for the next frame; new objects get their indices here.
+    ) -> tuple[np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None]:
+        """Returns the frame, prompt and proposals for `step.step`; new objects get their indices here.
 
         Arguments and errors as `step`.
         """
@@ -328,12 +344,11 @@ class Track:
             )
         if proposals is not None:
             self._check_proposals(proposals)
-        given = self._given(ids, tuple(remove))
-        if proposals is not None:
-            given = given.replace(proposals=proposals)
-        return geometry.pad(geometry.resize_frame(frame, self.seen), self.padded), given
+        prompt = self._prompt(ids, tuple(remove))
+        padded = geometry.pad(geometry.resize_frame(frame, self.seen), self.padded)
+        return padded, prompt, self._no_proposals if proposals is None else proposals
 
-    def _given(self, ids: np.ndarray | None, remove: tuple[int, ...]) -> state_lib.Given:
+    def _prompt(self, ids: np.ndarray | None, remove: tuple[int, ...]) -> state_lib.PromptArrays:
         """Turns the user's ids into the model's indices; changes this track only when all is well."""
         if ids is None and not remove:
             return self._nothing
@@ -353,32 +368,31 @@ class Track:
             if user_id not in objects:
                 objects[user_id] = min(set(range(len(objects) + 1)) - set(objects.values()))
                 first_frames[user_id] = self.index
-        annotations_lib.check_pins(first_frames, self.tracker.model.memory_config.max_pins)
+        max_pins = self.tracker.model.memory_spec.config.max_pins
+        annotations_lib.check_pins(first_frames, max_pins)
         capacity = self.tracker.bucket(max(len(objects), 1))
         if present and set(present) <= set(self.objects) - set(remove):
-            frame = int(self.state.frame_index)
-            annotations_lib.check_correction(frame, first_frames, self.tracker.model.memory_config.max_pins)
+            annotations_lib.check_correction(int(self.state.frame_index), first_frames, max_pins)
         if capacity > self.capacity:
             self.state = state_lib.grow(self.state, capacity)
-            self._nothing = self._given_nothing(capacity)
-        given = self._nothing
-        valid, removed = np.array(given.valid), np.array(given.remove)
+            self._nothing = self._no_prompt(capacity)
+        prompt = self._nothing
+        given, removed = np.array(prompt.given), np.array(prompt.removed)
         for user_id in remove:
             removed[self.objects[user_id]] = True
         if ids is not None:
             slots = np.zeros(256, np.uint8)  # user's id -> 1 + index in the state
             for user_id in present:
                 slots[user_id] = 1 + objects[user_id]
-                valid[objects[user_id]] = True
+                given[objects[user_id]] = True
             slot_ids = geometry.pad(slots[geometry.resize_ids(ids, self.seen)], self.padded, mode="constant")
             prob = masks.one_hot(slot_ids, self.capacity).astype(np.float32)
-            given = given.replace(prob=jnp.asarray(prob))
+            prompt = prompt.replace(mask=jnp.asarray(prob))
         self.objects, self._first_frames = objects, first_frames
-        return given.replace(valid=jnp.asarray(valid), remove=jnp.asarray(removed))
+        return prompt.replace(given=jnp.asarray(given), removed=jnp.asarray(removed))
 
-    def _given_nothing(self, capacity: int) -> state_lib.Given:
-        nothing = jax.device_put(state_lib.no_given(capacity, self.padded))
-        return nothing.replace(proposals=self._no_proposals)
+    def _no_prompt(self, capacity: int) -> state_lib.PromptArrays:
+        return jax.device_put(state_lib.no_prompt(capacity, self.padded))
 
     def _check_proposals(self, proposals: proposals_lib.Proposals) -> None:
         """Raises VosError where another program would have to be compiled for these."""

@@ -13,12 +13,56 @@ from vos_jax.models import matching as matching_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
-from vos_jax.models import training_free as training_free_lib
-
-DATASETS = ("default", "static", "davis", "youtube_vos")
-"""Data sets that have a lambda of their own, in the order of the parameter `lambda_logit`."""
 
 DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingFreeConfig:
+    """Label propagation, the model of `--checkpoint none`.
+
+    Attributes:
+      features: Backbone stages whose unit vectors are the keys, each counting the same: c2, c3, c4, c5.
+      stride: Pixels per cell: 16; 8 is finer and some 10 times as slow, 4 more so (a window of 15 and a
+        capacity of 4 suit 8). Finer stages are averaged onto the grid, coarser ones upsampled.
+      centred: Whether each frame's mean feature is taken off.
+      temperature: Softmax temperature of cosine similarity.
+      topk: How many memory pixels vote for a pixel.
+      window: How far from its own place a pixel reads unpinned slots, in cells; 0 = everywhere.
+      previous: Whether the previous frame has a slot, in place of model.memory.previous.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    features: tuple[str, ...] = ("c3", "c4")
+    temperature: float = 0.1
+    topk: int = 10
+    stride: int = 16
+    centred: bool = True
+    window: int = 8
+    previous: bool = True
+
+    @property
+    def read(self) -> read_lib.ReadConfig:
+        """The read: cosine similarity, the highest `topk` vote."""
+        return read_lib.ReadConfig(
+            variant="topk",
+            affinity="dot",
+            scale=1.0 / self.temperature,
+            topk=self.topk,
+            window=self.window,
+            search_radius=0.0,
+        )
+
+    def __post_init__(self):
+        checks.not_empty(self, "features")
+        checks.one_of(self, "features", backbones.STRIDES)
+        checks.at_least(self, 1, "topk")
+        checks.at_least(self, 0, "window")
+        checks.at_least(self, 1e-6, "temperature")
+        if self.stride not in (4, 8, 16):
+            raise errors.VosError(f"stride is {self.stride}; it is 4, 8 or 16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +73,8 @@ class ModelConfig:
       variant: Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
       dtype: Type that the network computes in: "float32" or "bfloat16". Parameters, softmax and losses stay
         float32.
-      dataset: Training set whose similarity/IoU balance (lambda) matching uses, or "default".
+      dataset: Data set whose similarity/IoU balance (lambda) matching uses: one that the weights were trained
+        on, or "default".
       backbone: A name in `backbones.BACKBONES`, or a callable `(dtype=...) -> flax module`.
       key_size: Channels of the keys, Ck.
       embed_size: Channels of the embeddings, Ce.
@@ -72,7 +117,7 @@ class ModelConfig:
     memory: memory_lib.MemoryConfig = memory_lib.MemoryConfig()
     read: read_lib.ReadConfig = read_lib.ReadConfig()
     proposals: proposals_lib.ProposalConfig = proposals_lib.ProposalConfig()
-    training_free: training_free_lib.TrainingFreeConfig = training_free_lib.TrainingFreeConfig()
+    training_free: TrainingFreeConfig = TrainingFreeConfig()
 
     def __post_init__(self):
         checks.one_of(self, "variant", VARIANTS)
@@ -82,7 +127,6 @@ class ModelConfig:
         checks.known_name(self, "alignment", alignment_lib.ALIGNMENTS)
         checks.known_name(self, "matching", matching_lib.MATCHINGS)
         checks.at_least(self, 1, "refine_channels")
-        checks.one_of(self, "dataset", DATASETS)
         checks.one_of(self, "iou_with", ("previous", "propagated"))
         checks.at_least(self, 1, "key_size", "embed_size", "value_size", "match_size", "template_size")
 

@@ -91,25 +91,43 @@ class Entry(flax.struct.PyTreeNode):
     pixel_valid: Bool[Array, "h w"]
 
 
-def init_memory(
-    config: MemoryConfig,
-    num_objects: int,
-    grid: tuple[int, int],
-    *,
-    key_size: int,
-    embed_size: int,
-    value_size: int,
-    dtype: DTypeLike = jnp.float32,
-) -> Memory:
-    """Returns an empty memory of `config.capacity` slots for `num_objects` objects on a (h, w) grid.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemorySpec:
+    """The memory that a model needs.
 
-    For the long term there is one slot more.
+    Attributes:
+      config: The write policy.
+      stride: Pixels of the padded frame per cell.
+      key_size: Channels of the keys, Ck.
+      embed_size: Channels of the embeddings, Ce.
+      value_size: Channels of the values, Cv.
+      dtype: Of keys, embeddings and values.
     """
-    slots, n = config.capacity + config.has_long_term, num_objects
+
+    config: MemoryConfig
+    stride: int
+    key_size: int
+    embed_size: int
+    value_size: int
+    dtype: DTypeLike = jnp.float32
+
+
+def init(spec: MemorySpec, num_objects: int, size: tuple[int, int], capacity: int | None = None) -> Memory:
+    """Returns an empty memory.
+
+    Args:
+      spec: what the model needs.
+      num_objects: the static number of objects, N.
+      size: padded (H, W) of the frames in pixels.
+      capacity: slots for frames; None = `spec.config.capacity`. The long term has one slot more.
+    """
+    long_term = spec.config.has_long_term
+    slots, n = (capacity or spec.config.capacity) + long_term, num_objects
+    grid = size[0] // spec.stride, size[1] // spec.stride
     return Memory(
-        key=jnp.zeros((slots, *grid, key_size), dtype),
-        embed=jnp.zeros((slots, *grid, embed_size), dtype),
-        value=jnp.zeros((n, slots, *grid, value_size), dtype),
+        key=jnp.zeros((slots, *grid, spec.key_size), spec.dtype),
+        embed=jnp.zeros((slots, *grid, spec.embed_size), spec.dtype),
+        value=jnp.zeros((n, slots, *grid, spec.value_size), spec.dtype),
         prob=jnp.zeros((n, slots, *grid), jnp.float32),
         pixel_valid=jnp.zeros((slots, *grid), bool),
         object_in_slot=jnp.zeros((n, slots), bool),
@@ -118,8 +136,13 @@ def init_memory(
         slot_frame=jnp.full((slots,), -1, jnp.int32),
         usage=jnp.zeros((slots,), jnp.float32),
         first_slot=jnp.full((n,), -1, jnp.int32),
-        prototype_usage=jnp.zeros(grid, jnp.float32) if config.has_long_term else None,
+        prototype_usage=jnp.zeros(grid, jnp.float32) if long_term else None,
     )
+
+
+def num_frame_slots(memory: Memory) -> int:
+    """Returns the number of slots for frames: all but that of the long term."""
+    return memory.slot_valid.shape[0] - (memory.prototype_usage is not None)
 
 
 def fifo(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
@@ -164,23 +187,25 @@ def choose_slot(
     """Returns the slot that frame `frame_index` is written to (DESIGN.md section 3, write policy).
 
     In this order: the previous frame's slot, if that frame was not one to keep; an empty slot; the first
-    unpinned slot by `config.eviction`. A pinned frame that finds `config.max_pins` pins replaces the oldest
-    pin that is nobody's first annotation; that one exists is for the caller to ensure (`num_first_pins`).
+    unpinned slot by `config.eviction`. A pinned frame that finds all but `UNPINNED_SLOTS` slots pinned
+    replaces the oldest pin that is no object's first annotation. The caller ensures that there is one
+    (`num_first_pins`).
     """
-    is_first = jnp.any(memory.first_slot[:, None] == jnp.arange(config.capacity)[None, :], axis=0)
-    slot_pinned = memory.slot_pinned[: config.capacity]
-    order = EVICTIONS[config.eviction](memory, frame_index)[: config.capacity]
+    capacity = num_frame_slots(memory)
+    is_first = jnp.any(memory.first_slot[:, None] == jnp.arange(capacity)[None, :], axis=0)
+    slot_pinned = memory.slot_pinned[:capacity]
+    order = EVICTIONS[config.eviction](memory, frame_index)[:capacity]
     free = jnp.where(slot_pinned, jnp.inf, order)
-    free = jnp.where(memory.slot_valid[: config.capacity], free, -1e9)
-    free = jnp.where(is_temporary(memory, frame_index, config)[: config.capacity], -2e9, free)
-    slot_frame = memory.slot_frame[: config.capacity]
+    free = jnp.where(memory.slot_valid[:capacity], free, -1e9)
+    free = jnp.where(is_temporary(memory, frame_index, config)[:capacity], -2e9, free)
+    slot_frame = memory.slot_frame[:capacity]
     oldest_pin = jnp.where(slot_pinned & ~is_first, slot_frame.astype(jnp.float32), jnp.inf)
-    full = pinned & (jnp.sum(slot_pinned) >= config.max_pins)
+    full = pinned & (jnp.sum(slot_pinned) >= capacity - UNPINNED_SLOTS)
     return jnp.argmin(jnp.where(full, oldest_pin, free))
 
 
 def consolidate(
-    memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""], config: MemoryConfig
+    memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""]
 ) -> tuple[Entry, Bool[Array, "N"], Float[Array, "h w"]]:
     """Chooses the best of slot `slot` and of the prototypes so far.
 
@@ -190,7 +215,7 @@ def consolidate(
     Returns:
       The prototypes, as if they were a frame; the objects that some of them know; their usage.
     """
-    sources = jnp.stack([jnp.asarray(config.capacity), slot])
+    sources = jnp.stack([jnp.asarray(num_frame_slots(memory)), slot])
     h, w = memory.pixel_valid.shape[1:]
     known = memory.object_in_slot[:, sources]
     known_there = jnp.repeat(known, h * w, axis=1)
@@ -231,7 +256,7 @@ def _remember(
     config: MemoryConfig,
 ) -> Memory:
     """Updates the prototypes from slot `slot`, which is about to be overwritten if `written`."""
-    long = config.capacity
+    long = num_frame_slots(memory)
     leaves = written & memory.slot_valid[slot] & ~is_temporary(memory, frame_index, config)[slot]
 
     def stay(memory: Memory) -> tuple[Entry, Array, Array]:
@@ -239,9 +264,7 @@ def _remember(
         return *_get(memory, jnp.asarray(long)), memory.prototype_usage
 
     # The branches give one slot and not the memory, which would be copied in every frame.
-    entry, known, used = jax.lax.cond(
-        leaves, lambda m: consolidate(m, slot, frame_index, config), stay, memory
-    )
+    entry, known, used = jax.lax.cond(leaves, lambda m: consolidate(m, slot, frame_index), stay, memory)
     memory = _put(memory, jnp.asarray(long), entry, known)
     exists = memory.slot_valid[long] | leaves
     return memory.replace(
@@ -334,18 +357,20 @@ def _numbers(x: Array) -> Array:
     return jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def record_usage(memory: Memory, mass: Float[Array, "N M"], object_valid: Bool[Array, "N"]) -> Memory:
+def record_usage(
+    memory: Memory, slot_attention: Float[Array, "N M"], object_valid: Bool[Array, "N"]
+) -> Memory:
     """Adds one read's attention mass per slot, averaged over the valid objects."""
-    share = jnp.sum(jnp.where(object_valid[:, None], _numbers(mass), 0.0), axis=0)
+    share = jnp.sum(jnp.where(object_valid[:, None], _numbers(slot_attention), 0.0), axis=0)
     return memory.replace(usage=memory.usage + share / jnp.maximum(jnp.sum(object_valid), 1))
 
 
-def forget(memory: Memory, remove: Bool[Array, "N"]) -> Memory:
-    """Returns the memory without the objects to `remove`; their first annotations may be evicted."""
+def remove_objects(memory: Memory, removed: Bool[Array, "N"]) -> Memory:
+    """Returns the memory without the `removed` objects; their first annotations may be evicted."""
     return memory.replace(
-        object_in_slot=memory.object_in_slot & ~remove[:, None],
-        prob=jnp.where(remove[:, None, None, None], 0.0, memory.prob),
-        first_slot=jnp.where(remove, -1, memory.first_slot),
+        object_in_slot=memory.object_in_slot & ~removed[:, None],
+        prob=jnp.where(removed[:, None, None, None], 0.0, memory.prob),
+        first_slot=jnp.where(removed, -1, memory.first_slot),
     )
 
 

@@ -75,7 +75,7 @@ class Read(flax.struct.PyTreeNode):
     value: Float[Array, "N h w Cv"]  # R^v
     embed: Float[Array, "N h w Ce"]  # R^e
     prob: Float[Array, "N h w"]  # R^p, the memory's own propagated mask
-    mass: Float[Array, "N M"]  # attention mass per slot, of the object's pixels; sums to 1
+    slot_attention: Float[Array, "N M"]  # share of the attention per slot, of the object's pixels
     near: Bool[Array, "N h w"] | None = None  # where the object was looked for, said by `read`; 0 elsewhere
 
 
@@ -102,7 +102,7 @@ def _blockwise(
         value=value.astype(memory.value.dtype),
         embed=embed.astype(memory.embed.dtype),
         prob=jnp.clip(prob, 0.0, 1.0),
-        mass=mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), 1e-6),
+        slot_attention=mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), 1e-6),
     )
 
 
@@ -374,9 +374,9 @@ def read(
       prev_prob: the objects' masks one frame before, for `config.search_radius`.
 
     Returns:
-      Per object the value and embedding read, the propagated mask R^p in [0, 1] and the mass per slot; zeros
-      where no slot knows the object. Out of reach, mask and embedding are 0 and the value is the last slot's.
-      Computed in fp32, returned in the memory's dtype.
+      Per object the value and embedding read, the propagated mask R^p in [0, 1] and the attention per slot;
+      zeros where no slot knows the object. Outside the search region, mask and embedding are 0 and the value
+      is the last slot's. Computed in fp32, returned in the memory's dtype.
 
     Raises:
       VosError: `config.variant` names no read, or `config.affinity` no affinity.

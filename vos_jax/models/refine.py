@@ -1,4 +1,4 @@
-"""RefineNet: from coarse mask and memory read to a sharp mask (DESIGN.md section 7, paper section 4)."""
+"""RefineNet: from coarse mask and memory read to a sharp mask (paper, section 4)."""
 
 import math
 from typing import Any
@@ -62,10 +62,21 @@ class RefineNet(nn.Module):
         self.propagated_gain = self.param("propagated_gain", nn.initializers.ones, ())
 
     def frame(self, features: backbones.Features) -> tuple[Array, Array, Array]:
-        """What all objects share, at strides 16, 8 and 4."""
+        """Returns what all objects share, at strides 16, 8 and 4."""
         return self.frame16(features.c4), self.frame8(features.c3), self.frame4(features.c2)
 
     def __call__(
+        self,
+        features: backbones.Features,
+        value: Float[Array, "h w Cv"],
+        prob: Float[Array, "h w"],
+        coarse: Float[Array, "H/4 W/4"],
+        prev_prob: Float[Array, "H/4 W/4"],
+    ) -> Float[Array, "H/4 W/4"]:
+        """Returns the refined mask's logits at stride 4; arguments as `refine_object`."""
+        return self.refine_object(self.frame(features), value, prob, coarse, prev_prob)
+
+    def refine_object(
         self,
         frame: tuple[Array, Array, Array],
         value: Float[Array, "h w Cv"],
@@ -102,6 +113,7 @@ class RefineNet(nn.Module):
 
 def refine_all(
     net: RefineNet,
+    params: Any,
     features: backbones.Features,
     read: read_lib.Read,
     coarse: Float[Array, "N H/4 W/4"],
@@ -112,26 +124,24 @@ def refine_all(
     """Refines all objects' masks.
 
     Args:
-      net: bound to its parameters.
+      net: the network.
+      params: its parameters.
       features: the frame's.
-      read: what the memory says.
+      read: the memory read.
       coarse, prev_prob: the matched proposals' masks and those of the frame before, in [0, 1].
-      windowed: whether each object is refined in a window around `read.near` alone, one object after the
-        other; elsewhere its logits are those of a mask of 0.
+      windowed: refine each object only in a window around `read.near`, one object after the other; elsewhere
+        its logits are those of a mask of 0.
 
     Returns:
       Logits.
     """
-    images = read.value, read.prob, coarse, prev_prob
-    if net.is_initializing():
-        return net(net.frame(features), *(image[0] for image in images))[None]
-    frame = net.frame(features)
-    net, variables = net.unbind()
+    frame = net.apply({"params": params}, features, method=RefineNet.frame)
 
     def refine(images: tuple[Any, ...]) -> Float[Array, "wH/4 wW/4"]:
-        logits: Any = net.apply(variables, *images)  # with nothing mutable, not a pair
+        logits: Any = net.apply({"params": params}, *images, method=RefineNet.refine_object)
         return logits
 
+    images = read.value, read.prob, coarse, prev_prob
     if not windowed:
         return jax.vmap(lambda *own: refine((frame, *own)))(*images)
 

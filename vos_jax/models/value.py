@@ -1,4 +1,4 @@
-"""What an object's memory of a frame holds: the frame seen through its mask (DESIGN.md section 3)."""
+"""The value of an object's memory: the frame's features and the object's mask, encoded (docs/method.md)."""
 
 import flax.linen as nn
 import jax.numpy as jnp

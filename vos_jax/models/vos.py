@@ -1,4 +1,4 @@
-"""The method: dynamic memory, adaptive alignment, matching, refinement, one frame at a time (DESIGN.md).
+"""The method, one frame at a time (docs/method.md).
 
 frame - backbone -+- proposals -------------------------------+
                   +- memory read - templates - alignment - matching - coarse masks -+
@@ -7,7 +7,7 @@ frame - backbone -+- proposals -------------------------------+
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,185 +16,244 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import alignment as alignment_lib
-from vos_jax.models import backbones, masks, refine, roi_align, templates
+from vos_jax.models import backbones, masks, matcher, refine, roi_align, templates, value
 from vos_jax.models import config as config_lib
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
-from vos_jax.models import value as value_lib
-from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped
+from vos_jax.typing import Array, Float, PRNGKeyArray, Shaped
 
 
 class Out(flax.struct.PyTreeNode):
-    """Every intermediate of one frame; what a caller does not use, `jit` does not compute."""
+    """Every intermediate of one frame; `jit` does not compute those that a caller does not use."""
 
-    detections: proposals_lib.Detections | None
     proposals: proposals_lib.Proposals  # P candidates, the N propagated masks last
     templates: templates.Template  # [N, ...]
-    attention: Float[Array, "N P S S"] | None
-    similarity: Float[Array, "N P"]
-    iou: Float[Array, "N P"]
-    cost: Float[Array, "N P"]
-    null_cost: Float[Array, "N"]
-    assignment: Float[Array, "N P+1"]  # the last column: in no proposal
+    match: matcher.Match
     coarse: Float[Array, "N H/4 W/4"]
-    refined_logits: Float[Array, "N H/4 W/4"] | None
+    refined_logits: Float[Array, "N H/4 W/4"] | None = None
 
 
-STAGES: dict[str, Callable[[Out], Float[Array, "N H/4 W/4"]]] = {
+INTERMEDIATES: dict[str, Callable[[Out], Float[Array, "N H/4 W/4"]]] = {
     "coarse": lambda out: out.coarse,
     "propagated": lambda out: out.proposals.masks[-out.coarse.shape[0] :],
 }
 """Masks on the way to the final ones, by name."""
 
+NETWORKS = ("backbone", "key_head", "embed_head", "value_encoder", "proposal_network", "matcher", "refine")
+"""Branches of the parameters, each of one network."""
 
-class VOSNet(nn.Module):
-    """The network; `encode`, `predict` and `value` are its three uses in a frame."""
 
-    config: config_lib.ModelConfig
-    hard: bool = True
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VOS:
+    """The trained method as a `state.Model`: pure functions of parameters.
 
-    def setup(self):
-        c = self.config
-        # Flax annotates no axes, and their default is a number.
-        vmap: Callable[..., Any] = nn.vmap
-        over_objects = functools.partial(vmap, variable_axes={"params": None}, split_rngs={"params": False})
-        make_backbone = backbones.BACKBONES[c.backbone] if isinstance(c.backbone, str) else c.backbone
-        self.backbone = make_backbone(dtype=c.compute_dtype)
-        self.key_head = nn.Conv(c.key_size, (3, 3), dtype=c.compute_dtype)
-        self.embed_head = nn.Conv(c.embed_size, (3, 3), dtype=c.compute_dtype)
-        self.value_encoder = over_objects(value_lib.ValueEncoder, in_axes=(None, 0, 0))(
-            c.value_size, c.compute_dtype
-        )
+    The parameters are a dict with one branch per network. The stages of `track` are public: `read`,
+    `make_templates`, `make_regions`, `match` and `refine`.
+
+    Attributes:
+      config: the settings of the method.
+    """
+
+    config: config_lib.ModelConfig = config_lib.ModelConfig()
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The Linen modules by the name of their branch of the parameters."""
+        c, dtype = self.config, self.config.compute_dtype
+        networks = {
+            "backbone": backbones.make(c.backbone, dtype),
+            "key_head": nn.Conv(c.key_size, (3, 3), dtype=dtype),
+            "embed_head": nn.Conv(c.embed_size, (3, 3), dtype=dtype),
+            "value_encoder": value.ValueEncoder(c.value_size, dtype),
+            "matcher": matcher.AlignedMatcher(c),
+        }
         if c.uses_network:
-            self.proposal_network = proposals_lib.ProposalNetwork(c.proposals, c.compute_dtype)
-        self.match_projection = nn.Dense(c.match_size, dtype=c.compute_dtype)
-        self.log_temperature = self.param("log_temperature", nn.initializers.constant(-2.3), ())
-        self.lambda_logit = self.param("lambda_logit", nn.initializers.zeros, (len(config_lib.DATASETS),))
-        self.null_cost = self.param("null_cost", nn.initializers.constant(-0.25), ())
+            networks["proposal_network"] = proposals_lib.ProposalNetwork(c.proposals, dtype)
         if c.refine:
-            self.refine = refine.RefineNet(c.refine_channels, c.compute_dtype)
+            networks["refine"] = refine.RefineNet(c.refine_channels, dtype)
+        return networks
 
-    def encode(self, frame: Shaped[Array, "H W 3"]) -> state_lib.Encoded:
-        """The frame's features, its key and its embedding, shared by all objects."""
-        features = self.backbone(frame)
-        return state_lib.Encoded(
-            key=self.key_head(features.c4), embed=self.embed_head(features.c4), features=features
-        )
-
-    def predict(
-        self,
-        encoded: state_lib.Encoded,
-        state: state_lib.State,
-        supplied: proposals_lib.Proposals | None = None,
-    ) -> state_lib.Prediction:
-        """Finds every object in the frame: read, propose, make templates, align, match, refine."""
+    @property
+    def memory_spec(self) -> memory_lib.MemorySpec:
+        """The memory that the model needs."""
         c = self.config
-        read = read_lib.read(encoded.key, state.memory, c.read, state.prev_prob)
-        propagated = masks.upsample(read.prob, geometry.MEMORY_STRIDE // geometry.MASK_STRIDE)
-
-        detections = self.proposal_network(encoded.features, state.frame_size) if c.uses_network else None
-        candidates = self._candidates(detections, supplied, propagated, state.object_valid)
-        compared = state.prev_prob if c.iou_with == "previous" else propagated
-        matched = self.match(read, encoded.embed, candidates, compared, state)
-        refined_logits = None
-        if c.refine:
-            refined_logits = refine.refine_all(
-                self.refine,
-                encoded.features,
-                read,
-                matched.coarse,
-                state.prev_prob,
-                windowed=c.read.search_radius > 0,
-            )
-        prob = matched.coarse if refined_logits is None else nn.sigmoid(refined_logits)
-        factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE
-        assert read.near is not None  # `read_lib.read` says it always
-        prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
-        return state_lib.Prediction(
-            prob=prob,
-            presence=jnp.clip(1.0 - matched.assignment[:, -1], 0.0, 1.0),
-            read=read,
-            out=matched.replace(detections=detections, refined_logits=refined_logits),
+        return memory_lib.MemorySpec(
+            config=c.memory,
+            stride=geometry.MEMORY_STRIDE,
+            key_size=c.key_size,
+            embed_size=c.embed_size,
+            value_size=c.value_size,
+            dtype=c.compute_dtype,
         )
+
+    def init(self, key: PRNGKeyArray, datasets: Sequence[str] = ("default",)) -> Any:
+        """Returns random parameters.
+
+        Args:
+          key: of the draws; each network's are its own.
+          datasets: names of the data sets that get a lambda of their own.
+        """
+        # XLA compiles each of a hundred threefry draws by itself.
+        key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+        return jax.jit(functools.partial(self._init, datasets=tuple(datasets)))(key)
+
+    def _init(self, key: PRNGKeyArray, datasets: tuple[str, ...]) -> Any:
+        c, networks, params = self.config, self.networks, {}
+        networks["matcher"] = networks["matcher"].clone(datasets=datasets)
+        size, locations = 64, c.template_size**2
+
+        def init(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name not in networks:
+                return None
+            network_key = jax.random.fold_in(key, NETWORKS.index(name))
+            output, variables = networks[name].init_with_output(network_key, *args, **kwargs)
+            params[name] = variables["params"]
+            return output
+
+        features = init("backbone", jnp.zeros((size, size, 3)))
+        mask = jnp.zeros((size // geometry.MASK_STRIDE, size // geometry.MASK_STRIDE))
+        init("key_head", features.c4)
+        init("embed_head", features.c4)
+        encoded_value = init("value_encoder", features.c4, mask, mask)
+        init("proposal_network", features, jnp.full(2, size, jnp.float32))
+        vectors = jnp.zeros((1, locations, c.embed_size))
+        template = templates.Template(vectors=vectors, weights=vectors[..., 0], box=jnp.zeros((1, 4)))
+        valid = jnp.ones(1, bool)
+        init("matcher", template, vectors, jnp.zeros((1, 1)), valid, valid, soft=True)
+        init("refine", features, encoded_value, encoded_value[..., 0], mask, mask)
+        return params
+
+    def _apply(self, params: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
+
+    def encode(
+        self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
+    ) -> state_lib.Encoded:
+        """Computes all that depends on the frame alone: key, embedding, features and proposals."""
+        features = self._apply(params, "backbone", frame)
+        detections = None
+        if self.config.uses_network:
+            detections = self._apply(params, "proposal_network", features, frame_size)
+        return state_lib.Encoded(
+            key=self._apply(params, "key_head", features.c4),
+            embed=self._apply(params, "embed_head", features.c4),
+            features=features,
+            detections=detections,
+            proposals=None if detections is None else detections.proposals,
+        )
+
+    def track(
+        self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, *, train: bool = False
+    ) -> state_lib.Prediction:
+        """Finds every object in an encoded frame: read, templates, alignment, matching, refinement.
+
+        Args:
+          params: of all networks.
+          encoded: the frame.
+          state: before the frame.
+          train: keep the matching soft, and search the whole frame: clips skip frames and show a part of
+            each, so an object may be anywhere in the next one.
+        """
+        if train:
+            # An object in no slot reads 0 / 0, which has no gradient. Places without an object read as if
+            # they were in every slot; the masks of the others do not depend on them.
+            memory = state.memory
+            in_slot = memory.object_in_slot | ~state.object_valid[:, None]
+            state = state.replace(memory=memory.replace(object_in_slot=in_slot))
+        read = self.read(encoded, state, everywhere=train)
+        propagated = masks.upsample(read.prob, geometry.MEMORY_STRIDE // geometry.MASK_STRIDE)
+        candidates = self._candidates(encoded.proposals, propagated, state)
+        out = self.match(params, read, encoded.embed, candidates, state, soft=train)
+        prob = out.coarse
+        if self.config.refine:
+            windowed = self.config.read.search_radius > 0 and not train
+            logits = self.refine(params, encoded, read, out.coarse, state, windowed=windowed)
+            out, prob = out.replace(refined_logits=logits), nn.sigmoid(logits)
+        factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE
+        assert read.near is not None  # `read_lib.read` always sets it
+        prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
+        presence = jnp.clip(1.0 - out.match.assignment[:, -1], 0.0, 1.0)
+        return state_lib.Prediction(prob=prob, presence=presence, read=read, out=out)
+
+    def encode_value(
+        self, params: Any, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"]
+    ) -> Float[Array, "N h w Cv"]:
+        """Returns the values of this frame for each object's memory."""
+        assert encoded.features is not None  # `encode` always sets it
+        others = jnp.sum(prob, axis=0, keepdims=True) - prob
+        encode = functools.partial(self._apply, params, "value_encoder", encoded.features.c4)
+        return jax.vmap(encode)(prob, others)
+
+    def mask_of_box(
+        self, params: Any, encoded: state_lib.Encoded, box: Float[Array, "4"], frame_size: Float[Array, "2"]
+    ) -> Float[Array, "H/4 W/4"]:
+        """Returns the soft mask, in [0, 1], of the object in a box (y0, x0, y1, x1)."""
+        assert encoded.features is not None  # `encode` always sets it
+        boxes = box[None]
+        method = proposals_lib.ProposalNetwork.masks_of_boxes
+        logits = self._apply(params, "proposal_network", encoded.features, boxes, frame_size, method=method)
+        height, width = encoded.features.c2.shape[:2]
+        valid = jnp.ones(1, bool)
+        return proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)[0]
+
+    def read(
+        self, encoded: state_lib.Encoded, state: state_lib.State, *, everywhere: bool = False
+    ) -> read_lib.Read:
+        """Reads the memory; `everywhere` ignores the search radius."""
+        config = self.config.read
+        if everywhere:
+            config = dataclasses.replace(config, search_radius=0.0)
+        return read_lib.read(encoded.key, state.memory, config, state.prev_prob)
 
     def match(
         self,
+        params: Any,
         read: read_lib.Read,
         embed: Float[Array, "h w Ce"],
         candidates: proposals_lib.Proposals,
-        compared: Float[Array, "N H/4 W/4"],
         state: state_lib.State,
+        *,
+        soft: bool,
     ) -> Out:
-        """Gives every object its proposals: templates, adaptive alignment, matching layer, coarse masks."""
-        c = self.config
-        template = self._templates(read, state)
-        regions = self._regions(embed, candidates.boxes, state.frame_size)
-        similarity, attention = alignment_lib.score_all(
-            alignment_lib.resolve(c.alignment),
-            self.match_projection(template.vectors),
-            template.weights,
-            self.match_projection(regions),
-            jnp.exp(self.log_temperature),
-        )
+        """Assigns candidates to objects: templates, regions, aligned matcher, coarse masks."""
+        template = self.make_templates(read, state)
+        regions = self.make_regions(embed, candidates.boxes, state.frame_size)
+        compared = state.prev_prob
+        if self.config.iou_with == "propagated":
+            compared = masks.upsample(read.prob, geometry.MEMORY_STRIDE // geometry.MASK_STRIDE)
         iou = matching_lib.mask_iou(compared > 0.5, candidates.masks > 0.5)
-        cost = matching_lib.cost(similarity, iou, self.lambda_logit[state.dataset])
-        null_cost = jnp.broadcast_to(self.null_cost, state.object_valid.shape)
-        assignment = self._assign(cost, null_cost, state.object_valid, candidates.valid)
-        coarse = jnp.einsum("np,phw->nhw", assignment[:, :-1], candidates.masks)
-        return Out(
-            detections=None,
-            proposals=candidates,
-            templates=template,
-            attention=attention,
-            similarity=similarity,
-            iou=iou,
-            cost=cost,
-            null_cost=null_cost,
-            assignment=assignment,
-            coarse=jnp.clip(coarse, 0.0, 1.0),
-            refined_logits=None,
+        valid = state.object_valid, candidates.valid
+        match = self._apply(params, "matcher", template, regions, iou, *valid, soft=soft)
+        coarse = jnp.einsum("np,phw->nhw", match.assignment[:, :-1], candidates.masks)
+        return Out(proposals=candidates, templates=template, match=match, coarse=jnp.clip(coarse, 0.0, 1.0))
+
+    def refine(
+        self,
+        params: Any,
+        encoded: state_lib.Encoded,
+        read: read_lib.Read,
+        coarse: Float[Array, "N H/4 W/4"],
+        state: state_lib.State,
+        *,
+        windowed: bool,
+    ) -> Float[Array, "N H/4 W/4"]:
+        """Returns the refined masks' logits."""
+        assert encoded.features is not None  # `encode` always sets it
+        return refine.refine_all(
+            self.networks["refine"],
+            params["refine"],
+            encoded.features,
+            read,
+            coarse,
+            state.prev_prob,
+            windowed=windowed,
         )
 
-    def value(
-        self, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
-    ) -> Float[Array, "N h w Cv"]:
-        """Returns the values of this frame for each object's memory."""
-        del state
-        others = jnp.sum(prob, axis=0, keepdims=True) - prob
-        return self.value_encoder(encoded.features.c4, prob, others)
-
-    def mask_of_box(
-        self, frame: Shaped[Array, "H W 3"], box: Float[Array, "4"], frame_size: Float[Array, "2"]
-    ) -> Float[Array, "H W"]:
-        """The soft mask of what the user drew a box around."""
-        features, boxes = self.backbone(frame), box[None]
-        logits = self.proposal_network.masks_of_boxes(features, boxes, frame_size)
-        height, width = (n // geometry.MASK_STRIDE for n in frame.shape[:2])
-        valid = jnp.ones(1, bool)
-        prob = proposals_lib.paste(nn.sigmoid(logits), boxes, valid, height=height, width=width)
-        return masks.upsample(prob, geometry.MASK_STRIDE)[0]
-
-    def _candidates(
-        self,
-        detections: proposals_lib.Detections | None,
-        supplied: proposals_lib.Proposals | None,
-        propagated: Float[Array, "N H/4 W/4"],
-        object_valid: Bool[Array, "N"],
-    ) -> proposals_lib.Proposals:
-        """The proposals handed in, or else the network's, and always what the memory propagates."""
-        if supplied is None and detections is not None:
-            supplied = detections.proposals
-        if supplied is None:
-            height, width = propagated.shape[1:]
-            size = height * geometry.MASK_STRIDE, width * geometry.MASK_STRIDE
-            supplied = proposals_lib.empty(0, size)
-        return proposals_lib.append(supplied, propagated, object_valid)
-
-    def _templates(self, read: read_lib.Read, state: state_lib.State) -> templates.Template:
+    def make_templates(self, read: read_lib.Read, state: state_lib.State) -> templates.Template:
+        """Makes each object's template, [N, ...]."""
         c, memory = self.config, state.memory
         make = templates.TEMPLATES[c.template] if isinstance(c.template, str) else c.template
         context = templates.TemplateContext(
@@ -212,9 +271,10 @@ class VOSNet(nn.Module):
         make = functools.partial(make, size=c.template_size)
         return jax.vmap(make, in_axes=(templates.OBJECT_AXES,))(context)
 
-    def _regions(
+    def make_regions(
         self, embed: Float[Array, "h w Ce"], boxes: Float[Array, "P 4"], frame_size: Float[Array, "2"]
     ) -> Float[Array, "P S Ce"]:
+        """Samples the embedding in each proposal's box on the template's grid."""
         size, stride = self.config.template_size, geometry.MEMORY_STRIDE
 
         def region(box: Float[Array, "4"]) -> Float[Array, "S Ce"]:
@@ -223,98 +283,15 @@ class VOSNet(nn.Module):
 
         return jax.vmap(region)(boxes)
 
-    def _assign(
+    def _candidates(
         self,
-        cost: Float[Array, "N P"],
-        null_cost: Float[Array, "N"],
-        object_valid: Bool[Array, "N"],
-        proposal_valid: Bool[Array, "P"],
-    ) -> Float[Array, "N P+1"]:
-        c = self.config
-        layer = matching_lib.MATCHINGS[c.matching] if isinstance(c.matching, str) else c.matching
-        # Through the soft masks the null cost only ever learns to win: it has a loss of its own.
-        null_cost = jax.lax.stop_gradient(null_cost)
-        assignment = layer(cost, null_cost, object_valid, proposal_valid, config=c.matching_options)
-        return matching_lib.hard(assignment) if self.hard else assignment
-
-    def initialise(self, frame: Shaped[Array, "H W 3"], state: state_lib.State) -> None:
-        """Touches every parameter; for `init` only."""
-        encoded = self.encode(frame)
-        prediction = self.predict(encoded, state)
-        self.value(encoded, prediction.prob, state)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VOS:
-    """The trained method as a `state.Model`: pure functions of parameters.
-
-    Attributes:
-      config: which model.
-      hard: whether each object takes its best proposal only, as at test time; training needs the soft one.
-    """
-
-    config: config_lib.ModelConfig = config_lib.ModelConfig()
-    hard: bool = True
-
-    @property
-    def memory_config(self) -> memory_lib.MemoryConfig:
-        """The write policy."""
-        return self.config.memory
-
-    def _apply(self, params: Any, *args: Any, method: str) -> Any:
-        return VOSNet(self.config, self.hard).apply({"params": params}, *args, method=method)
-
-    def init(self, key: PRNGKeyArray, size: tuple[int, int] = (64, 64)) -> Any:
-        """Returns random parameters; they do not depend on the frame's `size`."""
-        state = state_lib.init_state(self, 1, size, size)
-        frame = jnp.zeros((*size, 3), jnp.float32)
-        # Op by op this takes minutes, and XLA compiles each of a hundred threefry draws by itself.
-        key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-        init = jax.jit(functools.partial(VOSNet(self.config, self.hard).init, method="initialise"))
-        return init(key, frame, state)["params"]
-
-    def init_memory(self, num_objects: int, size: tuple[int, int]) -> memory_lib.Memory:
-        """Returns an empty memory for padded frames of (H, W) pixels."""
-        c = self.config
-        return memory_lib.init_memory(
-            c.memory,
-            num_objects,
-            (size[0] // geometry.MEMORY_STRIDE, size[1] // geometry.MEMORY_STRIDE),
-            key_size=c.key_size,
-            embed_size=c.embed_size,
-            value_size=c.value_size,
-            dtype=c.compute_dtype,
-        )
-
-    def encode(
-        self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
-    ) -> state_lib.Encoded:
-        """See `VOSNet.encode`."""
-        del frame_size
-        return self._apply(params, frame, method="encode")
-
-    def predict(
-        self,
-        params: Any,
-        encoded: state_lib.Encoded,
+        proposals: proposals_lib.Proposals | None,
+        propagated: Float[Array, "N H/4 W/4"],
         state: state_lib.State,
-        supplied: proposals_lib.Proposals | None = None,
-    ) -> state_lib.Prediction:
-        """See `VOSNet.predict`; `supplied` proposals replace the network's."""
-        return self._apply(params, encoded, state, supplied, method="predict")
-
-    def value(
-        self, params: Any, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"], state: state_lib.State
-    ) -> Float[Array, "N h w Cv"]:
-        """See `VOSNet.value`."""
-        return self._apply(params, encoded, prob, state, method="value")
-
-    def mask_of_box(
-        self,
-        params: Any,
-        frame: Shaped[Array, "H W 3"],
-        box: Float[Array, "4"],
-        frame_size: Float[Array, "2"],
-    ) -> Float[Array, "H W"]:
-        """The soft mask, in [0, 1], of what the user drew a box (y0, x0, y1, x1) around."""
-        return self._apply(params, frame, box, frame_size, method="mask_of_box")
+    ) -> proposals_lib.Proposals:
+        """Returns the frame's proposals, if it has any, and the propagated masks behind them."""
+        if proposals is None:
+            height, width = propagated.shape[1:]
+            size = height * geometry.MASK_STRIDE, width * geometry.MASK_STRIDE
+            proposals = proposals_lib.empty(0, size)
+        return proposals_lib.append(proposals, propagated, state.object_valid)

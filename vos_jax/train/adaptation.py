@@ -19,8 +19,8 @@ import optax
 from vos_jax import checks, geometry
 from vos_jax.data import appearance, augmentation, clips, prefetch, pseudo_clips, transforms
 from vos_jax.errors import VosError
-from vos_jax.models import vos
-from vos_jax.train import optim, step
+from vos_jax.models import vos, weights
+from vos_jax.train import clip_loss, optim
 from vos_jax.typing import Array, Float, PRNGKeyArray, UInt8
 
 Learned = dict[str, Any]
@@ -84,7 +84,6 @@ class Adapter:
     Args:
       model: with a RefineNet.
       config: how it learns.
-      dataset: index of the data set whose lambda the matching uses.
       seed: of what is drawn.
 
     Attributes:
@@ -92,23 +91,19 @@ class Adapter:
       compilations: how often the step was compiled.
     """
 
-    def __init__(self, model: vos.VOS, config: AdaptationConfig, dataset: int = 0, seed: int = 0):
-        # Clips are a part of a frame, and objects may be anywhere in the next one, as in training.
-        read = dataclasses.replace(model.config.read, search_radius=0.0)
+    def __init__(self, model: vos.VOS, config: AdaptationConfig, seed: int = 0):
         no_network = dataclasses.replace(model.config.proposals, source="none")
-        learner = vos.VOS(
-            config=dataclasses.replace(model.config, proposals=no_network, read=read), hard=False
-        )
-        self._config, self._dataset, self._seed = config, dataset, seed
+        learner = vos.VOS(config=dataclasses.replace(model.config, proposals=no_network))
+        self._config, self._dataset, self._seed = config, model.config.dataset, seed
         rate = optim.OptimConfig(learning_rate=config.learning_rate, warmup_steps=min(5, config.steps - 1))
         self._tx = optax.chain(
             optax.clip_by_global_norm(rate.clip_norm),
             optax.adam(optim.schedule(rate, config.steps), b1=rate.b1, b2=rate.b2),
         )
         # The model is trained already: what it predicts comes back to it, and the hardest pixels count.
-        self._loss = step.make_loss_fn(
+        self._loss = clip_loss.make_loss_fn(
             learner,
-            step.ClipLossConfig(hard_begin=0, hard_end=1, sampling_begin=0, sampling_prob=1.0),
+            clip_loss.ClipLossConfig(hard_begin=0, hard_end=1, sampling_begin=0, sampling_prob=1.0),
         )
         self._compiled: Any = None
         self.compile_seconds = 0.0
@@ -133,7 +128,8 @@ class Adapter:
         before = learned or {name: params[name] for name in LEARNS}
         now, opt_state = before, self._tx.init(before)
         key = jax.random.key(self._seed)
-        batches = itertools.islice(self._batches(frame, ids), config.steps)
+        dataset = weights.datasets_of(params).index(self._dataset)
+        batches = itertools.islice(self._batches(frame, ids, dataset), config.steps)
         for number, batch in enumerate(prefetch.prefetch(batches)):
             inputs = now, opt_state, params, batch, key, np.int32(number)
             if self._compiled is None:
@@ -152,7 +148,7 @@ class Adapter:
         learned: Learned,
         opt_state: optax.OptState,
         params: Any,
-        batch: step.Batch,
+        batch: clip_loss.Batch,
         key: PRNGKeyArray,
         number: Array,
     ) -> tuple[Learned, optax.OptState]:
@@ -164,12 +160,12 @@ class Adapter:
         changed: Any = optax.apply_updates(learned, updates)
         return changed, opt_state
 
-    def _batches(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        one_by_one = self._examples(frame, ids)
+    def _batches(self, frame: np.ndarray, ids: np.ndarray, dataset: int) -> Iterator[dict[str, np.ndarray]]:
+        one_by_one = self._examples(frame, ids, dataset)
         for examples in zip(*[one_by_one] * self._config.batch, strict=False):
             yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
-    def _examples(self, frame: np.ndarray, ids: np.ndarray) -> Iterator[clips.ClipArrays]:
+    def _examples(self, frame: np.ndarray, ids: np.ndarray, dataset: int) -> Iterator[clips.ClipArrays]:
         """Clips without end, or none where the frame shows no object to speak of."""
         config = self._config
         photo = transforms.make_view((frame,), (ids,))
@@ -197,5 +193,5 @@ class Adapter:
                 num_objects=num_objects,
                 length=config.length,
                 max_objects=config.max_objects,
-                dataset=self._dataset,
+                dataset=dataset,
             )

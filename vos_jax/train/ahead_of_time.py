@@ -16,8 +16,9 @@ from vos_jax import errors
 from vos_jax.data import config as data_config
 from vos_jax.data import origins
 from vos_jax.models import config as model_config
+from vos_jax.models import vos
+from vos_jax.train import clip_loss, optim, parallel, setup, state
 from vos_jax.train import config as config_lib
-from vos_jax.train import optim, parallel, setup, state, step
 from vos_jax.typing import Device
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -77,11 +78,13 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     devices = _devices(topology)
-    model = setup.make_model(config, hard=False)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    setup.check_model(config)
+    model = vos.VOS(config=config)
+    init = functools.partial(model.init, datasets=setup.datasets_of(config, train))
+    params = jax.eval_shape(init, jax.random.key(0))
     tx = optim.make_tx(train.optim, params, train.steps)
     trainer = parallel.Trainer(
-        step.make_loss_fn(model, train.loss, train.optim.frozen),
+        clip_loss.make_loss_fn(model, train.loss, train.optim.frozen),
         tx,
         train.parallel,
         devices=devices,

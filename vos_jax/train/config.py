@@ -5,7 +5,7 @@ import dataclasses
 from vos_jax import checks
 from vos_jax.data import config as data_config
 from vos_jax.data.datasets import davis
-from vos_jax.train import checkpoints, step
+from vos_jax.train import checkpoints, clip_loss
 from vos_jax.train import optim as optim_lib
 from vos_jax.train import parallel as parallel_lib
 
@@ -60,7 +60,7 @@ class TrainConfig:
     log_every: int = 20
     picture_every: int = 1000
     data: data_config.ClipDataConfig = dataclasses.field(default_factory=data_config.ClipDataConfig)
-    loss: step.ClipLossConfig = step.ClipLossConfig()
+    loss: clip_loss.ClipLossConfig = clip_loss.ClipLossConfig()
     optim: optim_lib.OptimConfig = dataclasses.field(default_factory=optim_lib.OptimConfig)
     parallel: parallel_lib.ParallelConfig = parallel_lib.ParallelConfig()
     checkpoint: checkpoints.CheckpointConfig = checkpoints.CheckpointConfig()

@@ -36,7 +36,7 @@ class Evaluator:
     Args:
       model: as at test time.
       videos: complete and checked (`video.check()`).
-      buckets, dataset, min_size, max_size: see `tracker.Tracker`.
+      buckets, min_size, max_size: see `tracker.Tracker`.
     """
 
     def __init__(
@@ -44,14 +44,11 @@ class Evaluator:
         model: state_lib.Model,
         videos: Sequence[video_lib.Video],
         buckets: Sequence[int],
-        dataset: int = 0,
         min_size: int = 0,
         max_size: int = 0,
     ):
         self._videos = tuple(videos)
-        self._tracker = tracker.Tracker(
-            model, {}, buckets=buckets, dataset=dataset, min_size=min_size, max_size=max_size
-        )
+        self._tracker = tracker.Tracker(model, {}, buckets=buckets, min_size=min_size, max_size=max_size)
         for video in videos:
             annotations_lib.check(video.prompts(), self._tracker)
 

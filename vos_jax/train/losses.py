@@ -138,8 +138,8 @@ def mask_losses(
 
     best = masks.one_hot(jnp.argmax(prob, axis=0), truth.shape[0])
     terms = {
-        "match": match_loss(out.similarity, candidates, truth, object_valid, config.match_iou),
-        "presence": presence_loss(out.cost, out.null_cost, candidates, truth, object_valid),
+        "match": match_loss(out.match.similarity, candidates, truth, object_valid, config.match_iou),
+        "presence": presence_loss(out.match.cost, out.match.null_cost, candidates, truth, object_valid),
         "coarse_iou": mean(1.0 - soft_iou(coarse, truth)),
         "refined_iou": mean(1.0 - soft_iou(jnp.where(inside, prob[1:], 0.0), truth)),
         "j": mean(hard_iou(best & inside, truth > 0.5)),

@@ -223,7 +223,7 @@ class Trainer:
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(differentiate, params, first, key, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        # In a loop the gradients of convolutions are slow on CPU (see `step.ClipLossConfig.unroll`).
+        # In a loop the gradients of convolutions are slow on CPU (see `clip_loss.ClipLossConfig.unroll`).
         unroll = self.mesh.devices.flat[0].platform == "cpu"
         total, _ = jax.lax.scan(add, zeros, parts, unroll=unroll)
         return jax.tree.map(lambda x: x / accumulate, total)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import geometry
-from vos_jax.inference import rollout
 from vos_jax.models import masks, vos
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 from vos_jax.typing import Array, UInt8
 from vos_jax.visualize import overlay
 
@@ -26,16 +26,17 @@ def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UI
     def predict(params: Any, clip: Mapping[str, Any]) -> tuple[Array, Array]:
         height, width = clip["frames"].shape[1:3]
         size, count = (height, width), clip["object_valid"].shape[0]
-        state = state_lib.init_state(model, count, size, clip["frame_size"], clip["dataset"])
+        state = state_lib.init_state(model, count, size, clip["frame_size"])
         first = masks.one_hot(clip["ids"][0], count)
-        nothing = state_lib.no_given(count, size)
-        truth = nothing.replace(prob=first.astype(jnp.float32), valid=clip["object_valid"])
+        nothing = state_lib.no_prompt(count, size)
+        truth = nothing.replace(mask=first.astype(jnp.float32), given=clip["object_valid"])
 
         def step(state: state_lib.State, inputs: tuple) -> tuple[state_lib.State, tuple[Array, Array]]:
             frame, time = inputs
-            given = jax.tree.map(lambda a, b: jnp.where(time == 0, a, b), truth, nothing)
-            state, prob, prediction = rollout.frame_step(model, params, state, frame, given)
-            coarse = jnp.where(time == 0, prob[1:], prediction.out.coarse)
+            prompt = jax.tree.map(lambda a, b: jnp.where(time == 0, a, b), truth, nothing)
+            state, output = step_lib.step(model, params, state, frame, prompt)
+            prob = output.prob
+            coarse = jnp.where(time == 0, prob[1:], output.prediction.out.coarse)
             coarse = masks.aggregate(coarse, state.object_valid)
             coarse_ids, ids = (masks.to_ids(p, geometry.MASK_STRIDE) for p in (coarse, prob))
             return state, (coarse_ids, ids)

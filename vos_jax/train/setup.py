@@ -7,19 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import traverse_util
-
 from vos_jax import errors
 from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import records
-from vos_jax.inference import loading
-from vos_jax.models import backbones, vos
 from vos_jax.models import config as model_config
 from vos_jax.train import config as config_lib
-from vos_jax.typing import PRNGKeyArray
 
 log = logging.getLogger(__name__)
 
@@ -92,49 +85,19 @@ def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
     return dataclasses.replace(source, kind="array_record", exclude=kept)
 
 
-def make_model(config: model_config.ModelConfig, *, hard: bool) -> vos.VOS:
-    """Returns the model for training (soft matching) or as users run it (`hard`).
-
-    Raises:
-      VosError: proposals from files, which training clips have none of.
-    """
+def check_model(config: model_config.ModelConfig) -> None:
+    """Raises VosError for proposals from files, which training clips have none of."""
     if config.proposals.source == "file":
         raise errors.VosError(
             "model.proposals.source is file, which is for eval.py; train with network, or with none to match "
             "what the memory propagates"
         )
-    if not hard:
-        # Clips skip frames, and their crops are a part of a frame: an object may be anywhere in the next one.
-        config = dataclasses.replace(config, read=dataclasses.replace(config.read, search_radius=0.0))
-    return vos.VOS(config=config, hard=hard)
 
 
-def init_params(start: str, model: vos.VOS, key: PRNGKeyArray) -> Any:
-    """Returns parameters to begin with.
-
-    Args:
-      start: "imagenet" (heads random), "random", or an exported file.
-      model: whose parameters.
-      key: of what is random.
-
-    Raises:
-      VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
-    """
-    if start not in ("imagenet", "random"):
-        return loading.load_params(model, pathlib.Path(start), model.config.variant)
-    if start == "random":
-        return model.init(key)
-    name = model.config.backbone
-    if not isinstance(name, str):
-        raise errors.VosError("there are no ImageNet weights for a backbone of your own; --init random")
-    loaded = backbones.load_pretrained(name)
-    params = model.init(key)
-    loading.check_params(
-        traverse_util.flatten_dict(loaded, sep="/"),
-        traverse_util.flatten_dict(params["backbone"], sep="/"),
-        pathlib.Path(f"{name}.safetensors"),
-    )
-    return {**params, "backbone": jax.tree.map(jnp.asarray, loaded)}
+def datasets_of(model: model_config.ModelConfig, train: config_lib.TrainConfig) -> tuple[str, ...]:
+    """Returns the names of the data sets that get a lambda of their own, sorted."""
+    drawn = {source.dataset_name for source in train.data.drawn().values()}
+    return tuple(sorted({"default", model.dataset, *drawn}))
 
 
 def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:

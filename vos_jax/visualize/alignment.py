@@ -40,15 +40,15 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
         number = int(slot_frame[first_slot[index]])
         weights = np.asarray(adaptive.templates.weights[index])
         points = checkpoints(weights, CHECKPOINTS)
-        similarity = np.asarray(adaptive.similarity[index])
+        similarity = np.asarray(adaptive.match.similarity[index])
         chosen = distinct(similarity, np.asarray(proposals.boxes), np.asarray(proposals.valid))
         template = crop(probe.frame(number), np.asarray(adaptive.templates.box[index]), TEMPLATE)
         regions = [crop(frame, np.asarray(proposals.boxes[j]), PROPOSAL) for j in chosen]
-        attention = np.asarray(adaptive.attention[index])
+        attention = np.asarray(adaptive.match.attention[index])
         panels = []
         for text, targets, scores in (
             ("with alignment", [attention[j, points].argmax(axis=-1) for j in chosen], similarity),
-            ("without alignment", [points for _ in chosen], np.asarray(none.similarity[index])),
+            ("without alignment", [points for _ in chosen], np.asarray(none.match.similarity[index])),
         ):
             shown = [float(scores[j]) for j in chosen]
             picture = panel(template, regions, points, targets, shown, weights.size)

@@ -50,7 +50,7 @@ def relevance(
 def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
     """How a model reads its memory."""
     if isinstance(model, training_free.TrainingFree):
-        return model.config.read
+        return model.config.training_free.read
     assert isinstance(model, vos.VOS)  # there is no third one
     return model.config.read
 

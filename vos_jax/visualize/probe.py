@@ -9,10 +9,12 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import video as video_lib
-from vos_jax.inference import rollout, tracker
+from vos_jax.inference import tracker
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 from vos_jax.typing import Array
 
 
@@ -27,7 +29,7 @@ class Probe:
       objects: the user's id -> index in the model.
       before: the state before the frame.
       size: (height, width) at which the model sees frames.
-      inputs: the padded frame and what was given with it.
+      inputs: the padded frame, its prompt and its proposals, as `step.step` takes them.
       object_valid: objects that exist in the frame.
       key: the frame's own key.
       prob: [N+1, H/4, W/4], background first.
@@ -41,7 +43,7 @@ class Probe:
     objects: dict[int, int]
     before: state_lib.State
     size: tuple[int, int]
-    inputs: tuple[np.ndarray, state_lib.Given]
+    inputs: tuple[np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None]
     object_valid: Array
     key: Array
     prob: np.ndarray
@@ -66,7 +68,7 @@ class Probe:
 
     def again(self, model: state_lib.Model) -> state_lib.Prediction:
         """What another model of the same parameters would say of this frame."""
-        step = jax.jit(lambda *inputs: rollout.segment(model, *inputs)[3])
+        step = jax.jit(lambda *inputs: step_lib.segment(model, *inputs)[2].prediction)
         return step(self.params, self.before, *self.inputs)
 
 
@@ -87,8 +89,8 @@ def take(follower: tracker.Tracker, video: video_lib.Video, index: int) -> Probe
     for earlier in range(index):
         track.step(video.frame(earlier), given.get(earlier))
     inputs = track.prepare(video.frame(index), given.get(index))
-    step = jax.jit(functools.partial(rollout.segment, follower.model))
-    state, encoded, prob, prediction = step(track.params, track.state, *inputs)
+    step = jax.jit(functools.partial(step_lib.segment, follower.model))
+    state, encoded, output = step(track.params, track.state, *inputs)
     return Probe(
         video=video,
         index=index,
@@ -100,8 +102,8 @@ def take(follower: tracker.Tracker, video: video_lib.Video, index: int) -> Probe
         inputs=inputs,
         object_valid=state.object_valid,
         key=encoded.key,
-        prob=np.asarray(prob),
-        prediction=prediction,
+        prob=np.asarray(output.prob),
+        prediction=output.prediction,
     )
 
 

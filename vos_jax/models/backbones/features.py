@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
 
 class Features(flax.struct.PyTreeNode):
     """A frame's features at strides 4, 8, 16, 32 (DESIGN §2); ck is `[ceil(H/2^k), ceil(W/2^k), Ck]`."""

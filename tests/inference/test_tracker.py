@@ -1,4 +1,4 @@
-"""The frame step and the tracker, on a training-free model whose features are pooled colours."""
+"""The step and the tracker, on a training-free model whose features are pooled colours."""
 
 import logging
 
@@ -9,8 +9,9 @@ import pytest
 
 from tests.inference.coloured import iou, make_model, make_video
 from vos_jax import errors
-from vos_jax.inference import rollout, tracker
+from vos_jax.inference import tracker
 from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
 
 
 def track(frames, annotations, **kwargs):
@@ -51,10 +52,12 @@ def test_scan_equals_streaming():
     model = make_model()
     run = tracker.Tracker(model, {}, with_prob=True)
     streamed = list(run.track(frames, {0: ids[0]}))
-    given = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_given(1, (64, 96)))
-    given = given.replace(prob=given.prob.at[0, 0].set(ids[0] > 0), valid=given.valid.at[0, 0].set(True))
+    prompts = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_prompt(1, (64, 96)))
+    mask, given = prompts.mask.at[0, 0].set(ids[0] > 0), prompts.given.at[0, 0].set(True)
+    prompts = prompts.replace(mask=mask, given=given)
     state = state_lib.init_state(model, 1, (64, 96), (64, 96))
-    final, prob, _ = rollout.scan(model, {}, state, jnp.asarray(frames), given)
+    final, output = step_lib.scan(model, {}, state, jnp.asarray(frames), prompts)
+    prob = output.prob
     assert int(final.frame_index) == len(frames)
     for t in range(1, len(frames)):
         full = jax.image.resize(prob[t], (2, 64, 96), "bilinear")

@@ -1,4 +1,4 @@
-"""The loss of a batch of clips on a tiny model: what counts, what is drawn, and that it can be learned from.
+"""The loss of a batch of clips on a tiny model.
 
 One program is compiled; most tests only give it other clips.
 """
@@ -13,10 +13,10 @@ import pytest
 
 from tests import tiny
 from vos_jax import errors
-from vos_jax.train import corruption, losses, step
+from vos_jax.train import clip_loss, corruption, losses
 
 SAMPLED = 100  # from this step on, previous masks are predictions now and then
-CONFIG = step.ClipLossConfig(
+CONFIG = clip_loss.ClipLossConfig(
     unroll=False,  # compiles in half the time
     correspondence=0.5,
     hard_begin=0,
@@ -42,7 +42,7 @@ def params():
 @pytest.fixture(scope="module")
 def run(params):
     """`run(batch, step, key=0, params=params) -> (gradients, metrics)` of two clips, compiled once."""
-    loss_fn = step.make_loss_fn(tiny.model(), CONFIG)
+    loss_fn = clip_loss.make_loss_fn(tiny.model(), CONFIG)
     compute = jax.jit(jax.grad(loss_fn, has_aux=True))
     given = params
 
@@ -138,7 +138,7 @@ def test_unknown_origins_give_no_correspondence_and_no_nan(run):
 def test_correspondence_is_computed_only_where_it_has_a_weight(params):
     def names(weight):
         config = dataclasses.replace(CONFIG, correspondence=weight)
-        loss_fn = step.make_loss_fn(tiny.model(), config)
+        loss_fn = clip_loss.make_loss_fn(tiny.model(), config)
         return set(jax.eval_shape(loss_fn, params, tiny.batch(), jax.random.key(0), jnp.int32(PLAIN))[1])
 
     assert names(0.1) - names(0.0) == {"correspondence", "correspondence_accuracy"}
@@ -203,7 +203,7 @@ def test_the_loss_can_be_learned(run, params):
 
 def kept(config, model, frozen=()):
     """How many numbers the gradient of two clips keeps of the forward pass, by shape alone."""
-    loss_fn = step.make_loss_fn(model, config, frozen)
+    loss_fn = clip_loss.make_loss_fn(model, config, frozen)
     shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)))
     batch = tiny.batch()
 
@@ -215,9 +215,9 @@ def kept(config, model, frozen=()):
 
 def test_frozen_backbones_and_rematerialised_frames_keep_less():
     model = tiny.model(proposals=tiny.NO_NETWORK)
-    everything = kept(step.ClipLossConfig(unroll=False), model)
-    frozen = kept(step.ClipLossConfig(unroll=False), model, ("backbone",))
-    remat = kept(step.ClipLossConfig(remat=True, unroll=False), model)
+    everything = kept(clip_loss.ClipLossConfig(unroll=False), model)
+    frozen = kept(clip_loss.ClipLossConfig(unroll=False), model, ("backbone",))
+    remat = kept(clip_loss.ClipLossConfig(remat=True, unroll=False), model)
     # At least the input of each of the backbone's layers but the first is not kept: 2 clips of 3 frames.
     assert frozen < everything - 2 * 3 * (16 * 16 * 8 + 8 * 8 * 12 + 4 * 4 * 16)
     assert remat < 0.6 * everything
@@ -228,23 +228,23 @@ def test_neither_rematerialising_nor_loops_change_a_gradient(params):
     model = tiny.model()
 
     def gradients(config):
-        compute = jax.jit(jax.grad(step.make_loss_fn(model, config), has_aux=True))
+        compute = jax.jit(jax.grad(clip_loss.make_loss_fn(model, config), has_aux=True))
         return jax.device_get(compute(params, tiny.batch(), jax.random.key(0), jnp.int32(0)))[0]
 
-    expected = gradients(step.ClipLossConfig())
+    expected = gradients(clip_loss.ClipLossConfig())
     for change in ({"unroll": False}, {"remat": True}, {"remat": True, "unroll": False}):
-        assert close(expected, gradients(step.ClipLossConfig(**change))), change
+        assert close(expected, gradients(clip_loss.ClipLossConfig(**change))), change
 
 
 def test_values_out_of_range_are_refused_by_name():
     for bad in ({"sampling_prob": 1.5}, {"oracle_prob": -0.1}, {"sampling_begin": -1}, {"oracle_end": -5}):
         with pytest.raises(errors.VosError, match=next(iter(bad))):
-            step.ClipLossConfig(**bad)
+            clip_loss.ClipLossConfig(**bad)
 
 
 def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, params):
     burned = dataclasses.replace(CONFIG, burn_in=1)
-    compute = jax.jit(jax.grad(step.make_loss_fn(tiny.model(), burned), has_aux=True))
+    compute = jax.jit(jax.grad(clip_loss.make_loss_fn(tiny.model(), burned), has_aux=True))
     batch = {"clip": np.arange(2, dtype=np.int32), **tiny.batch()}
     batch["truth_valid"][:, 1] = False
     gradients, metrics = jax.device_get(compute(params, batch, jax.random.key(0), jnp.int32(PLAIN)))
@@ -258,13 +258,13 @@ def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, par
 
 def test_corrupted_memories_change_what_later_frames_say(run, params):
     wrong = dataclasses.replace(CONFIG, corruption=corruption.CorruptionConfig(take=1.0, lose=1.0))
-    compute = jax.jit(step.make_loss_fn(tiny.model(), wrong))
+    compute = jax.jit(clip_loss.make_loss_fn(tiny.model(), wrong))
     batch = {"clip": np.arange(2, dtype=np.int32), **tiny.batch()}
     metrics = jax.device_get(compute(params, batch, jax.random.key(0), jnp.int32(PLAIN)))[1]
     assert float(metrics["refined_ce"]) != pytest.approx(run(batch)[1]["refined_ce"], rel=1e-4)
 
 
 def test_burn_in_that_leaves_no_frame_to_learn_from_is_refused(params):
-    loss_fn = step.make_loss_fn(tiny.model(), dataclasses.replace(CONFIG, burn_in=2))
+    loss_fn = clip_loss.make_loss_fn(tiny.model(), dataclasses.replace(CONFIG, burn_in=2))
     with pytest.raises(errors.VosError, match="burn_in is 2, and clips have 3 frames"):
         jax.eval_shape(loss_fn, params, tiny.batch(), jax.random.key(0), jnp.int32(PLAIN))

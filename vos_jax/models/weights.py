@@ -1,0 +1,157 @@
+"""Loads models: shipped or exported weights, ImageNet backbones, and what training begins with."""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from vos_jax import errors, weights_io
+from vos_jax.models import backbones, training_free, vos
+from vos_jax.models import config as model_config
+from vos_jax.models import state as state_lib
+from vos_jax.models.backbones import pretrained
+from vos_jax.typing import PRNGKeyArray
+
+LAMBDAS = "matcher/lambda_logit/"
+"""Path of the data sets' lambdas in the parameters."""
+
+
+def load_model(config: model_config.ModelConfig, checkpoint: str) -> tuple[state_lib.Model, Any, str]:
+    """Returns the model, its parameters and their source: "none" or a file's path.
+
+    Args:
+      config: the model.
+      checkpoint: "none" for the training-free model; a path of exported weights; "auto" for those that ship
+        with the variant, or the training-free model where none ship.
+
+    Raises:
+      VosError: no such file, a damaged one, weights of another model, or a data set without a lambda.
+    """
+    if checkpoint == "auto":
+        shipped = pretrained.WEIGHTS / f"{config.variant}.safetensors"
+        checkpoint = str(shipped) if shipped.is_file() else "none"
+    if checkpoint == "none":
+        return training_free.TrainingFree(config=config), _imagenet(config), "none"
+    model = vos.VOS(config=config)
+    params = load_params(model, pathlib.Path(checkpoint))
+    if config.dataset not in (known := datasets_of(params)):
+        raise errors.VosError(
+            f"model.dataset is {config.dataset!r}; {checkpoint} has a lambda for: {', '.join(known)}"
+        )
+    return model, params, checkpoint
+
+
+def _imagenet(config: model_config.ModelConfig) -> Any:
+    if not isinstance(config.backbone, str):
+        raise errors.VosError(
+            "there are no ImageNet weights for a backbone of your own; name a file by --checkpoint, or train "
+            "with --init random"
+        )
+    return backbones.load_pretrained(config.backbone)
+
+
+def num_proposals(config: model_config.ModelConfig, model: state_lib.Model) -> int:
+    """Returns the number of places for proposals from files in a frame; 0 if they do not come from files.
+
+    Raises:
+      VosError: proposals from files for a model that uses none, or without a folder.
+    """
+    settings = config.proposals
+    if settings.source != "file":
+        return 0
+    if not isinstance(model, vos.VOS):
+        raise errors.VosError(
+            "model.proposals.source is file, but the training-free model matches no proposals: name trained "
+            "weights by --checkpoint PATH"
+        )
+    if not settings.folder:
+        raise errors.VosError(
+            "model.proposals.source is file: name the folder with one <sequence>.json per video by "
+            "--config.proposals.folder=DIR (docs/proposals.md)"
+        )
+    return settings.capacity
+
+
+def datasets_of(params: Any) -> tuple[str, ...]:
+    """Returns the names of the data sets that have a lambda of their own, sorted."""
+    return tuple(sorted(params["matcher"]["lambda_logit"]))
+
+
+def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
+    """Reads exported weights and checks that they are this model's, tensor by tensor.
+
+    Raises:
+      VosError: no such file, a damaged one, or weights of another model; the first difference is named.
+    """
+    variant = model.config.variant
+    if not file.is_file():
+        raise errors.VosError(f"no checkpoint at {file}; --checkpoint none needs none, auto takes what ships")
+    data = pretrained.read_weights(file)
+    pretrained.check_record(file, data, required=False)
+    flat, metadata = weights_io.load(data, str(file))
+    found = metadata.get("variant")
+    if found != variant:
+        kind = f"the variant {found}" if found else f"{metadata.get('backbone', 'something else')} alone"
+        raise errors.VosError(
+            f"{file}: holds weights of {kind}; the config asks for a trained {variant} (model.variant)"
+        )
+    if "lambda_logit" in flat:
+        raise errors.VosError(
+            f"{file}: was exported before version 0.2 and holds its lambdas in one array; repack it as "
+            "docs/lab/lite0.md describes"
+        )
+    datasets = tuple(key.removeprefix(LAMBDAS) for key in flat if key.startswith(LAMBDAS))
+    init = functools.partial(model.init, jax.random.key(0), datasets or ("default",))
+    wanted = traverse_util.flatten_dict(jax.eval_shape(init), sep="/")
+    check_params(flat, wanted, file)
+    return traverse_util.unflatten_dict({key: np.asarray(flat[key], np.float32) for key in wanted}, sep="/")
+
+
+def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequence[str]) -> Any:
+    """Returns parameters to begin training with.
+
+    Args:
+      model: whose parameters.
+      start: "imagenet" (heads random), "random", or an exported file.
+      key: of what is random.
+      datasets: data sets that get a lambda of their own. One that the file lacks begins as its "default".
+
+    Raises:
+      VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
+    """
+    if start not in ("imagenet", "random"):
+        params = load_params(model, pathlib.Path(start))
+        lambdas = params["matcher"]["lambda_logit"]
+        default = lambdas.get("default", np.zeros((), np.float32))
+        lambdas = {name: default for name in datasets} | lambdas
+        return {**params, "matcher": {**params["matcher"], "lambda_logit": lambdas}}
+    params = model.init(key, datasets)
+    if start == "random":
+        return params
+    loaded = _imagenet(model.config)
+    check_params(
+        traverse_util.flatten_dict(loaded, sep="/"),
+        traverse_util.flatten_dict(params["backbone"], sep="/"),
+        pathlib.Path(f"{model.config.backbone}.safetensors"),
+    )
+    return {**params, "backbone": jax.tree.map(jnp.asarray, loaded)}
+
+
+def check_params(flat: Mapping[str, Any], expected: Mapping[str, Any], file: pathlib.Path) -> None:
+    """Raises VosError naming the first tensor that is missing or of another shape.
+
+    More tensors than expected are no error: a model may be run without a stage that it was trained with.
+    """
+    for key, value in expected.items():
+        if key not in flat:
+            raise errors.VosError(f"{file}: lacks {key}, which this model needs; it is of another model")
+        if tuple(flat[key].shape) != tuple(value.shape):
+            raise errors.VosError(
+                f"{file}: {key} has shape {tuple(flat[key].shape)}, this model needs {tuple(value.shape)}; "
+                "it is of another model"
+            )

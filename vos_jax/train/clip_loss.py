@@ -1,0 +1,304 @@
+"""The loss of a batch of clips: a pure function of parameters, clips, key and step (docs/method.md).
+
+Features, keys and proposals are computed for all frames of a clip at once. Then `track` and `step.write`, the
+same as at test time, carry the memory through the clip under `lax.scan`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax import checks, geometry
+from vos_jax.errors import VosError
+from vos_jax.models import masks, vos
+from vos_jax.models import memory as memory_lib
+from vos_jax.models import proposals as proposals_lib
+from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
+from vos_jax.train import corruption as corruption_lib
+from vos_jax.train import losses as losses_lib
+from vos_jax.train import optim, oracle, proposal_losses
+from vos_jax.typing import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
+
+Batch = dict[str, Array]  # `data.clips.ClipArrays` with a leading axis B, and optionally "clip" [B]
+Metrics = dict[str, Float[Array, ""]]
+LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Metrics]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipLossConfig(losses_lib.LossConfig):
+    """Settings of the loss of a clip, besides the weights of the terms.
+
+    Attributes:
+      remat: Compute activations again for the gradient, frame by frame, instead of keeping them: less memory,
+        more time.
+      unroll: Unroll the loop over frames. A rolled loop compiles faster, which long clips may need, but on
+        CPU the gradients of its convolutions take some 30 times as long (XLA rewrites them for Eigen outside
+        of loops only).
+      sampling_begin: Until this step the previous mask is the true one.
+      sampling_prob: From then on it is the prediction with this probability, in each frame of each clip.
+      oracle_prob: Share of frames whose proposals are jittered true boxes with distractors, at step 0.
+      oracle_end: Step at which that share has fallen to 0; 0 = the network's own proposals always.
+      burn_in: Frames after the first that are segmented and remembered without loss or gradient: the memory
+        then holds the model's own masks, as late in a video.
+      corruption: Errors in the masks that are written to the memory.
+
+    Raises:
+      VosError: a value out of range.
+    """
+
+    remat: bool = False
+    unroll: bool = True
+    sampling_begin: int = 1000
+    sampling_prob: float = 0.5
+    oracle_prob: float = 0.5
+    oracle_end: int = 0
+    burn_in: int = 0
+    corruption: corruption_lib.CorruptionConfig = corruption_lib.CorruptionConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.probability(self, "sampling_prob", "oracle_prob")
+        checks.at_least(self, 0, "sampling_begin", "oracle_end", "burn_in")
+
+
+def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...] = ()) -> LossFn:
+    """Returns `loss_fn(params, clips_batch, key, step) -> (loss, metrics)`.
+
+    `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each
+    clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
+    0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
+    scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
+    proposals and of correspondence are there only where they are computed.
+
+    Args:
+      model: the method.
+      config: how a clip is learned from.
+      frozen: prefixes of parameters that do not learn, as `optim.OptimConfig.frozen`; of what they compute no
+        activation is kept and no gradient computed.
+    """
+
+    # Clips skip frames, so each is as far from the one before as kept frames are: every frame is written.
+    memory = dataclasses.replace(model.config.memory, every=1)
+    model = vos.VOS(config=dataclasses.replace(model.config, memory=memory))
+
+    def loss_fn(
+        params: Any, clips_batch: Batch, key: PRNGKeyArray, step: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        params = optim.freeze(params, frozen)
+        batch = dict(clips_batch)
+        clip = batch.pop("clip", jnp.arange(batch["dataset"].shape[0]))
+        step_key = jax.random.fold_in(key, step)
+        keys = jax.vmap(lambda number: jax.random.fold_in(step_key, number))(clip)
+        of_clip = functools.partial(clip_terms, model, config)
+        terms = jax.vmap(of_clip, in_axes=(None, 0, 0, None))(params, batch, keys, step)
+        metrics = jax.tree.map(jnp.mean, terms)
+        loss = losses_lib.total(metrics, config)
+        return loss, {"loss": loss, **metrics}
+
+    return loss_fn
+
+
+def clip_terms(
+    model: vos.VOS, config: ClipLossConfig, params: Any, clip: Batch, key: PRNGKeyArray, step: Array
+) -> Metrics:
+    """The terms of ONE clip's loss, each normalised by the clip's own counts.
+
+    The truth of frame 0 goes into the memory; frames 1.. are predicted in order and written back as they
+    were predicted, so gradients flow from later frames to earlier ones. `config.burn_in` frames after frame 0
+    have no loss and no gradient, and `config.corruption` changes what is written.
+
+    Args:
+      model: the method.
+      config: see `ClipLossConfig`.
+      params: the model's parameters.
+      clip: `data.clips.ClipArrays`.
+      key: this clip's, at this step.
+      step: of training.
+    """
+    frames, frame_size = clip["frames"], clip["frame_size"].astype(jnp.float32)
+    length, height, width, _ = frames.shape
+    if config.burn_in > length - 2:
+        raise VosError(
+            f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
+            f"from behind the first; set it to at most {length - 2}, or make train.data.clip_length larger"
+        )
+    num_objects = clip["object_valid"].shape[0]
+    truth = truth_of(clip["ids"], num_objects)
+    # An object that the first frame does not show cannot be followed.
+    object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
+    truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
+    annotated = clip["truth_valid"] & clip["frame_valid"]
+    grid = truth.shape[2], truth.shape[3]
+    cell_valid = masks.pixel_valid(frame_size, grid, geometry.MASK_STRIDE)
+
+    params = _choose_lambda(params, clip["dataset"], model.config.dataset)
+    still = jax.lax.stop_gradient(params)
+    late = slice(1 + config.burn_in, None)
+    encoded = _encode(model, config, params, still, frames, frame_size)
+    detections = encoded.detections
+    oracle_key, sampling_key, corruption_key = jax.random.split(key, 3)
+    proposals = _proposals(
+        model, config, encoded.proposals, truth, object_valid, annotated, frame_size, oracle_key, step
+    )
+    encoded = encoded.replace(detections=None, proposals=proposals)
+
+    slots = max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)
+    capacity = min(model.config.memory.capacity, slots)
+    state = state_lib.init_state(model, num_objects, (height, width), frame_size, capacity=capacity)
+    state = state.replace(object_valid=object_valid)
+    first = jax.tree.map(lambda x: x[0], encoded)
+    first_prob = masks.aggregate(truth[0], object_valid)
+    state = step_lib.write(model, params, first, state, first_prob, prompted=object_valid)
+
+    def follow(state: state_lib.State, inputs: tuple, *, learns: bool) -> tuple[state_lib.State, tuple]:
+        encoded, truth, use_truth, key = inputs
+        weights = params if learns else still
+        prediction = model.track(weights, encoded, state, train=True)
+        prob = masks.aggregate(prediction.prob, object_valid)
+        prob = prob if learns else jax.lax.stop_gradient(prob)
+        corrupted = None
+        if config.corruption.enabled:
+            corrupted = corruption_lib.corrupt(prob[1:], object_valid, key, config.corruption)
+        state = step_lib.write(
+            model,
+            weights,
+            encoded,
+            state,
+            prob,
+            prompted=jnp.zeros_like(object_valid),
+            slot_attention=prediction.read.slot_attention,
+            memory_prob=corrupted,
+        )
+        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config)
+        return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
+
+    use_truth = _use_truth(config, annotated, sampling_key, step)
+    inputs = (encoded, truth, use_truth, jax.random.split(corruption_key, length))
+    if config.burn_in:
+        early = jax.tree.map(lambda x: x[1 : late.start], inputs)
+        state, _ = jax.lax.scan(functools.partial(follow, learns=False), state, early, unroll=config.unroll)
+    learn = functools.partial(follow, learns=True)
+    if config.remat:
+        learn = jax.checkpoint(learn, prevent_cse=config.unroll)
+    inputs = jax.tree.map(lambda x: x[late], inputs)
+    _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=config.unroll)
+
+    counts = annotated[late]
+    terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
+    hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
+    terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config)
+    if config.correspondence:
+        terms |= _correspondence(model, encoded.key, clip, late)
+    if detections is not None:
+        terms |= _proposal_terms(detections, clip, annotated)
+    return terms
+
+
+def _correspondence(model: vos.VOS, key: Float[Array, "T h w Ck"], clip: Batch, late: slice) -> Metrics:
+    """Returns the terms of the attention from the `late` frames to the first one."""
+    origins = jnp.where(clip["frame_valid"][:, None, None, None], clip["origins"], -1.0)
+    frame_size = clip["frame_size"].astype(jnp.float32)
+    valid = masks.pixel_valid(frame_size, (key.shape[1], key.shape[2]), geometry.MEMORY_STRIDE)
+    return losses_lib.correspondence(key[late], key[0], origins[late], origins[0], valid, model.config.read)
+
+
+def _proposal_terms(
+    detections: proposals_lib.Detections, clip: Batch, annotated: Bool[Array, "T"]
+) -> Metrics:
+    """Returns the terms of the proposal network, means over the annotated frames."""
+    frame_size, valid = clip["frame_size"].astype(jnp.float32), clip["instance_valid"]
+    of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
+    # The share of a cell that is IGNORE comes last.
+    labels = truth_of(jnp.minimum(clip["instances"], valid.shape[0] + 1), valid.shape[0] + 1)
+    found = jax.vmap(
+        lambda detections, labels: of_frame(
+            detections, labels[:-1], valid, ignored=labels[-1], exhaustive=clip["exhaustive"]
+        )
+    )(detections, labels)
+    return {name: losses_lib.mean_over_frames(values, annotated) for name, values in found.items()}
+
+
+def truth_of(ids: UInt8[Array, "T H W"], num_objects: int) -> Float[Array, "T N H/4 W/4"]:
+    """Returns the share of each stride-4 cell that each object 1..N covers."""
+    covers = jax.vmap(lambda x: masks.one_hot(x, num_objects).astype(jnp.float32))(ids)
+    return masks.downsample(covers, geometry.MASK_STRIDE)
+
+
+def _choose_lambda(params: Any, dataset: Array, name: str) -> Any:
+    """Returns the parameters with the lambda of data set number `dataset` under the model's `name`.
+
+    Data sets are numbered in the sorted order of their names.
+    """
+    lambdas = params["matcher"]["lambda_logit"]
+    chosen = jnp.stack([lambdas[key] for key in sorted(lambdas)])[dataset]
+    return {**params, "matcher": {**params["matcher"], "lambda_logit": {name: chosen}}}
+
+
+def _encode(
+    model: vos.VOS,
+    config: ClipLossConfig,
+    params: Any,
+    still: Any,
+    frames: Shaped[Array, "T H W 3"],
+    frame_size: Float[Array, "2"],
+) -> state_lib.Encoded:
+    """Encodes all frames of a clip; those of the burn-in with the parameters that are `still`."""
+    encode = functools.partial(model.encode, frame_size=frame_size)
+    burned = slice(1, 1 + config.burn_in)
+    learned = jnp.concatenate([frames[:1], frames[burned.stop :]])
+    if config.remat:
+        encode_again = jax.checkpoint(encode, prevent_cse=config.unroll)
+        _, encoded = jax.lax.scan(
+            lambda none, frame: (none, encode_again(params, frame)), None, learned, unroll=config.unroll
+        )
+    else:
+        encoded = jax.vmap(functools.partial(encode, params))(learned)
+    if not config.burn_in:
+        return encoded
+    early = jax.vmap(functools.partial(encode, still))(frames[burned])
+    return jax.tree.map(lambda late, early: jnp.concatenate([late[:1], early, late[1:]]), encoded, early)
+
+
+def _proposals(
+    model: vos.VOS,
+    config: ClipLossConfig,
+    network: proposals_lib.Proposals | None,
+    truth: Float[Array, "T N H/4 W/4"],
+    object_valid: Bool[Array, "N"],
+    annotated: Bool[Array, "T"],
+    frame_size: Array,
+    key: PRNGKeyArray,
+    step: Array,
+) -> proposals_lib.Proposals | None:
+    """Returns the network's proposals of all frames, or the oracle's in some frames early in training."""
+    if network is None or config.oracle_end == 0:
+        return network
+    places = model.config.proposals.capacity
+
+    def draw(truth: Float[Array, "N H/4 W/4"], key: PRNGKeyArray) -> proposals_lib.Proposals:
+        capacity = max(places, truth.shape[0])
+        found = oracle.oracle(truth, object_valid, frame_size, key, capacity=capacity)
+        return jax.tree.map(lambda x: x[:places], found)
+
+    draw_key, choice_key = jax.random.split(key)
+    true = jax.vmap(draw)(truth, jax.random.split(draw_key, truth.shape[0]))
+    share = config.oracle_prob * jnp.clip(1.0 - step / config.oracle_end, 0.0, 1.0)
+    chosen = annotated & jax.random.bernoulli(choice_key, share, annotated.shape)
+
+    def choose(true: Array, network: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, *[1] * (true.ndim - 1)), true, network.astype(true.dtype))
+
+    return jax.tree.map(choose, true, network)
+
+
+def _use_truth(
+    config: ClipLossConfig, annotated: Bool[Array, "T"], key: PRNGKeyArray, step: Array
+) -> Bool[Array, "T"]:
+    """Marks the frames whose previous mask is the ground truth (scheduled sampling)."""
+    prediction = jnp.where(step >= config.sampling_begin, config.sampling_prob, 0.0)
+    return annotated & ~jax.random.bernoulli(key, prediction, annotated.shape)
