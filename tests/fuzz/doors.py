@@ -16,7 +16,7 @@ from vos_jax import config as configs
 from vos_jax import weights_io
 from vos_jax.convert import foreign_weights
 from vos_jax.data import given_masks, masks, proposal_files, submission
-from vos_jax.data.datasets import tfds, youtube_vos
+from vos_jax.data.datasets import rendered, tfds, youtube_vos
 from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
 from vos_jax.metrics import scoring
 
@@ -154,13 +154,7 @@ def run_seeds(folder: pathlib.Path) -> list[bytes]:
     return [(folder / record.NAME).read_bytes()]
 
 
-class Cow:
-    """A video of one frame for `Record.is_finished`."""
-
-    name, frame_names, size = "cow", ("00000",), SIZE
-
-    def __len__(self) -> int:
-        return 1
+COW = rendered.make_video("cow", size=SIZE, frames=1, objects=1)
 
 
 def read_run(path: pathlib.Path) -> None:
@@ -168,7 +162,7 @@ def read_run(path: pathlib.Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / record.NAME).write_bytes(path.read_bytes())
     found = record.Record(folder, {"memory": {"every": 5}, "a": [1, 2]})
-    if found.is_finished(Cow()):
+    if found.is_finished(COW):
         found.working_seconds("cow")
     dict(found.presence("cow")) if "cow" in found._entries else None
     found.note("eel", {"compile": 0.0, "inference": 1.0, "io": 1.0})

@@ -11,7 +11,8 @@ from hypothesis import strategies
 from tests.fuzz import doors, run
 from vos_jax import config as configs
 from vos_jax import errors, files
-from vos_jax.data import proposal_files, youtube_vos
+from vos_jax.data import proposal_files
+from vos_jax.data.datasets import youtube_vos
 from vos_jax.inference import record
 
 INPUTS = 40
