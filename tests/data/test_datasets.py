@@ -286,3 +286,37 @@ def test_real_folder_of_folders(shared_data):
     video = folder_of_folders(shared_data / "multi-object")["tabletop"]
     video.check()
     assert (len(video), len(video.first_frames)) == (77, 7)
+
+
+def test_every_layout_is_detected(tmp_path):
+    make_davis(tmp_path / "davis")
+    make_folders(tmp_path / "folders", {0: (1,)})
+    write_frame(tmp_path / "photos/people/images/a.jpg")
+    layouts.youtube_vos(tmp_path / "youtube_vos")
+    for folder, index in (("tfds", False), ("array_record", True)):
+        (tmp_path / folder / "name/1.0.0").mkdir(parents=True)
+        for name in ("dataset_info.json", "metadata.json")[: 1 + index]:
+            (tmp_path / folder / "name/1.0.0" / name).write_text("{}")
+    found = {path.name: datasets.detect(path) for path in tmp_path.iterdir()}
+    assert found == {name: name for name in datasets.DATASETS if name != "rendered"}
+    assert layouts.open_as("auto", tmp_path / "davis").name == "davis2017"
+
+
+def test_the_head_of_a_video_is_a_video_of_its_own(tmp_path):
+    root = layouts.youtube_vos(tmp_path, truth=True)
+    dataset = layouts.open_as("youtube_vos", root, split="valid", all_frames=str(root / "valid_all_frames"))
+    video = dataset["cow"]
+    head = video.head(12)
+    head.check()
+    assert len(head) == 12 and head.required_names == ("00000", "00005", "00010")
+    assert head.first_frames == video.first_frames == {3: 0, 7: 10} and head.scored_frames(3) == (5, 10)
+    assert video.head(10).first_frames == {3: 0} and set(video.head(10).prompts()) == {0}
+    assert video.head(99) == video
+    folder = folder_of_folders(make_folders(tmp_path / "folders", dict.fromkeys(range(4), (1,))))["cat"]
+    assert folder.scored_frames(1) == (1, 2) and folder.head(3).scored_frames(1) == (1,)
+
+
+def test_videos_are_left_out_by_name_or_pattern(tmp_path):
+    make_davis(tmp_path, ("camel", "cat", "dog"))
+    assert davis(tmp_path, sequences=("dog", "ca*"), exclude=("camel",)).names == ("dog", "cat")
+    assert "no sequence matches 'bird*'" in message_of(lambda: davis(tmp_path, exclude=("bird*",)))

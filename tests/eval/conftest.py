@@ -14,7 +14,9 @@ from vos_jax.inference import tracker
 @pytest.fixture
 def copy_model(monkeypatch):
     """Swaps the model for `runs.CopyTracker`; gives the list of how many frames each track had."""
-    monkeypatch.setattr(program.weights, "load_model", lambda config, checkpoint: (make_model(), None, "copy"))
+    monkeypatch.setattr(
+        program.weights, "load_model", lambda config, checkpoint: (make_model(), None, "copy")
+    )
     monkeypatch.setattr(tracker, "Tracker", runs.CopyTracker)
     monkeypatch.setattr(runs.CopyTracker, "followed", [])
     monkeypatch.setattr(runs.CopyTracker, "interrupt_after", None)
