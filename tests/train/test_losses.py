@@ -139,13 +139,12 @@ def test_padding_changes_no_term():
     order = [*range(P), P, P + 1, P + 2, P + 3, P + 4]  # P proposals, 2 invalid ones, N + 1 propagated masks
     pictures = np.array(more.proposals.masks)
     pictures[:P, :H, :W], pictures[P + 2 : P + 2 + N, :H, :W] = small[:P], small[P:]
-    similarity, cost = np.array(more.similarity), np.array(more.cost)
-    for big, real in ((similarity, out.similarity), (cost, out.cost)):
+    similarity, cost = np.array(more.match.similarity), np.array(more.match.cost)
+    for big, real in ((similarity, out.match.similarity), (cost, out.match.cost)):
         big[:N, :P], big[:N, P + 2 : P + 2 + N] = real[:, :P], real[:, P:]
     padded = more.replace(
         proposals=candidates(pictures, [index < P or P + 2 <= index < P + 2 + N for index in order]),
-        similarity=similarity,
-        cost=cost,
+        match=more.match.replace(similarity=similarity, cost=cost),
         coarse=put(more.coarse, out.coarse),
     )
     padded_prob = np.concatenate([np.zeros((N + 1, H + 3, W + 2)), np.zeros((1, H + 3, W + 2))])

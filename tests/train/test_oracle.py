@@ -1,6 +1,7 @@
 """Oracle proposals: jittered truth and distractors."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ FRAME_SIZE = np.array([60, 90])
 def draw(seeds, jitter, object_valid):
     def one(seed):
         key = jax.random.key(seed)
-        return oracle.oracle(TRUTH, object_valid, FRAME_SIZE, key, capacity=8, jitter=jitter)
+        return oracle.oracle(jnp.asarray(TRUTH), object_valid, FRAME_SIZE, key, capacity=8, jitter=jitter)
 
     return jax.vmap(one)(seeds)
 
