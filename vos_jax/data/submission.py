@@ -20,6 +20,8 @@ from vos_jax import config as configs
 from vos_jax import errors, files
 from vos_jax.data import datasets, masks, sources
 
+NAME = "submission.zip"
+
 MAX_BYTES = 2**26
 """Largest mask unpacked; nothing is ever unpacked to disk."""
 

@@ -10,6 +10,8 @@ from vos_jax.data import sources
 from vos_jax.metrics import davis_csv
 from vos_jax.visualize import console
 
+NAME = "results.json"
+
 
 def make(
     source: sources.VideoSource,
@@ -41,7 +43,7 @@ def write(
     screen: rich_console.Console, source: sources.VideoSource, out: pathlib.Path, results: dict
 ) -> None:
     """OUT/results.json, the official CSV files where there is a score, and the printed table."""
-    files.write_json(out / "results.json", results)
+    files.write_json(out / NAME, results)
     davis_csv.write(out, source.split, results)
     console.print_results(screen, results)
     screen.print(f"masks and results.json: {out}")
