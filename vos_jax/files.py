@@ -132,11 +132,17 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: pathlib.Path, tokens: Collection[str]) -> None:
-    """Removes temporary files below `folder` that processes with these `TOKEN`s left behind."""
-    for path in folder.rglob(".*.part*") if tokens else ():
+def remove_leftovers(folder: pathlib.Path, tokens: Collection[str] | None = None) -> None:
+    """Removes temporary files that killed processes left below `folder`.
+
+    Args:
+      folder: where this program writes; links below it are not followed.
+      tokens: `TOKEN`s of the processes; None: of any process of this program, none of which may be writing.
+    """
+    for path in folder.rglob(".*.part*"):
         found = _TEMPORARY.fullmatch(path.name)
-        if found and found[1] in tokens and path.is_file() and not path.is_symlink():
+        is_own = found and (tokens is None or found[1] in tokens)
+        if is_own and path.is_file() and not path.is_symlink():
             remove(path)
 
 
