@@ -364,11 +364,11 @@ def score_only(
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)
     own = None
+    chosen = [source.video(name) for name in source.sequences()]
+    read = dataset_results.inputs(config.data, config.model.proposals, chosen)
+    output_folder.check_apart(out, read)
     if options.out is not None:
-        chosen = [source.video(name) for name in source.sequences()]
-        own = output_folder.OutputFolder(
-            out, inputs=[folder, *dataset_results.inputs(config.data, config.model.proposals, chosen)]
-        )
+        own = output_folder.OutputFolder(out, inputs=[folder])
         last.callback(own.close)
         for name in outputs(options, config, source, ()):
             own.check(out / name)

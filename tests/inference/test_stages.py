@@ -7,7 +7,7 @@ import eval as program
 from tests import tiny
 from vos_jax import errors
 from vos_jax.data import masks, rendered, sources
-from vos_jax.inference import segmentation, tracker, writer
+from vos_jax.inference import dataset_results, result_store, segmentation, tracker, writer
 from vos_jax.models import vos
 
 
@@ -16,8 +16,8 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     video = sources.DavisSource(root).video("ant")
     model = tiny.model(refine=False)
     follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.STAGES)
-    with writer.MaskWriter(tmp_path / "out") as masks_out:
-        segmentation.segment(video, follower, masks_out)
+    with result_store.ResultStore(tmp_path / "out", {}) as store:
+        segmentation.segment(video, follower, dataset_results.open_results(store, video, stages=vos.STAGES))
     for name in video.frame_names:
         final, coarse, propagated = (
             masks.read_mask(writer.mask_path(tmp_path / "out" / folder, "ant", name))

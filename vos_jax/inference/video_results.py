@@ -30,7 +30,8 @@ class VideoSummary:
     Attributes:
       frames: number of frames.
       seconds: wall time by kind, over all runs: "compile", "adaptation" to the video, "inference", and "io",
-        waiting for frames and for the writer, which work in threads of their own; "model" is the part of "inference" from calling the compiled step until its results are ready.
+        waiting for frames and for the writer, which work in threads of their own; "model" is the part of
+        "inference" from calling the compiled step until its results are ready.
       presence: object id -> the model's confidence that the object is visible, in [0, 1], a value per written
         frame in order; None in a frame where the object is not known.
     """
