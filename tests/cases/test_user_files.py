@@ -1,4 +1,4 @@
-"""Cases of users' files that programs removed or replaced (A01 to A18), and relatives: now all of them stay."""
+"""Cases A01 to A18: users' files that programs removed or replaced, and their relatives. All stay now."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from PIL import Image
 
 import eval as eval_program
 import segment as program
-from tests import layouts
+from tests import layouts, test_segment
 from tests.data import video_maker
 from tests.eval import runs
 from tests.eval.conftest import copy_model, davis, pristine  # noqa: F401 - fixtures
@@ -19,12 +19,11 @@ from tests.inference.coloured import make_model, make_video
 from vos_jax import errors, export, files, merge, output_folder, weights_io
 from vos_jax.convert import __main__ as convert
 from vos_jax.data import masks
-from vos_jax.inference import result_store, tracker, video_results
+from vos_jax.inference import result_store, video_results
 from vos_jax.train import workdir
 
 SIZE = (64, 96)
 LENGTH = 6
-TRACKER = tracker.Tracker(make_model(), {})
 MINE = b"the user's own work of a week"
 
 
@@ -33,7 +32,7 @@ def here(tmp_path, monkeypatch):
     """A folder with a film, its first mask and a model that follows colours, as the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(program.loading, "make_model", lambda *_: (make_model(), {}, "colours"))
-    monkeypatch.setattr(program.tracker, "Tracker", lambda *_, **__: TRACKER)
+    monkeypatch.setattr(program.tracker, "Tracker", lambda *_, **__: test_segment.TRACKER)
     frames, ids = make_video(SIZE, LENGTH)
     video_maker.write("film.mp4", frames)
     masks.write_mask("first.png", ids[0])
@@ -132,7 +131,7 @@ def test_a02_an_out_that_holds_the_film_is_refused(here, capsys, name):
         ("clip/masks", ".jpg", "clip", "holds"),  # A04
         ("clip", ".png", "clip", "is"),
         ("clip", ".png", "clip/new/out", "lies in"),
-        ("clip", ".png", "clip/../clip/", "is"),
+        ("clip", ".png", "clip/../clip", "is"),
         ("clip", ".png", "linked", "is"),
         ("linked", ".png", "clip", "is"),
         ("linked", ".png", "clip/out", "lies in"),
@@ -507,20 +506,20 @@ def test_eval_goes_on_in_mid_video(tmp_path, monkeypatch):
     monkeypatch.setattr(eval_program.loading, "make_model", lambda *_: (make_model(), {}, "colours"))
     data = layouts.youtube_vos(tmp_path / "data", videos=("cow",), truth=True)
     assert runs.run(data, tmp_path / "through", config="ytvos19") == 0
-    step, steps = tracker.Track.step, []
+    write_frame, written = video_results.VideoResults.write, []
 
-    def interrupted(self, *arguments, **more):
-        if len(steps) == 3:
+    def interrupted(self, index, *arguments):
+        if len(written) == 3:
             raise KeyboardInterrupt
-        steps.append(self.index)
-        return step(self, *arguments, **more)
+        written.append(index)
+        write_frame(self, index, *arguments)
 
     with monkeypatch.context() as broken:
-        broken.setattr(tracker.Track, "step", interrupted)
+        broken.setattr(video_results.VideoResults, "write", interrupted)
         assert runs.run(data, tmp_path / "out", config="ytvos19") == 130
-        steps[:] = [None] * 4
+        written[:] = [None] * 4
         assert runs.run(data, tmp_path / "out", config="ytvos19") == 0
-    assert steps[4] == 3, "went on where it was interrupted"
+    assert written[4] == 3, "went on where it was interrupted"
     assert tree(tmp_path / "out/cow") == tree(tmp_path / "through/cow")
     found, wanted = (runs.results_of(tmp_path / name) for name in ("out", "through"))
     assert found["presence"] == wanted["presence"] and found["objects"] == wanted["objects"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import types
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from vos_jax import config as configs
 from vos_jax import output_folder, weights_io
 from vos_jax.convert import foreign_weights
 from vos_jax.data import given_masks, masks, proposal_files, records, sources, submission, youtube_vos
-from vos_jax.inference import probabilities, result_store, snapshots, tracked, tracker, writer
+from vos_jax.inference import probabilities, result_store, snapshots, tracker, writer
 from vos_jax.metrics import scoring
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
@@ -153,7 +154,7 @@ def run_seeds(folder: pathlib.Path) -> list[bytes]:
             results.begin(0)
             if name == "cow":
                 ids = pictures.plane() % 2
-                results.write(0, tracked.TrackedFrame(ids=ids, presence={1: 0.5}))
+                results.write(0, types.SimpleNamespace(ids=ids, presence={1: 0.5}, stages={}))
                 results.finish(1, {"compile": 1.0, "inference": 2.0, "io": 0.5})
     return [(folder / result_store.NAME).read_bytes()]
 

@@ -111,7 +111,7 @@ class ResultStore:
         num_frames: int | None = None,
         settings: Mapping[str, Any] | None = None,
         first: int = 0,
-        keep_states: bool = False,
+        keep_all_states: bool = False,
         soft: bool = False,
         stages: Sequence[str] = (),
     ) -> video_results.VideoResults:
@@ -124,7 +124,7 @@ class ResultStore:
           num_frames: None where it is not known before the video is read.
           settings: what decides the look of this video's masks alone, JSON-able.
           first: index of the frame that a track of the video sees first.
-          keep_states: keep every state that is saved, not only the last one.
+          keep_all_states: keep every state that is saved, not only the last one.
           soft: whether probabilities are written, too.
           stages: names of the stages whose masks are written, too.
 
@@ -136,9 +136,8 @@ class ResultStore:
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / files.safe_name(name)
         entry = self._entries.get(name)
-        if entry is None and (
-            foreign := [p for p in sorted(folder.glob("*.png")) if not self.output.owns(p)]
-        ):
+        masks_there = [path for path in files.list_files(folder) if path.suffix == ".png"]
+        if entry is None and (foreign := [path for path in masks_there if not self.output.owns(path)]):
             raise VosError(
                 f"{foreign[0]}: {folder} holds masks that this program did not write; score them with "
                 "--score_only, or choose another --out"
@@ -163,7 +162,7 @@ class ResultStore:
             num_frames=num_frames,
             model=self.model,
             first=first,
-            keep_states=keep_states,
+            keep_all_states=keep_all_states,
             soft=soft,
             stages=tuple(stages),
             resumable=same and not self.overwrite,

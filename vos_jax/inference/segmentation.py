@@ -45,19 +45,19 @@ def segment(
     results.begin(start)
     for _ in range(start):
         advance(0.0)
-    clock = _Clock(follower, results.seconds)
+    clock = _Clock(follower.seconds, results.seconds)
 
     def frames(indices: Iterable[int]) -> Iterator[Item]:
         ahead = prefetch.prefetch(map(read or video.frame, indices), FRAMES_AHEAD)
         return clock.waiting(ahead)
 
     if plain is not None:
-        tracked = _forward(
+        found = _forward(
             plain, frames, video, annotations, track, lambda now: results.save(now, clock.spent())
         )
     else:
-        tracked = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
-    for done, (index, result) in enumerate(tracked, start=1):
+        found = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
+    for done, (index, result) in enumerate(found, start=1):
         with clock.io():
             results.write(index, result, annotations.get(index))
         advance(done / clock.without_compilation())
@@ -67,7 +67,7 @@ def segment(
 
 
 def _forward(
-    follower: tracker.Tracker,
+    engine: tracker.Tracker,
     frames: direction_lib.Frames,
     video: sources.Video,
     annotations: direction_lib.Annotations,
@@ -80,7 +80,7 @@ def _forward(
         for index in range(first):
             yield index, direction_lib.nothing(video.size)
         count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
-        track = follower.start(video.size, count)
+        track = engine.start(video.size, count)
     for item in frames(range(first + track.index, len(video))):
         frame, proposals = item if isinstance(item, tuple) else (item, None)
         index = first + track.index
@@ -91,9 +91,8 @@ def _forward(
 class _Clock:
     """Splits the wall time of a video by kind (`video_results.KINDS`), on top of `earlier` runs."""
 
-    def __init__(self, follower: direction_lib.Follower, earlier: Mapping[str, float]):
-        self._follower, self._earlier = follower, dict(earlier)
-        self._before = dict(follower.seconds)
+    def __init__(self, seconds: Mapping[str, float], earlier: Mapping[str, float]):
+        self._seconds, self._before, self._earlier = seconds, dict(seconds), dict(earlier)
         self._start, self._io = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
@@ -115,12 +114,12 @@ class _Clock:
 
     def without_compilation(self) -> float:
         """Returns the seconds of this run so far without compilation, above 0."""
-        compiled = self._follower.seconds["compile"] - self._before["compile"]
+        compiled = self._seconds["compile"] - self._before["compile"]
         return max(time.perf_counter() - self._start - compiled, 1e-9)
 
     def spent(self) -> dict[str, float]:
         """Returns the seconds of all runs so far by kind."""
-        spent = {kind: value - self._before[kind] for kind, value in self._follower.seconds.items()}
+        spent = {kind: value - self._before[kind] for kind, value in self._seconds.items()}
         now = {"compile": spent["compile"], "adaptation": spent["adaptation"], "io": self._io}
         now["inference"] = time.perf_counter() - self._start - sum(now.values())
         now["model"] = spent["inference"]

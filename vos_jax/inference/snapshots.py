@@ -46,7 +46,7 @@ def save(
       path: the file; its folder exists.
       snapshot: of a track.
       model: the `fingerprint` of the track's model.
-      note: JSON-able; `load_with_note` returns it.
+      note: JSON-able; `read_note` returns it.
 
     Raises:
       VosError: the file cannot be written; one that was there stays as it was.
@@ -80,18 +80,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
     Raises:
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
     """
-    return load_with_note(path, tracker, model)[0]
-
-
-def load_with_note(
-    path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str
-) -> tuple[tracker_lib.Track, dict[str, Any]]:
-    """Reads a snapshot and returns the track and the note that was saved with it; raises as `load`."""
-    try:
-        data = files.read_bytes(path)
-    except OSError as error:
-        raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
-    tensors, metadata = weights_io.load(data, str(path))
+    tensors, metadata = _read(path)
     if metadata.get("format") != FORMAT:
         raise errors.VosError(
             f"{path}: not a state saved by vos_jax (format {metadata.get('format')!r}, expected {FORMAT!r})"
@@ -103,7 +92,7 @@ def load_with_note(
     if SUM in metadata and metadata[SUM] != _sum(tensors, metadata.get("track", "")):
         raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
-    index, size, objects, first_frames, note = _read_about(path, metadata.get("track"), capacity)
+    index, size, objects, first_frames = _read_about(path, metadata.get("track"), capacity)
     seen = tracker.working_size(size)
     expected = jax.eval_shape(
         functools.partial(
@@ -147,7 +136,24 @@ def load_with_note(
         size=size,
         learned=learned,
     )
-    return tracker.resume(snapshot), note
+    return tracker.resume(snapshot)
+
+
+def read_note(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the note that was saved with a snapshot; raises VosError if it cannot be read."""
+    _, metadata = _read(path)
+    try:
+        return dict(files.parse_json(metadata["track"])["note"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.VosError(f"{path}: damaged: its note is unreadable ({error})") from error
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        data = files.read_bytes(path)
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
+    return weights_io.load(data, str(path))
 
 
 def _sum(tensors: Mapping[str, np.ndarray], about: str) -> str:
@@ -159,11 +165,10 @@ def _sum(tensors: Mapping[str, np.ndarray], about: str) -> str:
 
 def _read_about(
     path: str | os.PathLike, about: Any, capacity: int
-) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int], dict[str, Any]]:
-    """Returns index, size, objects and first frames of a track, and the note saved with them."""
+) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int]]:
+    """Returns index, size, objects and first frames of a track."""
     try:
         track = files.parse_json(about)
-        note = dict(track.get("note", {}))
         height, width = (operator.index(n) for n in track["size"])
         index = operator.index(track["index"])
         objects, first_frames = (
@@ -187,4 +192,4 @@ def _read_about(
         raise errors.VosError(
             f"{path}: damaged: its objects do not fit a state of {capacity} before frame {index}"
         )
-    return index, (height, width), objects, first_frames, note
+    return index, (height, width), objects, first_frames

@@ -11,7 +11,7 @@ import numpy as np
 
 from vos_jax import errors, files, output_folder
 from vos_jax.data import masks
-from vos_jax.inference import probabilities, snapshots, tracked, tracker, writer
+from vos_jax.inference import probabilities, snapshots, tracked, writer
 from vos_jax.typing import UInt8
 
 SAVE_SECONDS = 20.0
@@ -25,7 +25,7 @@ KINDS = ("compile", "adaptation", "inference", "io", "model")
 
 @dataclasses.dataclass(frozen=True)
 class VideoSummary:
-    """What is known of a finished video beside its masks.
+    """The summary of a finished video, kept beside its masks.
 
     Attributes:
       frames: number of frames.
@@ -86,7 +86,7 @@ class VideoResults:
         num_frames: int | None,
         model: str,
         first: int,
-        keep_states: bool,
+        keep_all_states: bool,
         soft: bool,
         stages: tuple[str, ...],
         resumable: bool,
@@ -97,7 +97,7 @@ class VideoResults:
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self._output, self._writer, self._note = output, masks_out, note
         self._frame_name, self._num_frames, self._model = frame_name, num_frames, model
-        self._first, self._keep_states, self._resumable = first, keep_states, resumable
+        self._first, self._keep_all_states, self._resumable = first, keep_all_states, resumable
         self._present: dict[int, dict[int, float]] = {}
         self._saved, self._cost = time.monotonic(), 0.0
 
@@ -111,15 +111,16 @@ class VideoResults:
             self._remove(path)
         return True
 
-    def resume(self, follower: tracker.Tracker) -> tracker.Track | None:
+    def resume(self, engine: Any) -> Any:
         """Returns the track where an interrupted run left it; None where there is nothing to go on from.
 
-        The next frame is `first` + the track's index.
+        Args:
+          engine: runs the model, as `snapshots.load` takes it. The next frame is `first` + the track's index.
         """
         for path in reversed(self._states()) if self._resumable else ():
             try:
-                track, note = snapshots.load_with_note(path, follower, self._model)
-                seconds, present = _read_note(note)
+                track = snapshots.load(path, engine, self._model)
+                seconds, present = _read_note(snapshots.read_note(path))
             except (errors.VosError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # damaged by the interruption
             if track.size == self.size and self._are_whole(self._first + track.index):
@@ -212,9 +213,7 @@ class VideoResults:
         """Returns when everything queued is on disk; raises VosError if a write failed."""
         self._writer.flush()
 
-    def save(
-        self, track: tracker.Track, seconds: Mapping[str, float] | None = None, *, force: bool = False
-    ) -> None:
+    def save(self, track: Any, seconds: Mapping[str, float] | None = None, *, force: bool = False) -> None:
         """Saves the state of a forward track if that is due, after the masks before it.
 
         Args:
@@ -264,7 +263,7 @@ class VideoResults:
         presence = {o: [self._present[index].get(o) for index in in_order] for o in objects}
         self.summary = VideoSummary(frames, dict(seconds), presence)
         self._note(self.summary)
-        if not self._keep_states:
+        if not self._keep_all_states:
             for path in self._states():
                 self._remove(path)
         return self.summary
@@ -295,12 +294,12 @@ class VideoResults:
             return False
 
     def _state_path(self, index: int) -> pathlib.Path:
-        number = f"-{index:08d}" if self._keep_states else ""
+        number = f"-{index:08d}" if self._keep_all_states else ""
         return self._output.path / output_folder.STATES / f"{self.name}{number}.safetensors"
 
     def _states(self) -> list[pathlib.Path]:
         """Returns the saved states, the oldest first."""
-        if not self._keep_states:
+        if not self._keep_all_states:
             return [path for path in [self._state_path(0)] if path.exists()]
         found = self._output.path.glob(f"{output_folder.STATES}/*-????????.safetensors")
         return sorted(path for path in found if path.stem.rpartition("-")[0] == self.name)

@@ -58,7 +58,7 @@ class Project:
             self.num_frames = self._unpack()
             self._store = result_store.ResultStore(self.folder / "results", {}, model=model)
             self._results = self._store.video(
-                "masks", self.media.size, "{:05d}".format, num_frames=self.num_frames, keep_states=True
+                "masks", self.media.size, "{:05d}".format, num_frames=self.num_frames, keep_all_states=True
             )
         except BaseException:
             self.close()
