@@ -11,8 +11,6 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 import argparse
 import concurrent.futures
 import contextlib
-import functools
-import hashlib
 import os
 import pathlib
 import sys
@@ -20,7 +18,7 @@ import time
 from collections.abc import Collection, Sequence
 
 import vos_jax
-from vos_jax import command, devices, errors, files, geometry, output_folder, processes
+from vos_jax import command, devices, errors, files, output_folder, processes
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, sources, submission
 from vos_jax.inference import (
@@ -37,7 +35,7 @@ from vos_jax.inference import (
     views,
     writer,
 )
-from vos_jax.metrics import davis_csv, scoring
+from vos_jax.metrics import scoring
 from vos_jax.visualize import console, figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
@@ -140,12 +138,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         lambda: followers.make_follower(config, model, params, num_proposals), local
     )
     for video in chosen:
-        views.check_size(video.size, config.inference)
-        direction.check(
-            video.inputs(), workers[0], config.inference.direction, config.eval.save_probabilities
-        )
-        if num_proposals:
-            proposal_files.read_video(config.model.proposals.folder, video)
+        check(video, config, workers[0], num_proposals)
     figures.check(options.visualize, model, chosen, options.frame)
 
     # ---------------------------------------------------------------- results folder
@@ -154,25 +147,14 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         store = last.enter_context(
             result_store.ResultStore(
                 config.eval.out,
-                settings(config, checkpoint),
+                dataset_results.settings(configs.flatten(config), checkpoint, vos_jax.__version__),
                 model=snapshots.fingerprint(model, params),
                 overwrite=config.eval.overwrite,
                 inputs=dataset_results.inputs(config.data, config.model.proposals, chosen),
                 process=group.index,
             )
         )
-        for name in outputs(options, config, source, chosen):
-            store.output.check(store.folder / name)
-        results_of = {
-            video.name: dataset_results.open_results(
-                store,
-                video,
-                proposals=config.model.proposals.folder if num_proposals else None,
-                soft=config.eval.save_probabilities,
-                stages=config.eval.intermediates,
-            )
-            for video in chosen
-        }
+        results_of = open_results(options, config, store, source, chosen, num_proposals)
     finished = {name for name, found in results_of.items() if found.finished()}
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
     screen.print(f"{source.name} {source.split}: {len(chosen)} sequence(s) on {on}, checkpoint {checkpoint}")
@@ -188,13 +170,12 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     todo = group.partition([v for v in chosen if v.name not in finished], segmentation.cost)
     if group.count > 1:
         screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
-    read = functools.partial(reader, config, num_proposals)
-    run = Run(screen, config, store, results_of, scores, workers, local, read)
+    run = Run(screen, config, store, results_of, scores, workers, local, num_proposals)
     object_scores, pictures = run.segment(group, chosen, todo, finished)
-    if not group.is_leader:
-        return
     for name in store.output.kept:
         screen.print(f"{store.folder / name} is not as this program wrote it, and was kept")
+    if not group.is_leader:
+        return
 
     # ---------------------------------------------------------------- results
     found = run.report(source, chosen, object_scores, on, checkpoint)
@@ -206,9 +187,8 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
     if options.visualize:
         plain = followers.make_plain(config, model, params)
-        for picture in figures.draw(
-            options.visualize, chosen, plain, store.folder, options.frame, object_scores
-        ):
+        arguments = options.visualize, chosen, plain, store.folder, options.frame, object_scores
+        for picture in figures.draw(*arguments):
             screen.print(f"look at: {picture}")
     store.compact()
 
@@ -216,9 +196,9 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
 class Run:
     """Segments the videos of this process, and scores and draws each as soon as it is ready."""
 
-    def __init__(self, screen, config, store, results_of, scores, workers, local, read):
+    def __init__(self, screen, config, store, results_of, scores, workers, local, num_proposals):
         self._screen, self._config, self._store, self._results_of = screen, config, store, results_of
-        self._scores, self._workers, self._local, self._read = scores, workers, local, read
+        self._scores, self._workers, self._local, self._num_proposals = scores, workers, local, num_proposals
         self._scored: dict[str, concurrent.futures.Future] = {}
         self._drawn: list[concurrent.futures.Future] = []
         self._unprinted: list[sources.Video] = []
@@ -244,13 +224,14 @@ class Run:
                     stop()
                     progress.update(task, advance=1, fps=fps)
 
+                folder, inference = self._config.model.proposals.folder, self._config.inference
                 return segmentation.segment(
                     video,
                     follower,
                     self._results_of[video.name],
                     advance,
-                    read=self._read(video),
-                    direction=self._config.inference.direction,
+                    read=segmentation.reader(video, inference, self._num_proposals, folder),
+                    direction=inference.direction,
                 )
 
             if group.is_leader:
@@ -317,40 +298,34 @@ class Run:
             self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
 
-# ---------------------------------------------------------------- the results folder
-def settings(config: configs.Config, checkpoint: str) -> dict:
-    """Returns the settings that decide what the masks of all videos look like."""
-    weights = pathlib.Path(checkpoint)
-    if weights.is_file():
-        checkpoint = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return result_store.run_settings(
-        configs.flatten(config),
-        ("data.", "model.", "inference.", "seed"),
-        checkpoint=checkpoint,
-        all_frames=bool(config.data.all_frames),
-        version=vos_jax.__version__,
-    )
+def check(video: sources.Video, config: configs.Config, follower, num_proposals: int) -> None:
+    """Refuses what would fail in mid-video: VosError."""
+    views.check_size(video.size, config.inference)
+    direction.check(video.inputs(), follower, config.inference.direction, config.eval.save_probabilities)
+    if num_proposals:
+        proposal_files.read_video(config.model.proposals.folder, video)
 
 
-def outputs(
+def open_results(
     options: argparse.Namespace,
     config: configs.Config,
+    store: result_store.ResultStore,
     source: sources.VideoSource,
     chosen: Sequence[sources.Video],
-) -> list[str]:
-    """Returns the names in OUT that will be written besides masks, so far as they are known."""
-    names = [results.NAME, *davis_csv.names(source.split)]
-    if options.zip:
-        names.append(submission.NAME)
-    if config.eval.overlay:
-        names += [f"{overlay.FOLDER}/{video.name}{suffix}" for video in chosen for suffix in (".mp4", ".png")]
-    return names
-
-
-def reader(config: configs.Config, num_proposals: int, video: sources.Video):
-    """Returns a function from a frame's index to the frame, with its proposals if they come from files."""
-    size = geometry.working_size(video.size, config.inference.min_size, config.inference.max_size)
-    return segmentation.reader(video, config.model.proposals.folder, num_proposals, size)
+    num_proposals: int,
+) -> dict[str, video_results.VideoResults]:
+    """Returns each video's place in the store; VosError if files of others are there."""
+    drawn = [video.name for video in chosen] if config.eval.overlay else []
+    pictures = [f"{overlay.FOLDER}/{name}{suffix}" for name in drawn for suffix in (".mp4", ".png")]
+    packed = [submission.NAME] if options.zip else []
+    for name in (*results.names(source.split), *packed, *pictures):
+        store.output.check(store.folder / name)
+    own = {
+        "proposals": config.model.proposals.folder if num_proposals else None,
+        "soft": config.eval.save_probabilities,
+        "stages": config.eval.intermediates,
+    }
+    return {video.name: dataset_results.open_results(store, video, **own) for video in chosen}
 
 
 def score_only(
@@ -370,7 +345,7 @@ def score_only(
     if options.out is not None:
         own = output_folder.OutputFolder(out, inputs=[folder])
         last.callback(own.close)
-        for name in outputs(options, config, source, ()):
+        for name in (*results.names(source.split), *([submission.NAME] if options.zip else [])):
             own.check(out / name)
     elif os.path.lexists(folder / output_folder.NAME):
         own = output_folder.OutputFolder(out)
@@ -387,7 +362,7 @@ def score_only(
     seconds["score"] = time.perf_counter() - start
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
     found = results.make(source, config, summary, frames, speed, seconds, None, None, None)
-    names = (results.NAME, *davis_csv.names(source.split))
+    names = results.names(source.split)
     kept = [out / name for name in names if options.out is None and os.path.lexists(out / name)]
     if kept:
         console.print_results(screen, found)

@@ -2,12 +2,29 @@
 
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vos_jax.data import datasets, proposal_files, sources, videos
 from vos_jax.inference import result_store, video_results
 from vos_jax.models import proposals as proposals_lib
+
+
+def settings(flat: Mapping[str, Any], checkpoint: str, version: str) -> dict[str, Any]:
+    """Returns the settings that decide what the masks of all videos look like.
+
+    Args:
+      flat: all settings by dotted key.
+      checkpoint: the file of the weights, whose content counts, or a label.
+      version: of this program.
+    """
+    if (weights := pathlib.Path(checkpoint)).is_file():
+        checkpoint = hashlib.sha256(weights.read_bytes()).hexdigest()
+    all_frames = bool(flat["data.all_frames"])
+    sections = ("data.", "model.", "inference.", "seed")
+    return result_store.run_settings(
+        flat, sections, checkpoint=checkpoint, all_frames=all_frames, version=version
+    )
 
 
 def inputs(

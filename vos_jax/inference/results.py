@@ -13,6 +13,11 @@ from vos_jax.visualize import console
 NAME = "results.json"
 
 
+def names(split: str) -> tuple[str, ...]:
+    """Returns the names of the files that `write` writes."""
+    return NAME, *davis_csv.names(split)
+
+
 def make(
     source: sources.VideoSource,
     config: configs.Config,

@@ -8,6 +8,7 @@ import numpy as np
 
 from vos_jax import geometry
 from vos_jax.data import prefetch, proposal_files, sources
+from vos_jax.inference import config as config_lib
 from vos_jax.inference import direction as direction_lib
 from vos_jax.inference import tracker, video_results
 
@@ -127,30 +128,29 @@ class _Clock:
 
 
 def reader(
-    video: sources.Video, proposals_dir: str, num_proposals: int, size: tuple[int, int]
+    video: sources.Video, config: config_lib.InferenceConfig, places: int, folder: str
 ) -> Callable[[int], Item]:
     """Returns a function from a frame's index to the frame, with its proposals if those come from files.
 
     Args:
       video: the video.
-      proposals_dir: folder of the proposal files.
-      num_proposals: places of a frame for proposals; 0: they do not come from files.
-      size: working (height, width) of the frames (`geometry.working_size`).
+      config: its limits of the working size.
+      places: of a frame for proposals; 0: they do not come from files.
+      folder: of the proposal files.
 
     Raises:
       VosError: the video's proposals are missing or broken.
     """
-    if not num_proposals:
+    if not places:
         return video.frame
     # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
-    found = proposal_files.read_video(proposals_dir, video)
+    found = proposal_files.read_video(folder, video)
+    size = geometry.working_size(video.size, config.min_size, config.max_size)
     padded = geometry.padded_size(size)
 
     def read(index: int) -> Item:
         name = video.frame_names[index]
-        arrays = proposal_files.arrays(
-            found, name, frame_size=size, padded_size=padded, capacity=num_proposals
-        )
+        arrays = proposal_files.arrays(found, name, frame_size=size, padded_size=padded, capacity=places)
         return video.frame(index), arrays
 
     return read
