@@ -219,7 +219,7 @@ class Run:
             total = sum(map(len, todo))
             task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
 
-            def work(video: sources.Video, follower, stop) -> video_results.VideoSummary:
+            def work(video: sources.Video, engine, stop) -> video_results.VideoSummary:
                 def advance(fps: float) -> None:
                     stop()
                     progress.update(task, advance=1, fps=fps)
@@ -227,7 +227,7 @@ class Run:
                 folder, inference = self._config.model.proposals.folder, self._config.inference
                 return segmentation.segment(
                     video,
-                    follower,
+                    engine,
                     self._results_of[video.name],
                     advance,
                     read=segmentation.reader(video, inference, self._num_proposals, folder),
@@ -298,10 +298,10 @@ class Run:
             self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
 
-def check(video: sources.Video, config: configs.Config, follower, num_proposals: int) -> None:
+def check(video: sources.Video, config: configs.Config, engine, num_proposals: int) -> None:
     """Refuses what would fail in mid-video: VosError."""
     views.check_size(video.size, config.inference)
-    direction.check(video.inputs(), follower, config.inference.direction, config.eval.save_probabilities)
+    direction.check(video.inputs(), engine, config.inference.direction, config.eval.save_probabilities)
     if num_proposals:
         proposal_files.read_video(config.model.proposals.folder, video)
 
@@ -358,7 +358,7 @@ def score_only(
         on_sequence=lambda name, scores: screen.print(console.sequence_line(name, scores)),
     )
     frames = sum(len(source.video(name)) for name in source.sequences())
-    seconds = dict.fromkeys(("compile", "adaptation", "inference", "io"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(("compile", "adaptation", "inference", "io"), 0.0)
     seconds["score"] = time.perf_counter() - start
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
     found = results.make(source, config, summary, frames, speed, seconds, None, None, None)

@@ -119,7 +119,7 @@ def save(
     }
     if taken := sorted(set(notes) & {*record, "checksum", "replaces"}):
         raise errors.VosError(f"--note {taken[0]}: the record says that by itself; choose another name")
-    return weights_io.save(out, packed, record | notes)
+    return weights_io.save(out, packed, {**record, **notes})
 
 
 def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:

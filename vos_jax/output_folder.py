@@ -60,6 +60,7 @@ class OutputFolder:
         self._known: dict[str, list[Signature]] = {}
         self._keeps: dict[str, Callable[[pathlib.Path], bool]] = {}
         self._mutex = threading.RLock()
+        self._is_open = False
         name = pathlib.Path(STATES, f"files-{process}.jsonl") if process else NAME
         self._record = self.path / name
         with _writable(self.path, option):
@@ -83,6 +84,7 @@ class OutputFolder:
             files.remove_leftovers(self.path, {*tokens, files.TOKEN})
         files.check_writable(self.path, self._option)
         files.guard(self.path, self)
+        self._is_open = True
 
     def close(self) -> None:
         """Ends guard and lock; the folder may be opened again."""
@@ -90,6 +92,8 @@ class OutputFolder:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 (self.path / STATES).rmdir()
+            if self._is_open and not self._known:  # nothing was written: no trace stays
+                files.remove(self._record)
             os.close(self._lock)
             self._lock = None
 

@@ -21,10 +21,13 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vos_jax import errors
+from vos_jax import errors, output_folder
 from vos_jax.data import clips, frames, sequences, transforms
 
 log = logging.getLogger(__name__)
+
+PACKED = ("dataset_info.json", "features.json")
+"""The files of a packed dataset beside those of its records."""
 
 JPEG_QUALITY = 95
 """Of frames that have to be encoded again, where no other is asked for: shrunk ones, and files that are no
@@ -223,6 +226,7 @@ def pack(
             raise errors.VosError(
                 f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
             )
+        _check_replaceable(target, config.root)
         log.info("checking %d sequences", len(source.names))
         builder = make(index=make_index(source))
         builder.download_and_prepare()
@@ -235,3 +239,13 @@ def pack(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _check_replaceable(target: pathlib.Path, root: str) -> None:
+    """Raises VosError if a folder to replace holds more than a packed dataset, or lies in the source."""
+    output_folder.check_apart(target, [root])
+    for path in target.rglob("*"):
+        if path.is_dir() or not (path.name in PACKED or ".array_record-" in path.name):
+            raise errors.VosError(
+                f"{path}: is no part of a packed dataset; move it away, or give another --name"
+            )

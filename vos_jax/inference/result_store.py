@@ -132,8 +132,8 @@ class ResultStore:
           VosError: its masks were made with other settings and are not to be overwritten, or the folder holds
             masks of another program.
         """
-        settings = json.loads(json.dumps({**self._settings, **(settings or {})}))
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        whole = json.loads(json.dumps({**self._settings, **(settings or {})}))
+        key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / files.safe_name(name)
         entry = self._entries.get(name)
         masks_there = [path for path in files.list_files(folder) if path.suffix == ".png"]
@@ -144,7 +144,7 @@ class ResultStore:
             )
         same = entry is not None and entry["settings"] == key
         if entry is not None and not same and not self.overwrite:
-            changed = difference(self._known.get(entry["settings"], {}), settings)
+            changed = difference(self._known.get(entry["settings"], {}), whole)
             raise VosError(
                 f"{folder} was made with other settings ({changed}); choose another --out, or --overwrite to "
                 "replace it"
@@ -155,7 +155,7 @@ class ResultStore:
         return video_results.VideoResults(
             self.output,
             self._writer,
-            lambda found: self._note(name, key, settings, found),
+            lambda found: self._note(name, key, whole, found),
             name=name,
             size=size,
             frame_name=frame_name,

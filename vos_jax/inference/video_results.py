@@ -92,9 +92,9 @@ class VideoResults:
         resumable: bool,
         summary: VideoSummary | None,
     ):
-        self.name, self.size, self.summary = name, tuple(size), summary
+        self.name, self.size, self.summary = name, (size[0], size[1]), summary
         self.soft, self._stages = soft, stages
-        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._output, self._writer, self._note = output, masks_out, note
         self._frame_name, self._num_frames, self._model = frame_name, num_frames, model
         self._first, self._keep_all_states, self._resumable = first, keep_all_states, resumable
