@@ -164,6 +164,7 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
 
         # ------------------------------------------------------------ overlay and the like
         check_products(store.output, makers, media, done)
+        remove_outdated(store.output, makers, results, done)
         wanted = {
             name: maker for name, maker in makers.items() if name == CUTOUTS or not (out / name).exists()
         }
@@ -216,6 +217,18 @@ def check_products(
                 output.check(output.path / name / f"{media.frame_name(index)}.png")
         else:
             output.check(output.path / name)
+
+
+def remove_outdated(
+    output: output_folder.OutputFolder, makers: dict, results: video_results.VideoResults, done: int
+) -> None:
+    """Removes products that are older than a mask, which the user may have corrected since."""
+    newest = max(results.path(index).stat().st_mtime_ns for index in range(done))
+    for name in makers:
+        there = [path for path in output.recorded(name) if path.exists()]
+        if any(path.stat().st_mtime_ns < newest for path in there):
+            for path in there:
+                output.remove(path)
 
 
 def check_frames(annotations: dict, num_frames: int) -> None:

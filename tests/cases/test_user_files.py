@@ -170,6 +170,18 @@ def test_a05_masks_that_the_user_added_or_corrected_stay(here, capsys):
     assert tree("out/masks") == whole | mine
 
 
+def test_a39_products_of_a_corrected_mask_are_made_anew(here):
+    arguments = ("--cutout", "png", "--rle")
+    assert segment(*arguments) == 0
+    before = tree("out")
+    ids = np.zeros(SIZE, np.uint8)
+    ids[20:40, 30:60] = 3
+    Image.fromarray(ids).save("out/masks/000003.png")
+    assert segment(*arguments) == 0
+    changed = {name for name, content in tree("out").items() if before[name] != content}
+    assert changed == {"masks/000003.png", "cutout/000003.png", "masks.json", "files.jsonl"}
+
+
 def test_a06_a_given_mask_in_out_is_refused_as_out(here, capsys):
     assert segment() == 0
     shutil.move("first.png", "out/masks/better.png")
