@@ -88,7 +88,8 @@ class OutputFolder:
 
     def close(self) -> None:
         """Ends guard and lock; the folder may be opened again."""
-        files.guard(self.path, None)
+        if self._is_open:
+            files.guard(self.path, None)
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 (self.path / STATES).rmdir()
