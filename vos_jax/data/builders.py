@@ -26,7 +26,7 @@ from vos_jax.data import clips, frames, sequences, transforms
 
 log = logging.getLogger(__name__)
 
-PACKED = ("dataset_info.json", "features.json")
+PACKED = ("dataset_info.json", "features.json", "metadata.json")
 """The files of a packed dataset beside those of its records."""
 
 JPEG_QUALITY = 95
