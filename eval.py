@@ -11,25 +11,27 @@ OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrup
 import argparse
 import concurrent.futures
 import contextlib
-import functools
+import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from vos_jax import command, devices, errors, files, geometry, processes
+import vos_jax
+from vos_jax import command, devices, errors, files, output_folder, processes
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, submission
 from vos_jax.data import video as video_lib
 from vos_jax.inference import (
+    dataset_results,
     direction,
     followers,
-    probabilities,
-    record,
+    result_store,
     results,
     segmentation,
-    settings,
+    snapshots,
     spread,
+    video_results,
     views,
     writer,
 )
@@ -112,13 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
-    """The whole program; `last` is what is left to do at its end, come what may."""
+    """Segments and scores the data set. Callbacks in `last` run on every exit."""
     screen = console.make_console()
 
     # ---------------------------------------------------------------- data
     dataset = datasets.open_dataset(config.data)
     if options.score_only is not None:
-        score_only(screen, options, config, dataset)
+        score_only(screen, options, config, dataset, last)
         return
     videos = list(dataset)
     for video in videos:
@@ -137,150 +139,218 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         lambda: followers.make_follower(config, model, params, num_proposals), local
     )
     for video in videos:
-        views.check_size(video.size, config.inference)
-        direction.check(
-            video.prompts(), workers[0], config.inference.direction, config.eval.save_probabilities
-        )
-        if num_proposals:
-            proposal_files.read_video(config.model.proposals.folder, video)
+        check(video, config, workers[0], num_proposals)
     figures.check(options.visualize, model, videos, options.frame)
+
+    # ---------------------------------------------------------------- results folder
     scores = scoring.ScorePool(config.eval.workers)
-    out = pathlib.Path(config.eval.out)
-    files.check_writable(out)
-    if group.is_leader:
-        files.lock_folder(out)
-        files.remove_leftovers(out)
     with group.leader_first("record"):
-        log = record.Record(
-            out,
-            settings.of_run(config, checkpoint),
-            own=settings.of_sequences(config.model.proposals.folder, videos) if num_proposals else {},
-            overwrite=config.eval.overwrite,
-            part=group.index,
+        store = last.enter_context(
+            result_store.ResultStore(
+                config.eval.out,
+                dataset_results.settings(configs.flatten(config), checkpoint, vos_jax.__version__),
+                model=snapshots.fingerprint(model, params),
+                overwrite=config.eval.overwrite,
+                inputs=dataset_results.inputs(config.data, config.model.proposals, videos),
+                process=group.index,
+            )
         )
-    finished = {video.name for video in videos if log.is_finished(video)}
-    if config.eval.save_probabilities:
-        finished = {v.name for v in videos if v.name in finished and probabilities.complete(out, v)}
+        results_of = open_results(options, config, store, dataset, videos, num_proposals)
+    finished = {name for name, found in results_of.items() if found.finished()}
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
-    screen.print(
-        f"{dataset.name} {dataset.split}: {len(videos)} sequence(s) on {on}, checkpoint {checkpoint}"
-    )
+    about = f"{dataset.name} {dataset.split}: {len(videos)} sequence(s)"
+    screen.print(f"{about} on {on}, checkpoint {checkpoint}")
     if followers.adapts(config, model):
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame with masks given")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
 
     # ---------------------------------------------------------------- segment, score, draw
-    scored: dict[str, concurrent.futures.Future] = {}
-    drawn: list[concurrent.futures.Future] = []
-    with (
-        console.make_progress(screen) as progress,
-        scores,
-        concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
-    ):
-        # Before anything is noted: all processes partition the same videos.
-        group.barrier("finished")
-        last.enter_context(group.together("done"))
-        todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
-        if group.count > 1:
-            screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
-        total = sum(map(len, todo))
-        task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
-
-        def work(masks_out, video: video_lib.Video, follower, stop) -> segmentation.Segmented:
-            def advance(fps: float) -> None:
-                stop()
-                progress.update(task, advance=1, fps=fps)
-
-            log.note(video.name, None)
-            return segmentation.segment(
-                video,
-                follower,
-                masks_out,
-                advance,
-                read=segmentation.reader(
-                    video,
-                    config.model.proposals.folder,
-                    num_proposals,
-                    geometry.working_size(video.size, config.inference.min_size, config.inference.max_size),
-                ),
-                direction=config.inference.direction,
-                save_probabilities=config.eval.save_probabilities,
-            )
-
-        unprinted: list[video_lib.Video] = []
-
-        def hand_on(video: video_lib.Video, *, undrawn: bool = True) -> None:
-            scored[video.name] = scores.submit(video, out)
-            unprinted.append(video)
-            if config.eval.overlay and undrawn:
-                drawn.append(painter.submit(draw, video, out))
-            print_scored(wait=False)
-
-        def print_scored(*, wait: bool) -> None:
-            while unprinted and (wait or scored[unprinted[0].name].done()):
-                video = unprinted.pop(0)
-                line = console.sequence_line(video.name, scored[video.name].result())
-                fps = len(video) / log.working_seconds(video.name)
-                screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
-
-        if group.is_leader:
-            for video in videos:
-                if video.name in finished:
-                    hand_on(video)
-        with group.together("segmented"), writer.MaskWriter(out) as masks_out:
-            working = functools.partial(work, masks_out)
-            with contextlib.closing(spread.spread(working, todo, workers, local, segmentation.cost)) as ready:
-                for video, segmented in ready:
-                    log.note(video.name, segmented.seconds, segmented.presence)
-                    hand_on(video)
-        if group.is_leader:
-            log.gather()
-            processes.check_finished(log.unfinished(videos))
-            for video in videos:
-                if video.name not in scored:
-                    hand_on(video, undrawn=False)
-        print_scored(wait=True)
-        pictures = [drawing.result() for drawing in drawn]
-        if not group.is_leader:
-            return
-        object_scores = [score for video in videos for score in scored[video.name].result()]
-        summary = scoring.table(dataset, object_scores)
+    # Before anything is noted: all processes partition the same videos.
+    group.barrier("finished")
+    last.enter_context(group.together("done"))
+    todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
+    if group.count > 1:
+        screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
+    run = Run(screen, config, store, results_of, scores, workers, local, num_proposals)
+    object_scores, pictures = run.segment(group, videos, todo, finished)
+    for name in store.output.kept:
+        screen.print(f"{store.folder / name} is not as this program wrote it, and was kept")
+    if not group.is_leader:
+        return
 
     # ---------------------------------------------------------------- results
-    seconds = {
-        kind: sum(log.seconds(video.name).get(kind, 0.0) for video in videos)
-        for kind in ("compile", "adaptation", "inference", "io")
-    }
-    frames = sum(len(video) for video in videos)
-    in_model = sum(log.seconds(video.name).get("model", 0.0) for video in videos)
-    speed = {
-        "fps": frames / sum(log.working_seconds(video.name) for video in videos),
-        "fps_inference": frames / in_model if in_model else None,
-        "peak_memory_mb": devices.peak_memory_mb(),
-    }
-    seconds["score"] = scores.seconds
-    presence = {video.name: log.presence(video.name) for video in videos}
-    found = results.make(dataset, config, summary, frames, speed, seconds, on, checkpoint, presence)
-    results.write(screen, dataset, out, found)
+    found = run.report(dataset, videos, object_scores, on, checkpoint)
+    results.write(screen, dataset, store.folder, found)
     if options.zip:
-        screen.print(f"for the server: {submission.pack(dataset, out, out / 'submission.zip')}")
+        packed = submission.pack(dataset, store.folder, store.folder / submission.NAME)
+        screen.print(f"for the server: {packed}")
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
     if options.visualize:
         plain = followers.make_plain(config, model, params)
-        for picture in figures.draw(options.visualize, videos, plain, out, options.frame, object_scores):
+        arguments = options.visualize, videos, plain, store.folder, options.frame, object_scores
+        for picture in figures.draw(*arguments):
             screen.print(f"look at: {picture}")
+    store.compact()
+
+
+class Run:
+    """Segments the videos of this process, and scores and draws each as soon as it is ready."""
+
+    def __init__(self, screen, config, store, results_of, scores, workers, local, num_proposals):
+        self._screen, self._config, self._store, self._results_of = screen, config, store, results_of
+        self._scores, self._workers, self._local, self._num_proposals = scores, workers, local, num_proposals
+        self._scored: dict[str, concurrent.futures.Future] = {}
+        self._drawn: list[concurrent.futures.Future] = []
+        self._unprinted: list[video_lib.Video] = []
+
+    def segment(
+        self,
+        group: processes.ProcessGroup,
+        videos: Sequence[video_lib.Video],
+        todo: Sequence[video_lib.Video],
+        finished: Collection[str],
+    ) -> tuple[list[scoring.ObjectScore], list[pathlib.Path]]:
+        """Segments `todo`; returns the scores of all videos (in the leader) and the pictures drawn here."""
+        with (
+            console.make_progress(self._screen) as progress,
+            self._scores,
+            concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
+        ):
+            total = sum(map(len, todo))
+            task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
+
+            def work(video: video_lib.Video, engine, stop) -> video_results.VideoSummary:
+                def advance(fps: float) -> None:
+                    stop()
+                    progress.update(task, advance=1, fps=fps)
+
+                folder, inference = self._config.model.proposals.folder, self._config.inference
+                return segmentation.segment(
+                    video,
+                    engine,
+                    self._results_of[video.name],
+                    advance,
+                    read=segmentation.reader(video, inference, self._num_proposals, folder),
+                    direction=inference.direction,
+                )
+
+            if group.is_leader:
+                for video in videos:
+                    if video.name in finished:
+                        self._hand_on(video, painter)
+            with group.together("segmented"):
+                ready = spread.spread(work, todo, self._workers, self._local, segmentation.cost)
+                with contextlib.closing(ready):
+                    for video, _ in ready:
+                        self._hand_on(video, painter)
+                # Before the leader merges the records of all processes: drawing adds to them.
+                pictures = [drawing.result() for drawing in self._drawn]
+            if group.is_leader:
+                self._store.merge_processes()
+                processes.check_finished(self._store.unfinished([video.name for video in videos]))
+                for video in videos:
+                    if video.name not in self._scored:
+                        self._hand_on(video, None)
+            self._print_scored(wait=True)
+            if not group.is_leader:
+                return [], []
+            return [score for video in videos for score in self._scored[video.name].result()], pictures
+
+    def report(
+        self,
+        dataset: datasets.VideoDataset,
+        videos: Sequence[video_lib.Video],
+        object_scores,
+        on: str,
+        checkpoint: str,
+    ) -> dict:
+        """Returns the content of results.json."""
+        summaries = {video.name: self._store.summary(video.name) for video in videos}
+        seconds = {
+            kind: sum(summary.seconds.get(kind, 0.0) for summary in summaries.values())
+            for kind in ("compile", "adaptation", "inference", "io", "model")
+        }
+        frames, in_model = sum(map(len, videos)), seconds.pop("model")
+        speed = {
+            "fps": frames / max(sum(summary.working_seconds for summary in summaries.values()), 1e-9),
+            "fps_inference": frames / in_model if in_model else None,
+            "peak_memory_mb": devices.peak_memory_mb(),
+        }
+        seconds["score"] = self._scores.seconds
+        presence = {name: summary.to_json()["presence"] for name, summary in summaries.items()}
+        summary = scoring.table(dataset, object_scores)
+        return results.make(dataset, self._config, summary, frames, speed, seconds, on, checkpoint, presence)
+
+    def _hand_on(self, video: video_lib.Video, painter: concurrent.futures.Executor | None) -> None:
+        out = self._store.folder
+        self._scored[video.name] = self._scores.submit(video, out)
+        self._unprinted.append(video)
+        if self._config.eval.overlay and painter is not None:
+            self._drawn.append(painter.submit(draw, video, out))
+        self._print_scored(wait=False)
+
+    def _print_scored(self, *, wait: bool) -> None:
+        waiting = self._unprinted
+        while waiting and (wait or self._scored[waiting[0].name].done()):
+            video = waiting.pop(0)
+            line = console.sequence_line(video.name, self._scored[video.name].result())
+            fps = len(video) / max(self._store.summary(video.name).working_seconds, 1e-9)
+            self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
+
+
+def check(video: video_lib.Video, config: configs.Config, engine, num_proposals: int) -> None:
+    """Refuses what would fail in mid-video: VosError."""
+    views.check_size(video.size, config.inference)
+    direction.check(video.prompts(), engine, config.inference.direction, config.eval.save_probabilities)
+    if num_proposals:
+        proposal_files.read_video(config.model.proposals.folder, video)
+
+
+def open_results(
+    options: argparse.Namespace,
+    config: configs.Config,
+    store: result_store.ResultStore,
+    dataset: datasets.VideoDataset,
+    videos: Sequence[video_lib.Video],
+    num_proposals: int,
+) -> dict[str, video_results.VideoResults]:
+    """Returns each video's place in the store; VosError if files of others are there."""
+    drawn = [video.name for video in videos] if config.eval.overlay else []
+    pictures = [f"{overlay.FOLDER}/{name}{suffix}" for name in drawn for suffix in (".mp4", ".png")]
+    packed = [submission.NAME] if options.zip else []
+    for name in (*results.names(dataset.split), *packed, *pictures):
+        store.output.check(store.folder / name)
+    own = {
+        "proposals": config.model.proposals.folder if num_proposals else None,
+        "soft": config.eval.save_probabilities,
+        "stages": config.eval.intermediates,
+    }
+    return {video.name: dataset_results.open_results(store, video, **own) for video in videos}
 
 
 def score_only(
-    screen, options: argparse.Namespace, config: configs.Config, dataset: datasets.VideoDataset
+    screen,
+    options: argparse.Namespace,
+    config: configs.Config,
+    dataset: datasets.VideoDataset,
+    last: contextlib.ExitStack,
 ) -> None:
-    """Scores PNGs that are there; results.json goes beside them, or to --out."""
+    """Scores PNGs that are there. Results go to --out, or beside the PNGs where no file has their names."""
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)
+    own = None
+    read = dataset_results.inputs(config.data, config.model.proposals, dataset)
+    output_folder.check_apart(out, read)
     if options.out is not None:
-        files.check_writable(out)
+        own = output_folder.OutputFolder(out, inputs=[folder])
+        last.callback(own.close)
+        for name in (*results.names(dataset.split), *([submission.NAME] if options.zip else [])):
+            own.check(out / name)
+    elif os.path.lexists(folder / output_folder.NAME):
+        own = output_folder.OutputFolder(out)
+        last.callback(own.close)
     start = time.perf_counter()
     summary = scoring.score_folder(
         dataset,
@@ -289,28 +359,34 @@ def score_only(
         on_sequence=lambda name, scores: screen.print(console.sequence_line(name, scores)),
     )
     frames = sum(map(len, dataset))
-    seconds = {
-        "compile": 0.0,
-        "adaptation": 0.0,
-        "inference": 0.0,
-        "io": 0.0,
-        "score": time.perf_counter() - start,
-    }
+    seconds: dict[str, float] = dict.fromkeys(("compile", "adaptation", "inference", "io"), 0.0)
+    seconds["score"] = time.perf_counter() - start
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
     found = results.make(dataset, config, summary, frames, speed, seconds, None, None, None)
-    if options.out is None and (folder / "results.json").exists():
+    names = results.names(dataset.split)
+    kept = [out / name for name in names if options.out is None and os.path.lexists(out / name)]
+    if kept:
         console.print_results(screen, found)
-        screen.print(f"{folder / 'results.json'} is kept as it is; --out DIR writes a new one")
     else:
         files.check_writable(out)
         results.write(screen, dataset, out, found)
     if options.zip:
-        screen.print(f"for the server: {submission.pack(dataset, folder, out / 'submission.zip')}")
+        packed = out / submission.NAME
+        if os.path.lexists(packed) and (own is None or not own.owns(packed)):
+            kept.append(packed)
+        else:
+            screen.print(f"for the server: {submission.pack(dataset, folder, packed)}")
+    for path in kept:
+        screen.print(f"{path} is kept as it is; --out DIR writes a new one")
+    if own is not None:
+        own.compact()
 
 
 def draw(video: video_lib.Video, out: pathlib.Path) -> pathlib.Path:
     """Lays the masks in OUT over the frames: an mp4 and a contact sheet; returns the sheet's path."""
-    return overlay.draw_video(video, lambda name: writer.mask_path(out, video.name, name), out / "overlays")
+    return overlay.draw_video(
+        video, lambda name: writer.mask_path(out, video.name, name), out / overlay.FOLDER
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ that are known are corrected there, others appear. `120:dog.png@2` says that wha
 import argparse
 import contextlib
 import functools
-import hashlib
 import pathlib
 import sys
 import time
@@ -23,11 +22,11 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
-from vos_jax import command, devices, errors, files
+from vos_jax import command, devices, errors, output_folder
 from vos_jax import config as configs
-from vos_jax.data import given_masks, masks, prefetch, video_files
+from vos_jax.data import given_masks, prefetch, video_files
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import followers, session, snapshots, tracker, writer
+from vos_jax.inference import followers, result_store, snapshots, tracker, video_results
 from vos_jax.models import weights
 from vos_jax.visualize import console, movie, products
 
@@ -102,6 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     UNUSED.check(config, overrides)
+    with contextlib.ExitStack() as last:
+        segment_video(options, config, last)
+
+
+def segment_video(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
+    """Segments the video and makes what is wanted of its masks. Callbacks in `last` run on every exit."""
     screen = console.make_console()
 
     # ---------------------------------------------------------------- video and masks
@@ -121,12 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follower = followers.make_plain(config, model, params)
     annotations_lib.check(annotations, follower)
     model_name = snapshots.fingerprint(model, params)
-    files.check_writable(out)
-    files.lock_folder(out)
-    files.remove_leftovers(out)
-    run = session.Session(
-        out, settings(config, media, annotations, model_name), model_name, overwrite=options.overwrite
+    store = last.enter_context(
+        result_store.ResultStore(
+            out,
+            settings(config, media, annotations, model_name),
+            model=model_name,
+            overwrite=options.overwrite,
+            inputs=[options.video, *(mask.path for mask in given)],
+        )
     )
+    results = store.video(MASKS, media.size, media.frame_name, num_frames=media.num_frames)
+    check_products(store.output, makers, media, media.num_frames or 0)
     height, width = media.size
     count = len({i for ids in annotations.values() for i in np.unique(ids).tolist() if i})
     screen.print(
@@ -138,38 +148,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------- segment
     with console.make_progress(screen) as progress:
-        done = run.num_finished(media.frame_name, media.size)
-        if done is None:
-            track = run.resume(follower, media.frame_name, media.size)
+        if results.finished():
+            assert results.summary is not None  # it is finished
+            done = results.summary.frames
+            screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
+        else:
+            track = results.resume(follower)
             if track is None:
                 track = follower.start(media.size, count)
             else:
                 screen.print(f"going on at frame {track.index}")
-            run.begin(track.index, media.frame_name, [out / name for name in PRODUCTS])
+            results.begin(track.index, PRODUCTS)
             task = progress.add_task("segmenting", total=media.num_frames, completed=track.index, fps=0.0)
-            done = segment(media, track, annotations, out, run, functools.partial(progress.update, task))
+            done = segment(media, track, annotations, results, functools.partial(progress.update, task))
             progress.update(task, total=done)
-        else:
-            screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
 
         # ------------------------------------------------------------ overlay and the like
+        check_products(store.output, makers, media, done)
+        remove_outdated(store.output, makers, results, done)
         wanted = {
             name: maker for name, maker in makers.items() if name == CUTOUTS or not (out / name).exists()
         }
         if wanted:
             task = progress.add_task("drawing", total=done, fps=0.0)
-            draw(media, wanted, out, functools.partial(progress.update, task))
+            draw(media, wanted, results, done, functools.partial(progress.update, task))
     check_frames(annotations, done)
-    for object_id, frame in last_seen(media, out, done, annotations).items():
+    for object_id, frame in last_seen(results, done, annotations).items():
         screen.print(
             f"object {object_id} was last seen in frame {frame}; if it is still there, mask it again where "
             f"it begins to fade: --masks FRAME:FILE.png@{object_id}"
         )
-    screen.print(f"masks: {out / session.MASKS}")
+    for name in store.output.kept:
+        screen.print(f"{out / name} is not as this program wrote it, and was kept")
+    screen.print(f"masks: {out / MASKS}")
     for name in makers:
         screen.print(f"look at: {out / name}")
+    store.compact()
 
 
+MASKS = "masks"
 CUTOUTS = "cutout"
 PRODUCTS = ("overlay.mp4", CUTOUTS, "cutout.webm", "masks.json")
 
@@ -190,6 +207,31 @@ def choose_products(options: argparse.Namespace, media: video_files.Media, out: 
     return makers
 
 
+def check_products(
+    output: output_folder.OutputFolder, makers: dict, media: video_files.Media, num_frames: int
+) -> None:
+    """Raises VosError if a product would replace a file of the user's."""
+    for name in makers:
+        if name == CUTOUTS:
+            output.check_place(output.path / name / "any.png")
+            for index in range(num_frames):
+                output.check(output.path / name / f"{media.frame_name(index)}.png")
+        else:
+            output.check(output.path / name)
+
+
+def remove_outdated(
+    output: output_folder.OutputFolder, makers: dict, results: video_results.VideoResults, done: int
+) -> None:
+    """Removes products that are older than a mask, which the user may have corrected since."""
+    newest = max(results.path(index).stat().st_mtime_ns for index in range(done))
+    for name in makers:
+        there = [path for path in output.recorded(name) if path.exists()]
+        if any(path.stat().st_mtime_ns < newest for path in there):
+            for path in there:
+                output.remove(path)
+
+
 def check_frames(annotations: dict, num_frames: int) -> None:
     """Raises VosError if a mask is of a frame that the video does not have."""
     if (last := max(annotations)) >= num_frames:
@@ -199,71 +241,69 @@ def check_frames(annotations: dict, num_frames: int) -> None:
 
 
 def settings(config, media: video_files.Media, annotations: dict, model: str) -> dict:
-    """What decides how the masks look."""
-    flat = configs.flatten(config)
-    return {
-        "video": media.identity(),
-        "masks": {
-            str(frame): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for frame, ids in annotations.items()
-        },
-        "weights": model,
-        **{key: value for key, value in flat.items() if key.startswith(("model.", "inference."))},
-        "version": vos_jax.__version__,
-    }
+    """Returns what decides how the masks look."""
+    return result_store.run_settings(
+        configs.flatten(config),
+        video=media.identity(),
+        masks=result_store.prompt_settings(annotations),
+        weights=model,
+        version=vos_jax.__version__,
+    )
 
 
 def segment(
     media: video_files.Media,
     track: tracker.Track,
     annotations: dict,
-    out: pathlib.Path,
-    run: session.Session,
+    results: video_results.VideoResults,
     update,
 ) -> int:
-    """Follows the objects from the track's frame on, writes every mask, returns how many frames there are."""
-    begin, start, compiled = track.index, time.perf_counter(), track.tracker.seconds["compile"]
+    """Segments from the track's frame on, writes every mask, and returns the number of frames."""
+    begin, start, before = track.index, time.perf_counter(), dict(track.tracker.seconds)
     frames = prefetch.prefetch(media.frames(track.index), FRAMES_AHEAD)
-    with writer.MaskWriter(out) as masks_out, contextlib.closing(frames):
+
+    def spent() -> dict[str, float]:
+        now = {kind: value - before[kind] for kind, value in track.tracker.seconds.items()}
+        return {kind: results.seconds.get(kind, 0.0) + value for kind, value in now.items()}
+
+    with contextlib.closing(frames):
         for frame in frames:
             index = track.index
             result = track.step(frame.image, annotations.get(index))
-            masks_out.write(session.MASKS, media.frame_name(index), result.ids)
-            if run.is_due():
-                masks_out.flush()
-                run.save(track)
-            passed = time.perf_counter() - start - (track.tracker.seconds["compile"] - compiled)
+            results.write(index, result)
+            results.save(track, spent())
+            passed = time.perf_counter() - start - (track.tracker.seconds["compile"] - before["compile"])
             update(completed=track.index, fps=(track.index - begin) / max(passed, 1e-9))
-    run.finish(track.index)
+    results.finish(track.index, spent())
     return track.index
 
 
-def last_seen(media: video_files.Media, out: pathlib.Path, done: int, annotations: dict) -> dict[int, int]:
-    """The last frame with it of each object that the video's last frame is without."""
+def last_seen(results: video_results.VideoResults, done: int, annotations: dict) -> dict[int, int]:
+    """Returns the last frame with each object that the video's last frame is without."""
     missing = {int(i) for ids in annotations.values() for i in np.unique(ids) if i}
     found = {}
     for index in reversed(range(done)):
         if not missing:
             break
-        ids = masks.read_mask(writer.mask_path(out, session.MASKS, media.frame_name(index)), media.size)
-        shown = missing.intersection(np.unique(ids).tolist())
+        shown = missing.intersection(np.unique(results.read(index)).tolist())
         found |= dict.fromkeys(sorted(shown), index)
         missing -= shown
     return {object_id: index for object_id, index in found.items() if index < done - 1}
 
 
-def draw(media: video_files.Media, makers: dict, out: pathlib.Path, update) -> None:
+def draw(
+    media: video_files.Media, makers: dict, results: video_results.VideoResults, done: int, update
+) -> None:
     """Makes overlay, cut-out and run-length code from the masks on disk, in one pass over the video."""
-    start, done = time.perf_counter(), 0
+    start, drawn = time.perf_counter(), 0
+    index_of = {media.frame_name(index): index for index in range(done)}
 
     def advance() -> None:
-        nonlocal done
-        done += 1
-        update(completed=done, fps=done / (time.perf_counter() - start))
+        nonlocal drawn
+        drawn += 1
+        update(completed=drawn, fps=drawn / (time.perf_counter() - start))
 
-    def mask_of(name: str):
-        return masks.read_mask(writer.mask_path(out, session.MASKS, name), media.size)
-
-    products.make(list(makers.values()), media, mask_of, advance)
+    products.make(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
 
 
 if __name__ == "__main__":

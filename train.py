@@ -38,6 +38,7 @@ from vos_jax.train import (
     state,
     watch,
 )
+from vos_jax.train import workdir as workdir_lib
 from vos_jax.visualize import console
 
 UNUSED = configs.Unused(
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         screen.print(ahead_of_time.describe(report))
         return
     workdir = pathlib.Path(options.workdir)
+    roots = [train.data.sources[name].root for name in train.data.drawn()]
+    workdir_lib.check(workdir, [*roots, train.held_out.root], train.checkpoint.every)
     files.check_writable(workdir, "--workdir")
     plain = configs.flatten(config)
     # In this order: JAX looks for other processes only before it settles on devices.
@@ -107,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _refuse_changes(workdir, plain, allow=options.allow_config_change)
     if group.is_leader:
         files.lock_folder(workdir, "--workdir")
-        files.remove_leftovers(workdir)
+        for name in (workdir_lib.CONFIG, *workdir_lib.LOGS):
+            files.remove_leftovers_of(workdir / name)
     say = screen.print if group.is_leader else lambda *_: None
 
     # ---------------------------------------------------------------- data
@@ -160,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "command": shlex.join(["python", "train.py", *arguments]),
         }
         if group.is_leader:
-            files.write_json(workdir / "config.json", note)
+            files.write_json(workdir / workdir_lib.CONFIG, note)
 
         # ---------------------------------------------------------------- train
         with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.data.batch) as view:

@@ -84,15 +84,21 @@ def test_leftovers_of_killed_runs_are_swept(tmp_path):
         files.temporary_name(tmp_path / "overlays" / "a.dog.mp4"),
         files.temporary_name(tmp_path / "results"),
     )
-    kept = [tmp_path / name for name in ("a.png", ".part", ".mine.part", "x.12-3.part", ".notes.part.txt")]
+    other = f"{'0' * 12}-7"
+    names = ("a.png", ".part", ".mine.part", f"x.{other}.part", ".notes.part.txt", ".a.2024-11.part.mp4")
+    kept = [tmp_path / name for name in (*names, f".a.{other}.part.png")]
     for path in (*left, *kept):
         path.write_text("x")
-    (tmp_path / ".folder.1-2.part").mkdir()
-    link = tmp_path / ".link.1-2.part"
+    folder, link = tmp_path / f".folder.{files.TOKEN}-2.part", tmp_path / f".link.{files.TOKEN}-2.part"
+    folder.mkdir()
     link.symlink_to(tmp_path / "a.png")
-    files.remove_leftovers(tmp_path)
+    files.remove_leftovers(tmp_path, {files.TOKEN})
     assert not any(path.exists() for path in left)
-    assert all(path.exists() for path in (*kept, link, tmp_path / ".folder.1-2.part"))
+    assert all(path.exists() for path in (*kept, link, folder))
+    files.remove_leftovers_of(tmp_path / "b.png")
+    assert kept[-1].exists()
+    files.remove_leftovers_of(tmp_path / "a.png")
+    assert not kept[-1].exists() and all(path.exists() for path in (*kept[:-1], link, folder))
 
 
 @pytest.fixture

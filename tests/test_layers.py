@@ -71,8 +71,6 @@ vos_jax/inference/results -> vos_jax/config
 vos_jax/inference/results -> vos_jax/visualize/console
 vos_jax/inference/segmenter -> vos_jax/config
 vos_jax/inference/segmenter -> vos_jax/inference/followers
-vos_jax/inference/settings -> vos_jax/__init__
-vos_jax/inference/settings -> vos_jax/config
 vos_jax/train/watch -> vos_jax/train/evaluation
 """
 """IMPORTER -> IMPORTED, sorted."""

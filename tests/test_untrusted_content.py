@@ -19,7 +19,7 @@ from vos_jax import errors, files, weights_io
 from vos_jax.convert import torch_pickle
 from vos_jax.data import proposal_files
 from vos_jax.data.datasets import tfds
-from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
+from vos_jax.inference import probabilities, result_store, snapshots, tracker, writer
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
@@ -132,18 +132,19 @@ def test_a_packed_data_set_imports_no_class_of_its_own_choice(tmp_path, monkeypa
 @pytest.mark.parametrize(
     "content",
     [
-        {"sequences": {"cow": 3}, "settings": {}},
-        {"sequences": {"cow": {}}, "settings": {}},
-        {"sequences": {"cow": {"settings": [], "seconds": None}}, "settings": {}},
-        {"sequences": {"cow": {"settings": "k", "seconds": {}}}, "settings": {"k": {}}},
-        {"sequences": {"cow": {"settings": "k", "seconds": None}}, "settings": {"k": 7}},
+        {"videos": {"cow": 3}, "settings": {}},
+        {"videos": {"cow": {}}, "settings": {}},
+        {"videos": {"cow": {"settings": [], "summary": None}}, "settings": {}},
+        {"videos": {"cow": {"settings": "k", "summary": {}}}, "settings": {"k": {}}},
+        {"videos": {"cow": {"settings": "k", "summary": None}}, "settings": {"k": 7}},
+        {"sequences": {}, "settings": {}},
     ],
 )
 def test_a_record_of_another_shape_is_no_traceback(tmp_path, content):
     """Only the outermost keys of run.json were looked at."""
-    (tmp_path / record.NAME).write_text(json.dumps(content))
+    (tmp_path / result_store.NAME).write_text(json.dumps(content))
     with pytest.raises(errors.VosError, match="not a record"):
-        record.Record(tmp_path, {})
+        result_store.ResultStore(tmp_path, {})
 
 
 def test_probabilities_that_are_no_arrays_are_no_traceback(tmp_path):
@@ -167,10 +168,12 @@ def test_an_array_header_that_is_cut_off_is_no_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("frames", ["3", 2.5, [1]])
-def test_a_segment_record_with_an_impossible_count_is_no_traceback(tmp_path, frames):
-    (tmp_path / record.NAME).write_text(json.dumps({"settings": {}, "frames": frames}))
+def test_a_record_with_an_impossible_count_is_no_traceback(tmp_path, frames):
+    entry = {"settings": "k", "summary": {"frames": frames, "seconds": {}, "presence": {}}}
+    content = {"videos": {"cow": entry}, "settings": {"k": {}}}
+    (tmp_path / result_store.NAME).write_text(json.dumps(content))
     with pytest.raises(errors.VosError, match="not a record"):
-        session.Session(tmp_path, {}, "model")
+        result_store.ResultStore(tmp_path, {})
 
 
 def test_a_message_does_not_command_the_terminal(capsys):

@@ -13,7 +13,6 @@ writes a model as programs that need nothing but JAX; see vos_jax/stablehlo.py.
 
 import argparse
 import hashlib
-import json
 import pathlib
 import sys
 import types
@@ -25,7 +24,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, files
+from vos_jax import errors, output_folder, weights_io
 from vos_jax.train import checkpoints
 
 SOURCES = "train.data.sources."
@@ -54,10 +53,12 @@ def export(
 
     Raises:
       VosError: no such checkpoint, a damaged one, weights that are not finite, a note of a name that the
-        record has, or `out` cannot be written.
+        record has, a file at `out` that this program did not write, or `out` cannot be written.
     """
     if out.suffix != ".safetensors":
         raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
+    output_folder.check_apart(out, [workdir / checkpoints.FOLDER], "OUT")
+    weights_io.check_free(out)
     step, noted = checkpoints.find(workdir, which)
     return save(
         checkpoints.load_ema(workdir, step),
@@ -116,20 +117,9 @@ def save(
         "step": step,
         **described,
     }
-    if taken := sorted(set(notes) & set(record)):
+    if taken := sorted(set(notes) & {*record, "checksum", "replaces"}):
         raise errors.VosError(f"--note {taken[0]}: the record says that by itself; choose another name")
-    record |= notes
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # The record first goes: a file without one is taken as it is, one with a foreign one is refused.
-        out.with_suffix(".json").unlink(missing_ok=True)
-        with files.atomic(out) as temporary:
-            temporary.write_bytes(packed)
-        with files.atomic(out.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
-    return record
+    return weights_io.save(out, packed, {**record, **notes})
 
 
 def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:

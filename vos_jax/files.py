@@ -1,5 +1,7 @@
 """Safe files: atomic writes, locked folders, guarded reads, checked names.
 
+A file below a folder that `guard` was called for is replaced only if its guard admits it.
+
 Input files are not trusted: an unpacked archive may hold a link to a device, a pipe that nobody writes to, or
 a file of any size. `open_regular` follows links, because data sets are often linked into place, and refuses
 all but regular files of bounded size.
@@ -13,11 +15,12 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, BinaryIO, Protocol
 
 from vos_jax import errors
 
@@ -29,7 +32,10 @@ MAX_JSON_BYTES = 1 << 29
 MAX_NAME_BYTES = 200
 """Longest name. File systems stop at 255 bytes, and `temporary_name` adds some."""
 
-_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.part(\.\w+)?")
+TOKEN = secrets.token_hex(6)
+"""Marks this process's temporary files, so that no other program's are taken for its leftovers."""
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12})-\d+\.part(\.\w+)?")
 
 # Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
 _LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
@@ -38,10 +44,47 @@ _LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 # --- atomic writes ------------------------------------------------------------------------------------------
 
 
+class Guard(Protocol):
+    """Decides which files below a folder may be replaced (`output_folder.OutputFolder`)."""
+
+    def check_place(self, path: pathlib.Path) -> None: ...  # VosError: `path` lies behind a link
+
+    def admit(self, temporary: pathlib.Path, path: pathlib.Path, *, durable: bool) -> bool: ...
+
+
+_guards: dict[pathlib.Path, Guard] = {}
+
+
+def guard(folder: pathlib.Path, by: Guard | None) -> None:
+    """Puts all files that this process writes below `folder` under a guard; None ends that."""
+    for root in {absolute(folder), folder.resolve()}:
+        if by is not None:
+            _guards[root] = by
+        else:
+            _guards.pop(root, None)
+
+
+def absolute(path: str | os.PathLike) -> pathlib.Path:
+    """Returns an absolute path without '..'; links are not followed."""
+    return pathlib.Path(os.path.abspath(path))
+
+
+def _guard_of(path: str | os.PathLike) -> Guard | None:
+    place = absolute(path)
+    found = [root for root in list(_guards) if place.is_relative_to(root)]
+    return _guards.get(max(found, key=lambda root: len(root.parts))) if found else None
+
+
 def temporary_name(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a hidden name in the folder of `path`, with its suffix, unique to this thread."""
+    """Returns a hidden name in the folder of `path`, with its suffix, unique to this thread.
+
+    Raises:
+      VosError: `path` lies in a guarded folder, but behind a link out of it.
+    """
     path = pathlib.Path(path)
-    return path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.part{path.suffix}")
+    if (by := _guard_of(path)) is not None:
+        by.check_place(path)
+    return path.with_name(f".{path.stem}.{TOKEN}-{threading.get_native_id()}.part{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -52,26 +95,35 @@ def atomic(path: str | os.PathLike, *, durable: bool = True) -> Iterator[pathlib
       path: the file to write; a reader sees the old file or the whole new one.
       durable: sync the file before the rename, so that a power cut leaves the old or the whole new file.
         False saves a wait for the disk per frame; a program that resumes must then check the files' ends.
+
+    Raises:
+      VosError: as `commit`.
     """
     temporary = temporary_name(path)
     try:
         yield temporary
-        if durable:
-            commit(temporary, path)
-        else:
-            os.replace(temporary, path)
+        commit(temporary, path, durable=durable)
     finally:
         remove(temporary)
 
 
-def commit(temporary: pathlib.Path, path: str | os.PathLike) -> None:
-    """Syncs a finished file to the disk, then renames it to `path`."""
-    handle = os.open(temporary, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.replace(temporary, path)
+def commit(temporary: pathlib.Path, path: str | os.PathLike, *, durable: bool = True) -> None:
+    """Renames a finished file to `path`, after syncing it to the disk where `durable`.
+
+    Raises:
+      VosError: the guard of its folder refuses to replace the file that is there.
+    """
+    if durable:
+        handle = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    by = _guard_of(path)
+    if by is None or by.admit(temporary, pathlib.Path(path), durable=durable):
+        os.replace(temporary, path)
+    else:
+        remove(temporary)
 
 
 def remove(path: pathlib.Path) -> None:
@@ -80,11 +132,26 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes temporary files of killed runs below `folder`; no other program may be writing there."""
+def remove_leftovers(folder: pathlib.Path, tokens: Collection[str] | None = None) -> None:
+    """Removes temporary files that killed processes left below `folder`.
+
+    Args:
+      folder: where this program writes; links below it are not followed.
+      tokens: `TOKEN`s of the processes; None: of any process of this program, none of which may be writing.
+    """
     for path in folder.rglob(".*.part*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+        found = _TEMPORARY.fullmatch(path.name)
+        is_own = found and (tokens is None or found[1] in tokens)
+        if is_own and path.is_file() and not path.is_symlink():
             remove(path)
+
+
+def remove_leftovers_of(path: pathlib.Path) -> None:
+    """Removes temporary files that killed processes left beside `path`; none may be writing it now."""
+    own = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{12}}-\d+\.part{re.escape(path.suffix)}")
+    for beside in path.parent.glob(".*.part*"):
+        if own.fullmatch(beside.name) and beside.is_file() and not beside.is_symlink():
+            remove(beside)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -141,7 +208,12 @@ def check_inside(folder: pathlib.Path, out_dir: pathlib.Path) -> None:
 
 
 def lock_folder(folder: str | os.PathLike, option: str = "--out") -> None:
-    """Locks a folder until this program's `main` returns or its process dies.
+    """Locks a folder until this program's `main` returns or its process dies; see `lock`."""
+    errors.ending.callback(os.close, lock(folder, option))
+
+
+def lock(folder: str | os.PathLike, option: str = "--out") -> int:
+    """Locks a folder until the returned handle is closed or the process dies.
 
     The kernel holds the lock (flock on the folder itself), so no file stays behind. File systems that cannot
     lock a folder (some NFS mounts) leave it unlocked.
@@ -158,15 +230,16 @@ def lock_folder(folder: str | os.PathLike, option: str = "--out") -> None:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise errors.VosError(f"cannot open {folder}: {error.strerror}") from error
-    errors.ending.callback(os.close, handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(handle)
         raise errors.VosError(
             f"{folder}: another run is writing there; wait for its end, or choose another {option}"
         ) from None
     except OSError:
         pass  # no locks on this file system
+    return handle
 
 
 # --- reading ------------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ python eval.py --config davis17 --score_only results/ab
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, output_folder
 from vos_jax.data import masks
 from vos_jax.inference import probabilities, writer
 from vos_jax.typing import UInt8
@@ -50,9 +51,12 @@ def merge(runs: Sequence[pathlib.Path], out: pathlib.Path, weights: Sequence[flo
             )
     if out.is_dir() and any(out.glob("*/*.png")):
         raise errors.VosError(f"{out}: holds masks already; choose another --out")
-    with writer.MaskWriter(out) as masks_out:
+    output = output_folder.OutputFolder(out, inputs=runs)
+    with contextlib.closing(output), writer.MaskWriter(out) as masks_out:
         for sequence, name in sorted(listed[0]):
             masks_out.write(sequence, name, _merge_frame(runs, weights, sequence, name))
+        masks_out.flush()
+        output.compact()
     return len(listed[0])
 
 

@@ -15,6 +15,7 @@ that come back are the frame's masks. How to load it: docs/tutorial.md.
 import argparse
 import io
 import json
+import os
 import pathlib
 import re
 import zipfile
@@ -107,6 +108,10 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(rest)
     if options.out.suffix != ".zip":
         raise errors.VosError(f"{options.out}: name a file that ends in .zip")
+    if os.path.lexists(options.out):
+        raise errors.VosError(
+            f"{options.out}: is there, and is not replaced; move it away, or choose another OUT"
+        )
     wanted = re.fullmatch(r"(\d{2,4})x(\d{2,4})", options.size)
     if not wanted:
         raise errors.VosError(f"--size {options.size}: height x width in pixels, as 480x854")

@@ -1,12 +1,17 @@
-"""safetensors bytes to numpy arrays, bfloat16 included, which `safetensors.numpy` writes but cannot read."""
+"""Weights in files: safetensors bytes to numpy arrays, bfloat16 included, and weights with their record."""
 
+import hashlib
 import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from vos_jax import errors
+from vos_jax import errors, files
 
 DTYPES = {
     "F64": np.float64,
@@ -43,3 +48,74 @@ def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
     # `deserialize` has validated the header: 8 bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return tensors, header.get("__metadata__") or {}  # null counts as none to `deserialize`, too
+
+
+def save(out: pathlib.Path, packed: bytes, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes weights to `out` and their record to `out` with .json; returns the record.
+
+    Files that are there are replaced only if this function wrote them: the record must be unchanged, by the
+    checksum that it holds of itself, and name the weights by their sha256.
+
+    Args:
+      out: ends in .safetensors; its folder is created.
+      packed: the bytes of the file.
+      record: JSON-able; "file", "sha256" and "checksum" are added to it.
+
+    Raises:
+      VosError: another file is there, or `out` cannot be written.
+    """
+    beside = out.with_suffix(".json")
+    record = {**record, "file": out.name, "sha256": hashlib.sha256(packed).hexdigest()}
+    replaced = _check_own(out, beside, packed)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if replaced:
+            # A run that is killed between the two files leaves a record that names the old weights, too.
+            files.write_json(beside, _signed({**record, "replaces": replaced}))
+        with files.atomic(out) as temporary:
+            temporary.write_bytes(packed)
+    except OSError as error:
+        raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
+    files.write_json(beside, signed := _signed(record))
+    return signed
+
+
+def check_free(out: pathlib.Path) -> None:
+    """Raises VosError if a file that `save` did not write has the name of the weights or of their record."""
+    _check_own(out, out.with_suffix(".json"), b"")
+
+
+def _check_own(out: pathlib.Path, beside: pathlib.Path, packed: bytes) -> str | None:
+    """Returns the sha256 of the weights that may be replaced, None if there are none; raises VosError."""
+    record: dict[str, Any] = {}
+    if os.path.lexists(beside):
+        try:
+            found = None if beside.is_symlink() else files.read_json(beside)
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict) or found.get("file") != out.name or found != _signed(found):
+            raise errors.VosError(
+                f"{beside}: is not a record of {out.name} as this program wrote it, and is not replaced; "
+                "move it away, or choose another OUT"
+            )
+        record = found
+    if not os.path.lexists(out):
+        return None
+    try:
+        there = None if out.is_symlink() else files.read_bytes(out)
+    except OSError:
+        there = None
+    sha256 = None if there is None else hashlib.sha256(there).hexdigest()
+    if there != packed and (sha256 is None or sha256 not in (record.get("sha256"), record.get("replaces"))):
+        raise errors.VosError(
+            f"{out}: is there, and {beside.name} does not say that this program wrote it; it is not "
+            "replaced: move it away, or choose another OUT"
+        )
+    return sha256
+
+
+def _signed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a record with the checksum of its other keys."""
+    others = {key: value for key, value in record.items() if key != "checksum"}
+    text = json.dumps(others, sort_keys=True)
+    return {**others, "checksum": hashlib.sha256(text.encode()).hexdigest()[:32]}

@@ -35,15 +35,24 @@ class CopyTracker:
         config=memory.MemoryConfig(capacity=8), stride=16, key_size=0, embed_size=0, value_size=0
     )
 
-    def track(self, frames, annotations):
+    def start(self, size, num_objects):
         CopyTracker.followed.append(0)
-        for index, frame in enumerate(frames):
-            if CopyTracker.interrupt_after == (len(CopyTracker.followed), index):
-                raise KeyboardInterrupt
-            CopyTracker.followed[-1] += 1
-            ids = annotations[0]
-            assert frame.shape[:2] == ids.shape and frame.dtype == np.uint8
-            yield tracked.TrackedFrame(ids=ids, presence={})
+        return CopyTrack()
+
+
+class CopyTrack:
+    """A track whose masks are the first frame's."""
+
+    index = 0
+
+    def step(self, frame, ids, proposals=None):
+        if CopyTracker.interrupt_after == (len(CopyTracker.followed), self.index):
+            raise KeyboardInterrupt
+        CopyTracker.followed[-1] += 1
+        self.first = ids if self.index == 0 else self.first
+        self.index += 1
+        assert frame.shape[:2] == self.first.shape and frame.dtype == np.uint8
+        return tracked.TrackedFrame(ids=self.first, presence={})
 
 
 def run(davis, out, *more, config="davis17"):

@@ -58,7 +58,13 @@ def test_masks_are_indexed_pngs_named_like_the_frames(davis, tmp_path, copy_mode
         path.rename(path.with_stem(f"shot{path.stem}"))
     out = tmp_path / "out"
     assert runs.run(davis, out, "--sequences", "ant") == 0
-    assert sorted(p.name for p in out.iterdir()) == ["ant", *runs.CSV, "results.json", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "ant",
+        "files.jsonl",
+        *runs.CSV,
+        "results.json",
+        "run.json",
+    ]
     assert sorted(p.name for p in (out / "ant").iterdir()) == [f"shot{i:05d}.png" for i in range(runs.FRAMES)]
     with Image.open(out / "ant" / "shot00003.png") as image:
         assert image.mode == "P" and image.size == runs.SIZE[::-1]
@@ -129,5 +135,6 @@ def test_training_free_model_follows_the_rendered_objects(tmp_path):
             ]
     assert results["J"]["mean"] > max(0.6, np.mean(still) + 0.2)
     assert results["checkpoint"].startswith("none") and results["device"] == "cpu"
-    seconds = json.loads((out / "run.json").read_text())["sequences"]
-    assert seconds["ant"]["seconds"]["compile"] > 0 and seconds["bee"]["seconds"]["compile"] == 0
+    noted = json.loads((out / "run.json").read_text())["videos"]
+    compiled = {name: noted[name]["summary"]["seconds"]["compile"] for name in ("ant", "bee")}
+    assert compiled["ant"] > 0 and compiled["bee"] == 0

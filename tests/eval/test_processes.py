@@ -74,4 +74,4 @@ def test_two_processes_write_what_one_writes_and_go_on_after_a_failure(tmp_path)
     (table,) = one.glob("per-sequence*.csv")
     assert (two / table.name).read_bytes() == table.read_bytes()
     assert sorted(path.name for path in two.glob("run*.json")) == ["run.json"], "one record of all"
-    assert set(json.loads((two / "run.json").read_text())["sequences"]) == set(VIDEOS)
+    assert set(json.loads((two / "run.json").read_text())["videos"]) == set(VIDEOS)

@@ -71,7 +71,7 @@ def test_masks_of_other_weights_are_not_mixed_in(davis, tmp_path, copy_model, ca
 def test_masks_of_somebody_else_are_not_mixed_in(davis, tmp_path, copy_model, capsys):
     out = shutil.copytree(davis / "Annotations/480p", tmp_path / "out")
     assert runs.run(davis, out) == 2
-    assert "did not record" in capsys.readouterr().err and not (out / "results.json").exists()
+    assert "did not write" in capsys.readouterr().err and not (out / "results.json").exists()
 
 
 def test_broken_record(davis, tmp_path, copy_model, capsys):

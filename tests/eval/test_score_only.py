@@ -27,7 +27,11 @@ def test_score_only_agrees_with_the_run_and_keeps_its_results(davis, tmp_path, c
     assert runs.run(davis, tmp_path / "again", "--score_only", out) == 0
     again = runs.results_of(tmp_path / "again")
     assert {key: again[key] for key in "GJF"} == {key: json.loads(before)[key] for key in "GJF"}
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [*runs.CSV, "results.json"]
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [
+        "files.jsonl",
+        *runs.CSV,
+        "results.json",
+    ]
 
 
 def _missing_result(folder):

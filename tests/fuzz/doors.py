@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import types
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,11 +14,11 @@ from tests import layouts
 from tests.fuzz import folders, mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
-from vos_jax import weights_io
+from vos_jax import output_folder, weights_io
 from vos_jax.convert import foreign_weights
 from vos_jax.data import given_masks, masks, proposal_files, submission
-from vos_jax.data.datasets import rendered, tfds, youtube_vos
-from vos_jax.inference import probabilities, record, session, snapshots, tracker, writer
+from vos_jax.data.datasets import tfds, youtube_vos
+from vos_jax.inference import probabilities, result_store, snapshots, tracker, writer
 from vos_jax.metrics import scoring
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
@@ -148,38 +149,43 @@ def coco_seeds(folder: pathlib.Path) -> list[bytes]:
 
 
 def run_seeds(folder: pathlib.Path) -> list[bytes]:
-    made = record.Record(folder, {"memory": {"every": 5}, "a": [1, 2]})
-    made.note("cow", {"compile": 1.0, "inference": 2.0, "io": 0.5}, {1: [0.5, None]})
-    made.note("dog", None)
-    return [(folder / record.NAME).read_bytes()]
-
-
-COW = rendered.make_video("cow", size=SIZE, frames=1, objects=1)
+    with result_store.ResultStore(folder, {"memory": {"every": 5}, "a": [1, 2]}) as store:
+        for name in ("cow", "dog"):
+            results = store.video(name, SIZE, "{:05d}".format, num_frames=1)
+            results.begin(0)
+            if name == "cow":
+                ids = pictures.plane() % 2
+                results.write(0, types.SimpleNamespace(ids=ids, presence={1: 0.5}, stages={}))
+                results.finish(1, {"compile": 1.0, "inference": 2.0, "io": 0.5})
+    return [(folder / result_store.NAME).read_bytes()]
 
 
 def read_run(path: pathlib.Path) -> None:
+    _read_in_folder(path, result_store.NAME)
+
+
+def record_seeds(folder: pathlib.Path) -> list[bytes]:
+    run_seeds(folder)
+    return [(folder / output_folder.NAME).read_bytes()]
+
+
+def read_record(path: pathlib.Path) -> None:
+    _read_in_folder(path, output_folder.NAME)
+
+
+def _read_in_folder(path: pathlib.Path, name: str) -> None:
+    """Goes on in a results folder of which one file is damaged."""
     folder = path.parent / "run"
-    folder.mkdir(exist_ok=True)
-    (folder / record.NAME).write_bytes(path.read_bytes())
-    found = record.Record(folder, {"memory": {"every": 5}, "a": [1, 2]})
-    if found.is_finished(COW):
-        found.working_seconds("cow")
-    dict(found.presence("cow")) if "cow" in found._entries else None
-    found.note("eel", {"compile": 0.0, "inference": 1.0, "io": 1.0})
-
-
-def session_seeds(folder: pathlib.Path) -> list[bytes]:
-    made = session.Session(folder, {"video": {"name": "v"}, "masks": {"0": "abc"}}, "model")
-    made.finish(3)
-    return [(folder / record.NAME).read_bytes()]
-
-
-def read_session(path: pathlib.Path) -> None:
-    folder = path.parent / "session"
-    folder.mkdir(exist_ok=True)
-    (folder / record.NAME).write_bytes(path.read_bytes())
-    found = session.Session(folder, {"video": {"name": "v"}, "masks": {"0": "abc"}}, "model")
-    found.num_finished(lambda index: f"{index:06d}", SIZE)
+    _clear(folder)
+    folder.mkdir()
+    (folder / name).write_bytes(path.read_bytes())
+    with result_store.ResultStore(folder, {"memory": {"every": 5}, "a": [1, 2]}) as store:
+        results = store.video("cow", SIZE, "{:05d}".format, num_frames=1)
+        if results.finished():
+            assert store.summary("cow").working_seconds >= 0
+        results.begin(0)
+        results.finish(1, {})
+        store.compact()
 
 
 def feature_seeds(folder: pathlib.Path) -> list[bytes]:
@@ -230,7 +236,6 @@ class Results:
         folder.mkdir(parents=True)
         for name, kind in zip(self.video.frame_names, kinds.ljust(3, b"\0"), strict=False):
             _result(folder / f"{name}.png", kind % 8)
-        pictures.or_refused(lambda: writer.finished(out, "cow", self.video.frame_names, SIZE))
         scoring.check_results(self.video, out)
         scoring.score_sequence(self.video, out)
 
@@ -301,8 +306,8 @@ DOORS = {
         ".json",
         20,
     ),
-    "run.json of eval.py": Door(run_seeds, read_run, mutations.json_file, ".json", 30),
-    "run.json of segment.py": Door(session_seeds, read_session, mutations.json_file, ".json", 20),
+    "run.json": Door(run_seeds, read_run, mutations.json_file, ".json", 30),
+    "files.jsonl": Door(record_seeds, read_record, suffix=".jsonl", share=20),
     "features.json": Door(feature_seeds, read_features, mutations.json_file, ".json", 20),
     "config overrides": Door(override_seeds, read_override, suffix=".txt", share=20),
     "--masks": Door(

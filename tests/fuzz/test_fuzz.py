@@ -13,7 +13,7 @@ from vos_jax import config as configs
 from vos_jax import errors, files
 from vos_jax.data import proposal_files
 from vos_jax.data.datasets import youtube_vos
-from vos_jax.inference import record
+from vos_jax.inference import result_store
 
 INPUTS = 40
 FEW = hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -106,9 +106,15 @@ def test_run_length_codes_of_any_kind_decode_to_their_pixels(tmp_path_factory, c
 @FEW
 @hypothesis.given(entry=TREES, known=TREES)
 def test_records_of_any_shape(tmp_path_factory, entry, known):
-    content = {"sequences": {"cow": entry}, "settings": {"k": known}}
-    path = tmp_path_factory.getbasetemp() / record.NAME
-    refused_or(lambda path: record.Record(path.parent, {}), path, content)
+    content = {"videos": {"cow": entry}, "settings": {"k": known}}
+    path = tmp_path_factory.getbasetemp() / result_store.NAME
+    refused_or(open_store, path, content)
+
+
+def open_store(path):
+    """Opens and closes the results folder that a record lies in."""
+    with result_store.ResultStore(path.parent, {}):
+        pass
 
 
 KEYS = list(configs.keys(configs.default()))

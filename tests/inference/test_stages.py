@@ -8,7 +8,7 @@ from tests import layouts, tiny
 from vos_jax import errors
 from vos_jax.data import masks
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import segmentation, tracker, writer
+from vos_jax.inference import dataset_results, result_store, segmentation, tracker, writer
 from vos_jax.models import vos
 
 
@@ -17,8 +17,9 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     video = layouts.open_as("davis", root)["ant"]
     model = tiny.model(refine=False)
     follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.INTERMEDIATES)
-    with writer.MaskWriter(tmp_path / "out") as masks_out:
-        segmentation.segment(video, follower, masks_out)
+    with result_store.ResultStore(tmp_path / "out", {}) as store:
+        results = dataset_results.open_results(store, video, stages=vos.INTERMEDIATES)
+        segmentation.segment(video, follower, results)
     for name in video.frame_names:
         final, coarse, propagated = (
             masks.read_mask(writer.mask_path(tmp_path / "out" / folder, "ant", name))

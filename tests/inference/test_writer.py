@@ -1,4 +1,4 @@
-"""Writing results: whole files only, errors that surface, and what counts as finished."""
+"""Writing results: whole files only, and errors that surface."""
 
 import os
 import threading
@@ -19,7 +19,6 @@ def ids_of(i, size=(6, 8)):
 
 def write_all(out, **options):
     with writer.MaskWriter(out, **options) as results:
-        results.begin("cat", FRAMES)
         for i, name in enumerate(FRAMES):
             results.write("cat", name, ids_of(i + 1))
     return results
@@ -40,25 +39,6 @@ def test_flush_means_on_disk(tmp_path):
             results.write("cat", f"{i:05d}", ids_of(1))
         results.flush()
         assert len(os.listdir(tmp_path / "cat")) == 20
-
-
-def test_finished_needs_every_frame_whole_and_of_the_right_size(tmp_path):
-    assert not writer.finished(tmp_path, "cat", FRAMES, (6, 8))
-    write_all(tmp_path)
-    assert writer.finished(tmp_path, "cat", FRAMES, (6, 8))
-    assert not writer.finished(tmp_path, "cat", FRAMES, (8, 6))
-    assert not writer.finished(tmp_path, "cat", (*FRAMES, "00003"), (6, 8))
-    path = tmp_path / "cat/00001.png"
-    path.write_bytes(path.read_bytes()[:-10])
-    assert not writer.finished(tmp_path, "cat", FRAMES, (6, 8))
-
-
-def test_begin_unfinishes_a_former_run_and_leaves_other_files_alone(tmp_path):
-    write_all(tmp_path)
-    (tmp_path / "cat/notes.txt").write_text("mine")
-    with writer.MaskWriter(tmp_path) as results:
-        results.begin("cat", FRAMES)
-        assert os.listdir(tmp_path / "cat") == ["notes.txt"]
 
 
 def test_disk_full_surfaces_at_the_next_call_and_stops_the_run(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ looks) and, beside it, OUT's record.
 
 import argparse
 import hashlib
-import json
 import pathlib
 import sys
 from typing import Any
@@ -21,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, files
+from vos_jax import errors, output_folder, weights_io
 from vos_jax.convert import folding, foreign_weights, plans
 from vos_jax.models import backbones
 from vos_jax.models.backbones import pretrained
@@ -33,8 +32,11 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
     """Writes the weights of backbone `name`, read from `source`, to `out`, and returns their record.
 
     Raises:
-        VosError: `source` cannot be read or is another architecture, or `out` cannot be written.
+        VosError: `source` cannot be read or is another architecture, `out` is the source or a file that this
+            program did not write, or cannot be written.
     """
+    output_folder.check_apart(out, [source], "OUT")
+    weights_io.check_free(out)
     tensors, data = foreign_weights.read(source)
     params = folding.convert(tensors, kernel_shapes(name), plans.PLANS[name], name=str(source))
     # Depthwise kernels and biases are few, and in bfloat16 they make most of the error: lite0's C4 is off by
@@ -58,15 +60,7 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
         },
         "command": f"python -m vos_jax.convert {name} {source.name} {out.name} --dtype {dtype}",
     }
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic(out) as temporary:
-            temporary.write_bytes(packed)
-        with files.atomic(out.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise errors.VosError(f"{out}: cannot be written ({error.strerror}); choose another OUT") from None
-    return record
+    return weights_io.save(out, packed, record)
 
 
 def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:

@@ -21,11 +21,14 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vos_jax import errors
+from vos_jax import errors, output_folder
 from vos_jax.data import check, clips, datasets, frames, transforms
 from vos_jax.data import video as video_lib
 
 log = logging.getLogger(__name__)
+
+PACKED = ("dataset_info.json", "features.json", "metadata.json")
+"""The files of a packed dataset beside those of its records."""
 
 JPEG_QUALITY = 95
 """Default quality of frames that have to be encoded again: shrunk ones, and files that are no JPEGs."""
@@ -229,6 +232,7 @@ def pack(
             raise errors.VosError(
                 f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
             )
+        _check_replaceable(target, config.root)
         log.info("checking %d sequences", len(videos))
         builder = make(index=make_index(videos))
         builder.download_and_prepare()
@@ -241,3 +245,13 @@ def pack(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _check_replaceable(target: pathlib.Path, root: str) -> None:
+    """Raises VosError if a folder to replace holds more than a packed dataset, or lies in the source."""
+    output_folder.check_apart(target, [root])
+    for path in target.rglob("*"):
+        if path.is_dir() or not (path.name in PACKED or ".array_record-" in path.name):
+            raise errors.VosError(
+                f"{path}: is no part of a packed dataset; move it away, or give another --name"
+            )

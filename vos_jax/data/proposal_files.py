@@ -16,6 +16,7 @@ Boxes are not stored: they are those of the masks. A COCO result list becomes su
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -29,7 +30,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, files, geometry
+from vos_jax import errors, files, geometry, output_folder
 from vos_jax.data import masks
 from vos_jax.data import video as video_lib
 from vos_jax.models.proposals import Proposals
@@ -374,7 +375,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     command.add_argument("--out", required=True, help="folder for <video>.json")
     options = parser.parse_args(arguments)
-    paths = convert(options.results, options.out, options.images)
+    with contextlib.closing(output_folder.OutputFolder(options.out)) as output:
+        paths = convert(options.results, options.out, options.images)
+        output.compact()
     print(f"wrote {len(paths)} videos to {options.out}")
 
 

@@ -21,6 +21,8 @@ from vos_jax import errors, files
 from vos_jax.data import datasets, masks
 from vos_jax.data import video as video_lib
 
+NAME = "submission.zip"
+
 MAX_BYTES = 2**26
 """Largest mask unpacked; nothing is ever unpacked to disk."""
 

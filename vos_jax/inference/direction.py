@@ -38,7 +38,7 @@ def forward(
     """
     first = min(annotations)
     for index in range(first):
-        yield index, _nothing(size)
+        yield index, nothing(size)
     ahead = {index - first: ids for index, ids in annotations.items()}
     yield from enumerate(follower.track(frames(range(first, length)), ahead), first)
 
@@ -49,7 +49,7 @@ def backward(
     """Follows objects from their annotations to the beginning; after the last one all masks are empty."""
     last = max(annotations)
     for index in range(length - 1, last, -1):
-        yield index, _nothing(size)
+        yield index, nothing(size)
     tracked = follower.track(frames(range(last, -1, -1)), reverse(annotations))
     yield from zip(range(last, -1, -1), tracked, strict=True)
 
@@ -89,7 +89,8 @@ def both(
             yield index, tracked.TrackedFrame(ids=ids, presence=presence | later)
 
 
-def _nothing(size: tuple[int, int]) -> tracked.TrackedFrame:
+def nothing(size: tuple[int, int]) -> tracked.TrackedFrame:
+    """Returns the result of a frame that shows no known object."""
     return tracked.TrackedFrame(ids=np.zeros(size, np.uint8), presence={})
 
 

@@ -10,6 +10,13 @@ from vos_jax.data import datasets
 from vos_jax.metrics import davis_csv
 from vos_jax.visualize import console
 
+NAME = "results.json"
+
+
+def names(split: str) -> tuple[str, ...]:
+    """Returns the names of the files that `write` writes."""
+    return NAME, *davis_csv.names(split)
+
 
 def make(
     dataset: datasets.VideoDataset,
@@ -41,7 +48,7 @@ def write(
     screen: rich_console.Console, dataset: datasets.VideoDataset, out: pathlib.Path, results: dict
 ) -> None:
     """OUT/results.json, the official CSV files where there is a score, and the printed table."""
-    files.write_json(out / "results.json", results)
+    files.write_json(out / NAME, results)
     davis_csv.write(out, dataset.split, results)
     console.print_results(screen, results)
     screen.print(f"masks and results.json: {out}")

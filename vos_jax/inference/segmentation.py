@@ -1,123 +1,157 @@
 """One video from its frames to written masks: decoding ahead, following, writing behind."""
 
-import dataclasses
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
 
 from vos_jax import geometry
 from vos_jax.data import prefetch, proposal_files
 from vos_jax.data import video as video_lib
+from vos_jax.inference import config as config_lib
 from vos_jax.inference import direction as direction_lib
-from vos_jax.inference import probabilities, writer
+from vos_jax.inference import tracker, video_results
 
 FRAMES_AHEAD = 4
 
 Item = direction_lib.Item
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmented:
-    """What is known of a video besides its masks.
-
-    Attributes:
-      seconds: wall time by kind: "compile", "adaptation" to the video, "inference", and "io", what the loop
-        waited for frames and for the writer, which work in threads of their own; "model" is the part of
-        "inference" from calling the compiled step until its results are ready.
-      presence: object id -> how sure the model is that it is there, in [0, 1], one value per written frame in
-        order; None in a frame where the object is not known.
-    """
-
-    seconds: dict[str, float]
-    presence: dict[int, list[float | None]]
-
-
 def segment(
     video: video_lib.Video,
     follower: direction_lib.Follower,
-    masks_out: writer.MaskWriter,
+    results: video_results.VideoResults,
     advance: Callable[[float], None] = lambda fps: None,
     *,
     read: Callable[[int], Item] | None = None,
     direction: str = "forward",
-    save_probabilities: bool = False,
-) -> Segmented:
+) -> video_results.VideoSummary:
     """Follows the objects of one video and writes the masks that are results.
+
+    Forward and in one view, an interrupted video goes on from its saved state.
 
     Args:
       video: checked (`video.check()`).
-      follower: a tracker; with `save_probabilities` one that returns them.
-      masks_out: where masks go.
+      follower: a tracker; it returns probabilities if `results` takes them.
+      results: of this video, with `first` the first annotated frame.
       advance: called after every frame with frames per second so far, compilation apart.
       read: gives what the follower takes for a frame, by its number; default: the video's frame alone.
       direction: one of `direction.DIRECTIONS`.
-      save_probabilities: whether OUT/probabilities/SEQUENCE/FRAME.npz are written, too.
     """
-    seconds = {"compile": 0.0, "adaptation": 0.0, "inference": 0.0, "io": 0.0, "model": 0.0}
-    before_all = dict(follower.seconds)
-    required = video.required
     annotations = video.prompts()
-    present: dict[int, dict[int, float]] = {}
-    start = time.perf_counter()
+    track, start = None, 0
+    plain = follower if direction == "forward" and isinstance(follower, tracker.Tracker) else None
+    if plain is not None and (track := results.resume(plain)) is not None:
+        start = min(annotations) + track.index
+    results.begin(start)
+    for _ in range(start):
+        advance(0.0)
+    clock = _Clock(follower.seconds, results.seconds)
 
     def frames(indices: Iterable[int]) -> Iterator[Item]:
         ahead = prefetch.prefetch(map(read or video.frame, indices), FRAMES_AHEAD)
-        return _waiting(ahead, seconds)
+        return clock.waiting(ahead)
 
-    masks_out.begin(video.name, video.required_names)
-    wanted = frozenset(required)
-    tracked = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
-    for done, (index, result) in enumerate(tracked, start=1):
+    if plain is not None:
+        found = _forward(
+            plain, frames, video, annotations, track, lambda now: results.save(now, clock.spent())
+        )
+    else:
+        found = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
+    for done, (index, result) in enumerate(found, start=1):
+        with clock.io():
+            results.write(index, result, annotations.get(index))
+        advance(done / clock.without_compilation())
+    with clock.io():
+        results.flush()
+    return results.finish(len(video), clock.spent())
+
+
+def _forward(
+    engine: tracker.Tracker,
+    frames: direction_lib.Frames,
+    video: video_lib.Video,
+    annotations: direction_lib.Annotations,
+    track: tracker.Track | None,
+    save: Callable[[tracker.Track], None],
+) -> direction_lib.Indexed:
+    """Yields what `direction.forward` yields, from a resumed track on; saves after each frame."""
+    first = min(annotations)
+    if track is None:
+        for index in range(first):
+            yield index, direction_lib.nothing(video.size)
+        count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
+        track = engine.start(video.size, count)
+    for item in frames(range(first + track.index, len(video))):
+        frame, proposals = item if isinstance(item, tuple) else (item, None)
+        index = first + track.index
+        yield index, track.step(frame, annotations.get(index), proposals=proposals)
+        save(track)
+
+
+class _Clock:
+    """Splits the wall time of a video by kind (`video_results.KINDS`), on top of `earlier` runs."""
+
+    def __init__(self, seconds: Mapping[str, float], earlier: Mapping[str, float]):
+        self._seconds, self._before, self._earlier = seconds, dict(seconds), dict(earlier)
+        self._start, self._io = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def io(self) -> Iterator[None]:
+        """Counts the time in this context as waiting for files."""
         before = time.perf_counter()
-        if index in wanted:
-            present[index] = result.presence
-            name = video.frame_names[index]
-            masks_out.write(video.name, name, result.ids)
-            for stage, ids in result.stages.items():
-                # As in the final masks, what was given is true.
-                given = annotations.get(index)
-                masks_out.write_stage(stage, video.name, name, ids if given is None else result.ids)
-            if save_probabilities:
-                soft = probabilities.of_result(result, annotations.get(index))
-                masks_out.write_probabilities(video.name, name, soft)
-        now = time.perf_counter()
-        seconds["io"] += now - before
-        advance(done / max(now - start - (follower.seconds["compile"] - before_all["compile"]), 1e-9))
-    before = time.perf_counter()
-    masks_out.flush()
-    seconds["io"] += time.perf_counter() - before
-    passed = time.perf_counter() - start
-    spent = {kind: value - before_all[kind] for kind, value in follower.seconds.items()}
-    seconds["compile"], seconds["adaptation"] = spent["compile"], spent["adaptation"]
-    seconds["model"] = spent["inference"]
-    seconds["inference"] = passed - seconds["compile"] - seconds["adaptation"] - seconds["io"]
-    return Segmented(seconds, _by_object(present, required))
+        yield
+        self._io += time.perf_counter() - before
+
+    def waiting(self, frames: Iterable[Item]) -> Iterator[Item]:
+        """Passes frames on and counts the wait for them."""
+        frames = iter(frames)
+        while True:
+            with self.io():
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def without_compilation(self) -> float:
+        """Returns the seconds of this run so far without compilation, above 0."""
+        compiled = self._seconds["compile"] - self._before["compile"]
+        return max(time.perf_counter() - self._start - compiled, 1e-9)
+
+    def spent(self) -> dict[str, float]:
+        """Returns the seconds of all runs so far by kind."""
+        spent = {kind: value - self._before[kind] for kind, value in self._seconds.items()}
+        now = {"compile": spent["compile"], "adaptation": spent["adaptation"], "io": self._io}
+        now["inference"] = time.perf_counter() - self._start - sum(now.values())
+        now["model"] = spent["inference"]
+        return {kind: self._earlier.get(kind, 0.0) + value for kind, value in now.items()}
 
 
 def reader(
-    video: video_lib.Video, proposals_dir: str, num_proposals: int, size: tuple[int, int]
+    video: video_lib.Video, config: config_lib.InferenceConfig, places: int, folder: str
 ) -> Callable[[int], Item]:
     """Returns a function from a frame's index to the frame, with its proposals if those come from files.
 
     Args:
       video: the video.
-      proposals_dir: folder of the proposal files.
-      num_proposals: places of a frame for proposals; 0: they do not come from files.
-      size: working (height, width) of the frames (`geometry.working_size`).
+      config: its limits of the working size.
+      places: of a frame for proposals; 0: they do not come from files.
+      folder: of the proposal files.
 
     Raises:
       VosError: the video's proposals are missing or broken.
     """
-    if not num_proposals:
+    if not places:
         return video.frame
     # Read again, though it was checked before: the proposals of a large data set need not fit into memory.
-    found = proposal_files.read_video(proposals_dir, video)
+    found = proposal_files.read_video(folder, video)
+    size = geometry.working_size(video.size, config.min_size, config.max_size)
     padded = geometry.padded_size(size)
 
     def read(index: int) -> Item:
         name = video.frame_names[index]
-        arrays = proposal_files.arrays(
-            found, name, frame_size=size, padded_size=padded, capacity=num_proposals
-        )
+        arrays = proposal_files.arrays(found, name, frame_size=size, padded_size=padded, capacity=places)
         return video.frame(index), arrays
 
     return read
@@ -126,21 +160,3 @@ def reader(
 def cost(video: video_lib.Video) -> float:
     """How long a video takes, relative to others: its pixels."""
     return float(len(video) * video.size[0] * video.size[1])
-
-
-def _by_object(present: Mapping[int, Mapping[int, float]], required: Iterable[int]) -> dict[int, list]:
-    objects = sorted({object_id for frame in present.values() for object_id in frame})
-    rounded = {index: {o: round(value, 4) for o, value in frame.items()} for index, frame in present.items()}
-    return {o: [rounded[index].get(o) for index in required] for o in objects}
-
-
-def _waiting(frames: Iterable[Item], seconds: dict[str, float]) -> Iterator[Item]:
-    """Passes frames on and adds to `seconds["io"]` what was waited for them."""
-    frames = iter(frames)
-    while True:
-        before = time.perf_counter()
-        frame = next(frames, None)
-        seconds["io"] += time.perf_counter() - before
-        if frame is None:
-            return
-        yield frame

@@ -37,8 +37,16 @@ def fingerprint(model: state_lib.Model, params: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(path: str | os.PathLike, snapshot: tracked.Snapshot, model: str) -> None:
-    """Writes a snapshot; `model` is its `fingerprint`.
+def save(
+    path: str | os.PathLike, snapshot: tracked.Snapshot, model: str, note: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a snapshot.
+
+    Args:
+      path: the file; its folder exists.
+      snapshot: of a track.
+      model: the `fingerprint` of the track's model.
+      note: JSON-able; `read_note` returns it.
 
     Raises:
       VosError: the file cannot be written; one that was there stays as it was.
@@ -48,15 +56,16 @@ def save(path: str | os.PathLike, snapshot: tracked.Snapshot, model: str) -> Non
         for prefix, tree in (("", snapshot.state), (LEARNED, snapshot.learned))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    note = json.dumps(
+    about = json.dumps(
         {
             "index": snapshot.index,
             "size": snapshot.size,
             "objects": sorted(snapshot.objects.items()),
             "first_frames": sorted(snapshot.first_frames.items()),
+            "note": note or {},
         }
     )
-    metadata = {"format": FORMAT, "model": model, "track": note, SUM: _sum(tensors, note)}
+    metadata = {"format": FORMAT, "model": model, "track": about, SUM: _sum(tensors, about)}
     path = pathlib.Path(path)
     try:
         with files.atomic(path) as temporary:
@@ -71,11 +80,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
     Raises:
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
     """
-    try:
-        data = files.read_bytes(path)
-    except OSError as error:
-        raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
-    tensors, metadata = weights_io.load(data, str(path))
+    tensors, metadata = _read(path)
     if metadata.get("format") != FORMAT:
         raise errors.VosError(
             f"{path}: not a state saved by vos_jax (format {metadata.get('format')!r}, expected {FORMAT!r})"
@@ -87,7 +92,7 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
     if SUM in metadata and metadata[SUM] != _sum(tensors, metadata.get("track", "")):
         raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
-    index, size, objects, first_frames = _read_note(path, metadata.get("track"), capacity)
+    index, size, objects, first_frames = _read_about(path, metadata.get("track"), capacity)
     seen = tracker.working_size(size)
     expected = jax.eval_shape(
         functools.partial(
@@ -123,38 +128,54 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(
             f"{path}: {left[0]} is no parameter of this model; it was saved with another one"
         )
-    return tracker.resume(
-        tracked.Snapshot(
-            state=jax.tree_util.tree_map_with_path(take, expected),
-            objects=objects,
-            first_frames=first_frames,
-            index=index,
-            size=size,
-            learned=learned,
-        )
+    snapshot = tracked.Snapshot(
+        state=jax.tree_util.tree_map_with_path(take, expected),
+        objects=objects,
+        first_frames=first_frames,
+        index=index,
+        size=size,
+        learned=learned,
     )
+    return tracker.resume(snapshot)
 
 
-def _sum(tensors: Mapping[str, np.ndarray], note: str) -> str:
-    total = zlib.crc32(note.encode())
+def read_note(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the note that was saved with a snapshot; raises VosError if it cannot be read."""
+    _, metadata = _read(path)
+    try:
+        return dict(files.parse_json(metadata["track"])["note"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.VosError(f"{path}: damaged: its note is unreadable ({error})") from error
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        data = files.read_bytes(path)
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot read the state: {error.strerror or error}") from error
+    return weights_io.load(data, str(path))
+
+
+def _sum(tensors: Mapping[str, np.ndarray], about: str) -> str:
+    total = zlib.crc32(about.encode())
     for name, tensor in sorted(tensors.items()):
         total = zlib.crc32(tensor.tobytes(), zlib.crc32(name.encode(), total))
     return f"{total:08x}"
 
 
-def _read_note(
-    path: str | os.PathLike, note: Any, capacity: int
+def _read_about(
+    path: str | os.PathLike, about: Any, capacity: int
 ) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int]]:
-    """What `save` notes of a track beside its state: index, size, objects and their first frames."""
+    """Returns index, size, objects and first frames of a track."""
     try:
-        track = files.parse_json(note)
+        track = files.parse_json(about)
         height, width = (operator.index(n) for n in track["size"])
         index = operator.index(track["index"])
         objects, first_frames = (
             {operator.index(i): operator.index(at) for i, at in track[key]}
             for key in ("objects", "first_frames")
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise errors.VosError(
             f"{path}: damaged: what it notes of the video is unreadable ({error})"
         ) from error

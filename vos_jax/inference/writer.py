@@ -1,4 +1,4 @@
-"""Result masks, written in a background thread, and how to tell that a sequence is finished."""
+"""Writes result masks in a background thread."""
 
 import os
 import pathlib
@@ -6,7 +6,6 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from vos_jax import errors, files
 from vos_jax.data import masks
 from vos_jax.inference import probabilities
 from vos_jax.typing import UInt8
+
+STAGES = "stages"
+"""The folder of the masks before the final ones: OUT/stages/STAGE/SEQUENCE/FRAME.png."""
 
 
 def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
@@ -23,23 +25,6 @@ def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pat
         / files.safe_name(sequence)
         / f"{files.safe_name(frame_name, f'{sequence}: frame')}.png"
     )
-
-
-def finished(
-    out_dir: str | os.PathLike, sequence: str, frame_names: Sequence[str], size: tuple[int, int]
-) -> bool:
-    """Whether every frame of a sequence has a whole result PNG of the right size (headers are read only).
-
-    Files appear by rename and `MaskWriter.begin` removes a former run's first, so the files themselves are
-    the record of progress; no marker can disagree with them.
-
-    Args:
-      size: (height, width) of the frames.
-    """
-    try:
-        return all(masks.png_size(mask_path(out_dir, sequence, name)) == tuple(size) for name in frame_names)
-    except errors.VosError:
-        return False
 
 
 class MaskWriter:
@@ -69,29 +54,13 @@ class MaskWriter:
         self._thread = threading.Thread(target=self._work, name="vos-mask-writer", daemon=True)
         self._thread.start()
 
-    def begin(self, sequence: str, frame_names: Sequence[str]) -> None:
-        """Prepares a sequence's folder: results of a former run for these frames are removed.
-
-        Otherwise an interrupted `--overwrite` would leave a mixture of two runs that looks finished.
-        """
-        self.flush()
-        try:
-            for name in frame_names:
-                path = mask_path(self.out_dir, sequence, name)
-                files.check_inside(path.parent, self.out_dir)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
-                probabilities.path_of(self.out_dir, sequence, name).unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
     def write(self, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Queues one mask of the input's own size; the caller must not change `ids` afterwards."""
         self._put(mask_path(self.out_dir, sequence, frame_name), ids)
 
     def write_stage(self, stage: str, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Queues one mask of what came before the final one, for OUT/stages/STAGE/SEQUENCE/FRAME.png."""
-        self._put(mask_path(self.out_dir / "stages" / stage, sequence, frame_name), ids)
+        self._put(mask_path(self.out_dir / STAGES / stage, sequence, frame_name), ids)
 
     def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.Soft) -> None:
         """Queues one frame's probabilities, for OUT/probabilities/SEQUENCE/FRAME.npz."""

@@ -11,6 +11,11 @@ from vos_jax import errors, files
 MEASURES = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
 
+def names(split: str) -> tuple[str, str]:
+    """Returns the names of the files of a split: the means, and the scores of each object."""
+    return f"global_results-{split}.csv", f"per-sequence_results-{split}.csv"
+
+
 def write(folder: pathlib.Path, split: str, results: Mapping[str, Any]) -> list[pathlib.Path]:
     """Writes global_results-SPLIT.csv and per-sequence_results-SPLIT.csv and returns their paths.
 
@@ -30,9 +35,10 @@ def write(folder: pathlib.Path, split: str, results: Mapping[str, Any]) -> list[
     statistics = [of[statistic] for of in (j, f) for statistic in ("mean", "recall", "decay")]
     whole = [(j["mean"] + f["mean"]) / 2, *statistics]
     objects = [[f"{o['sequence']}_{o['object']}", o["J"], o["F"]] for o in results["objects"]]
+    means, per_object = names(split)
     return [
-        _write(folder / f"global_results-{split}.csv", MEASURES, [whole]),
-        _write(folder / f"per-sequence_results-{split}.csv", ("Sequence", "J-Mean", "F-Mean"), objects),
+        _write(folder / means, MEASURES, [whole]),
+        _write(folder / per_object, ("Sequence", "J-Mean", "F-Mean"), objects),
     ]
 
 

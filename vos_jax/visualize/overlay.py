@@ -15,6 +15,9 @@ from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
 from vos_jax.visualize import movie
 
+FOLDER = "overlays"
+"""The folder below OUT in which eval.py draws."""
+
 
 def overlay(
     frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"], alpha: float = 0.5

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.data import masks, video_files
+from vos_jax.data import video_files
 from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import segmenter, snapshots, tracker
+from vos_jax.inference import result_store, segmenter, tracker
 from vos_jax.typing import Bool, UInt8
 from vos_jax.visualize import overlay, products
 
@@ -56,12 +56,17 @@ class Project:
             shutil.copyfile(video, path)
             self.media = video_files.open_media(path)
             self.num_frames = self._unpack()
+            self._store = result_store.ResultStore(self.folder / "results", {}, model=model)
+            self._results = self._store.video(
+                "masks", self.media.size, "{:05d}".format, num_frames=self.num_frames, keep_all_states=True
+            )
         except BaseException:
             self.close()
             raise
         self.annotations: dict[int, np.ndarray] = {}
         self.done = 0
         self._edits = 0
+        self._begun = False
 
     def _unpack(self) -> int:
         """Keeps every frame as a picture: scrubbing must not decode the film from its beginning."""
@@ -82,9 +87,6 @@ class Project:
     def _frame_path(self, index: int) -> pathlib.Path:
         return self.folder / "frames" / f"{index:05d}.jpg"
 
-    def _mask_path(self, index: int) -> pathlib.Path:
-        return self.folder / "masks" / f"{index:05d}.png"
-
     def frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Reads a frame, RGB; raises VosError where there is none."""
         if not 0 <= index < self.num_frames:
@@ -98,7 +100,7 @@ class Project:
         """Returns the masks of a frame as they stand: segmented, with what was painted since on top."""
         ids = np.zeros(self.media.size, np.uint8)
         if index < self.done:
-            ids = masks.read_mask(self._mask_path(index), self.media.size)
+            ids = self._results.read(index)
         painted = self.annotations.get(index)
         if painted is not None:
             ids = geometry.overwrite(ids, painted)
@@ -138,6 +140,7 @@ class Project:
     def _edited(self, index: int) -> None:
         self._edits += 1
         self.done = min(self.done, index)
+        self._results.truncate(self.done)
 
     def run(self) -> Iterator[int]:
         """Segments what is not done and yields each frame's index when its mask is there.
@@ -149,32 +152,30 @@ class Project:
             raise errors.VosError("paint at least one object first")
         if self.done == self.num_frames:
             return
-        (self.folder / "masks").mkdir(exist_ok=True)
-        edits, track = self._edits, self._resumed()
+        edits = self._edits
+        track = self._results.resume(self._follower)
+        if track is None:
+            count = len({i for ids in self.annotations.values() for i in np.unique(ids).tolist() if i})
+            track = self._follower.start(self.media.size, count)
+        if not self._begun:  # later, masks that are shown must not go away for a while
+            self._results.begin(0)
+            self._begun = True
         while (index := track.index) < self.num_frames:
             if index % SNAPSHOT_EVERY == 0 and index > 0:
-                snapshots.save(self._snapshot_path(index), track.snapshot(), self._model)
+                with self._lock:
+                    if self._edits == edits:
+                        self._results.save(track, force=True)
             result = track.step(self.frame(index), self.annotations.get(index))
             with self._lock:
                 if self._edits != edits:
                     return  # something was painted meanwhile: what follows is for another run
-                masks.write_mask(self._mask_path(index), result.ids)
+                self._results.write(index, result)
+                self._results.flush()
                 self.done = max(self.done, index + 1)
             yield index
-
-    def _snapshot_path(self, index: int) -> pathlib.Path:
-        return self.folder / f"state-{index:05d}.safetensors"
-
-    def _resumed(self) -> tracker.Track:
-        """The track before the first frame that is not done, or a little earlier."""
-        for path in sorted(self.folder.glob("state-*.safetensors"), reverse=True):
-            # The state before frame n knows the frames before n.
-            if int(path.stem.split("-")[1]) > self.done:
-                path.unlink()
-            else:
-                return snapshots.load(path, self._follower, self._model)
-        count = len({i for ids in self.annotations.values() for i in np.unique(ids).tolist() if i})
-        return self._follower.start(self.media.size, count)
+        with self._lock:
+            if self._edits == edits:
+                self._results.finish(self.num_frames, {})
 
     def save_masks(self) -> pathlib.Path:
         """Writes all masks as a zip of indexed PNGs and returns its path; raises VosError where some lack."""
@@ -182,7 +183,7 @@ class Project:
         path = self.folder / "masks.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for index in range(self.done):
-                archive.write(self._mask_path(index), f"masks/{index:05d}.png")
+                archive.write(self._results.path(index), f"masks/{index:05d}.png")
         return path
 
     def save_overlay(self) -> pathlib.Path:
@@ -207,5 +208,7 @@ class Project:
 
     def close(self) -> None:
         """Removes the project's folder."""
+        with contextlib.suppress(AttributeError, errors.VosError):  # it is opened last
+            self._store.__exit__(None)
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)

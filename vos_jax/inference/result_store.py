@@ -1,0 +1,252 @@
+"""One results folder: which videos it holds, with which settings each was made, where to resume."""
+
+import hashlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vos_jax import files, output_folder
+from vos_jax.errors import VosError
+from vos_jax.inference import video_results, writer
+
+NAME = "run.json"
+
+Entries = dict[str, dict[str, Any]]
+
+
+class ResultStore:
+    """OUT/run.json, OUT/VIDEO/FRAME.png and, until a video is finished, its state in OUT/.states; a context.
+
+    run.json is `{"videos": {NAME: {"settings": KEY, "summary": {...} or null}}, "settings": {KEY: {...}}}`;
+    a video without a summary is not finished. Several threads may use one store.
+
+    Args:
+      folder: OUT; it is created.
+      settings: everything that decides what the masks of all videos look like, JSON-able (`run_settings`).
+      model: the fingerprint of the model (`snapshots.fingerprint`), for saved states.
+      overwrite: segment every video anew. Even so, only files that this program wrote are replaced.
+      inputs: files and folders that are read; OUT may not be, hold or lie in one.
+      process: the number of this process of the run. Process 0 merges what others noted and writes run.json.
+
+    Raises:
+      VosError: as `output_folder.OutputFolder`; run.json is not a record of this program.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        settings: Mapping[str, Any],
+        *,
+        model: str = "",
+        overwrite: bool = False,
+        inputs: Iterable[str | os.PathLike] = (),
+        process: int = 0,
+    ):
+        self.output = output_folder.OutputFolder(folder, inputs=inputs, process=process)
+        self.folder, self.model, self.overwrite = self.output.path, model, overwrite
+        self._settings, self._process = dict(settings), process
+        self._mutex = threading.Lock()
+        try:
+            self._entries, self._known = _read(self.folder / NAME)
+            self._own: set[str] = set()
+            if process == 0:
+                self.merge_processes()
+            self._writer = writer.MaskWriter(self.folder)
+        except BaseException:
+            self.output.close()
+            raise
+
+    def __enter__(self) -> "ResultStore":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        try:
+            self._writer.close()
+        except VosError:
+            # An error that is already on its way says more than what followed from it.
+            if kind is None:
+                raise
+        finally:
+            self.output.close()
+
+    def merge_processes(self) -> None:
+        """Takes over what other processes noted and wrote, and removes their records; they must have ended.
+
+        Raises:
+          VosError: a record is broken or cannot be written.
+        """
+        try:
+            self.output.merge_processes()
+            parts = [path for path in self.output.recorded(output_folder.STATES) if _is_part(path)]
+            for path in parts:
+                entries, known = _read(path)
+                self._entries |= entries
+                self._known |= known
+            if parts:
+                self._write()
+            for path in parts:
+                self.output.remove(path)
+        except OSError as error:
+            raise VosError(f"{self.folder}: cannot write: {error.strerror or error}") from error
+
+    def compact(self) -> None:
+        """Rewrites the record of files with those that are still there; the last thing that a run does."""
+        self.output.compact()
+
+    def unfinished(self, names: Sequence[str]) -> list[str]:
+        """Returns the names of videos that no process has finished."""
+        return [name for name in names if self._entries.get(name, {}).get("summary") is None]
+
+    def video(
+        self,
+        name: str,
+        size: tuple[int, int],
+        frame_name: Callable[[int], str | None],
+        *,
+        num_frames: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        first: int = 0,
+        keep_all_states: bool = False,
+        soft: bool = False,
+        stages: Sequence[str] = (),
+    ) -> video_results.VideoResults:
+        """Returns the results of one video.
+
+        Args:
+          name: of the video; its masks lie in the folder of that name.
+          size: (height, width) of its masks in pixels.
+          frame_name: from a frame's index to its mask's name; None: the frame's mask is not a result.
+          num_frames: None where it is not known before the video is read.
+          settings: what decides the look of this video's masks alone, JSON-able.
+          first: index of the frame that a track of the video sees first.
+          keep_all_states: keep every state that is saved, not only the last one.
+          soft: whether probabilities are written, too.
+          stages: names of the stages whose masks are written, too.
+
+        Raises:
+          VosError: its masks were made with other settings and are not to be overwritten, or the folder holds
+            masks of another program.
+        """
+        whole = json.loads(json.dumps({**self._settings, **(settings or {})}))
+        key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        folder = self.folder / files.safe_name(name)
+        entry = self._entries.get(name)
+        masks_there = [path for path in files.list_files(folder) if path.suffix == ".png"]
+        if entry is None and (foreign := [path for path in masks_there if not self.output.owns(path)]):
+            raise VosError(
+                f"{foreign[0]}: {folder} holds masks that this program did not write; score them with "
+                "--score_only, or choose another --out"
+            )
+        same = entry is not None and entry["settings"] == key
+        if entry is not None and not same and not self.overwrite:
+            changed = difference(self._known.get(entry["settings"], {}), whole)
+            raise VosError(
+                f"{folder} was made with other settings ({changed}); choose another --out, or --overwrite to "
+                "replace it"
+            )
+        summary = None
+        if entry is not None and same and not self.overwrite and entry["summary"] is not None:
+            summary = video_results.VideoSummary.of_json(entry["summary"])
+        return video_results.VideoResults(
+            self.output,
+            self._writer,
+            lambda found: self._note(name, key, whole, found),
+            name=name,
+            size=size,
+            frame_name=frame_name,
+            num_frames=num_frames,
+            model=self.model,
+            first=first,
+            keep_all_states=keep_all_states,
+            soft=soft,
+            stages=tuple(stages),
+            resumable=same and not self.overwrite,
+            summary=summary,
+        )
+
+    def summary(self, name: str) -> video_results.VideoSummary:
+        """Returns the summary of a finished video, of this run or an earlier one."""
+        return video_results.VideoSummary.of_json(self._entries[name]["summary"])
+
+    def _note(self, name: str, key: str, settings: Any, summary: video_results.VideoSummary | None) -> None:
+        """Notes that a video is begun (`summary` None) or finished."""
+        with self._mutex:
+            self._entries[name] = {"settings": key, "summary": None if summary is None else summary.to_json()}
+            self._known[key] = settings
+            self._own.add(name)
+            self._write()
+
+    def _write(self) -> None:
+        entries, name = self._entries, NAME
+        if self._process:
+            entries = {video: entries[video] for video in sorted(self._own)}
+            name = f"{output_folder.STATES}/run-{self._process}.json"
+        used = {entry["settings"] for entry in entries.values()}
+        known = {key: settings for key, settings in self._known.items() if key in used}
+        files.write_json(self.folder / name, {"videos": entries, "settings": known})
+
+
+def run_settings(
+    flat: Mapping[str, Any], sections: Sequence[str] = ("model.", "inference."), **more: Any
+) -> dict[str, Any]:
+    """Returns the settings that decide what masks look like.
+
+    Args:
+      flat: all settings by dotted key.
+      sections: prefixes of those that count. Folders do not: they say where things lie.
+      more: what decides besides, such as the weights and the version.
+    """
+    places = ("data.root", "data.sequences", "data.seen", "data.all_frames", "model.proposals.folder")
+    return {
+        key: value for key, value in flat.items() if key.startswith(tuple(sections)) and key not in places
+    } | more
+
+
+def prompt_settings(prompts: Mapping[int, np.ndarray]) -> dict[str, str]:
+    """Returns the checksum of the given masks by frame: they decide what a video's masks look like."""
+    return {
+        str(index): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for index, ids in sorted(prompts.items())
+    }
+
+
+def _is_part(path: pathlib.Path) -> bool:
+    return path.name.startswith("run-") and path.suffix == ".json" and path.exists()
+
+
+def _read(path: pathlib.Path) -> tuple[Entries, dict[str, Any]]:
+    """Returns the videos and settings of a run.json, none where there is no such file."""
+    if not os.path.lexists(path):
+        return {}, {}
+    try:
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        content = files.read_json(path)
+        entries, known = dict(content["videos"]), dict(content["settings"])
+        for entry in entries.values():
+            if not isinstance(known[entry["settings"]], dict):
+                raise TypeError("settings are no mapping")
+            if entry["summary"] is not None:
+                video_results.VideoSummary.of_json(entry["summary"])
+        return entries, known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise VosError(f"{path} is not a record of this program ({error}); choose another --out") from error
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns the first keys in which settings differ, as `model.memory.every: 5, now 3`; "" if in none."""
+    before, now = _flat(before), _flat(now)
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
+    return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

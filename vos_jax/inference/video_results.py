@@ -1,0 +1,317 @@
+"""The results of one video: its masks, the state it resumes from, and its summary."""
+
+import dataclasses
+import operator
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vos_jax import errors, files, output_folder
+from vos_jax.data import masks
+from vos_jax.inference import probabilities, snapshots, tracked, writer
+from vos_jax.typing import UInt8
+
+SAVE_SECONDS = 20.0
+"""Least time between two saved states: an interruption costs about so much work."""
+
+SAVE_SHARE = 0.02
+"""Largest share of the time that is spent on saving states, however large they are."""
+
+KINDS = ("compile", "adaptation", "inference", "io", "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSummary:
+    """The summary of a finished video, kept beside its masks.
+
+    Attributes:
+      frames: number of frames.
+      seconds: wall time by kind, over all runs: "compile", "adaptation" to the video, "inference", and "io",
+        waiting for frames and for the writer, which work in threads of their own; "model" is the part of
+        "inference" from calling the compiled step until its results are ready.
+      presence: object id -> the model's confidence that the object is visible, in [0, 1], a value per written
+        frame in order; None in a frame where the object is not known.
+    """
+
+    frames: int
+    seconds: Mapping[str, float]
+    presence: Mapping[int, list[float | None]]
+
+    @property
+    def working_seconds(self) -> float:
+        """Wall time without compilation."""
+        return sum(self.seconds.get(kind, 0.0) for kind in ("adaptation", "inference", "io"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `of_json` reads."""
+        presence = {str(object_id): values for object_id, values in self.presence.items()}
+        return {"frames": self.frames, "seconds": dict(self.seconds), "presence": presence}
+
+    @classmethod
+    def of_json(cls, content: Any) -> "VideoSummary":
+        """Reads a summary; raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+        presence = {
+            int(object_id): [None if value is None else float(value) for value in values]
+            for object_id, values in content["presence"].items()
+        }
+        seconds = {str(kind): float(value) for kind, value in content["seconds"].items()}
+        return cls(operator.index(content["frames"]), seconds, presence)
+
+
+class VideoResults:
+    """Writes and reads the results of one video; `ResultStore.video` makes it.
+
+    Masks are written in any order by one thread. While a track runs forward, `save` keeps its state now and
+    then, after the masks before it; so an interrupted run goes on from the last state, and its results are
+    those of an uninterrupted one.
+
+    Attributes:
+      summary: of the finished video; None where it is not finished, or is to be segmented anew.
+      seconds: wall time by kind that earlier runs spent on what is resumed; add to it.
+      soft: whether probabilities are written, too.
+    """
+
+    def __init__(
+        self,
+        output: output_folder.OutputFolder,
+        masks_out: writer.MaskWriter,
+        note: Callable[[VideoSummary | None], None],
+        *,
+        name: str,
+        size: tuple[int, int],
+        frame_name: Callable[[int], str | None],
+        num_frames: int | None,
+        model: str,
+        first: int,
+        keep_all_states: bool,
+        soft: bool,
+        stages: tuple[str, ...],
+        resumable: bool,
+        summary: VideoSummary | None,
+    ):
+        self.name, self.size, self.summary = name, (size[0], size[1]), summary
+        self.soft, self._stages = soft, stages
+        self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self._output, self._writer, self._note = output, masks_out, note
+        self._frame_name, self._num_frames, self._model = frame_name, num_frames, model
+        self._first, self._keep_all_states, self._resumable = first, keep_all_states, resumable
+        self._present: dict[int, dict[int, float]] = {}
+        self._saved, self._cost = time.monotonic(), 0.0
+
+    # ---------------------------------------------------------------- what is there
+
+    def finished(self) -> bool:
+        """Returns whether the video has a summary and all of its masks; removes states that are left."""
+        if self.summary is None or not self._are_whole(self.summary.frames):
+            return False
+        for path in self._states():  # a run that was killed at its very end leaves one
+            self._remove(path)
+        return True
+
+    def resume(self, engine: Any) -> Any:
+        """Returns the track where an interrupted run left it; None where there is nothing to go on from.
+
+        Args:
+          engine: runs the model, as `snapshots.load` takes it. The next frame is `first` + the track's index.
+        """
+        for path in reversed(self._states()) if self._resumable else ():
+            try:
+                track = snapshots.load(path, engine, self._model)
+                seconds, present = _read_note(snapshots.read_note(path))
+            except (errors.VosError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # damaged by the interruption
+            if track.size == self.size and self._are_whole(self._first + track.index):
+                self.seconds, self._present = self.seconds | seconds, present
+                return track
+        return None
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Reads the mask of a frame; raises VosError if it is missing or broken."""
+        return masks.read_mask(self.path(index), self.size)
+
+    def path(self, index: int) -> pathlib.Path:
+        """Returns the path of a frame's mask."""
+        name = self._frame_name(index)
+        assert name is not None  # its mask is a result
+        return writer.mask_path(self._output.path, self.name, name)
+
+    # ---------------------------------------------------------------- what changes it
+
+    def begin(self, start: int, exports: tuple[str, ...] = ()) -> None:
+        """Starts writing at frame `start`: removes masks from there on, and exports made of earlier masks.
+
+        Only files as this program wrote them are removed. A mask of the user's in the way is an error if
+        masks
+        of other settings are replaced; else it stays, and is named in `OutputFolder.kept`.
+
+        Args:
+          start: 0, or the next frame of a resumed track.
+          exports: files and folders below OUT.
+
+        Raises:
+          VosError: a file of the user's is in the way, or a file cannot be removed.
+        """
+        out = self._output
+        files.check_inside(out.path / self.name, out.path)
+        self._writer.flush()
+        if not self._resumable:
+            for index in range(self._num_frames or 0):
+                if self._frame_name(index) is not None:
+                    out.check(self.path(index))
+        kept = {self.path(index) for index in range(start) if self._frame_name(index) is not None}
+        try:
+            for path in out.recorded(self.name):
+                if path not in kept:
+                    self._remove(path)
+            if start == 0:
+                for below in (probabilities.FOLDER, writer.STAGES):
+                    for path in out.recorded(below):
+                        if path.parent.name == self.name:
+                            self._remove(path)
+                for path in self._states():
+                    self._remove(path)
+                    out.check(path)
+            for export in exports:
+                for path in out.recorded(export):
+                    self._remove(path)
+        except OSError as error:
+            raise errors.VosError(f"{out.path}: cannot write: {error.strerror or error}") from error
+        if start == 0:
+            self._present, self.seconds = {}, dict.fromkeys(KINDS, 0.0)
+        out.keep(self.name, self._is_mask if self._resumable else None)
+        self._note(None)
+        self.summary, self._resumable = None, True
+        self._saved = time.monotonic()
+
+    def write(
+        self,
+        index: int,
+        result: tracked.TrackedFrame,
+        given: UInt8[np.ndarray, "H W"] | None = None,
+    ) -> None:
+        """Queues the results of a frame; nothing happens for a frame whose mask is not a result.
+
+        Args:
+          index: of the frame.
+          result: it must not change afterwards.
+          given: masks given in this frame, ids [H, W]: they replace its stages and are certain.
+        """
+        name = self._frame_name(index)
+        if name is None:
+            return
+        self._present[index] = {o: round(value, 4) for o, value in result.presence.items()}
+        self._writer.write(self.name, name, result.ids)
+        for stage, ids in result.stages.items():
+            self._writer.write_stage(stage, self.name, name, ids if given is None else result.ids)
+        if self.soft:
+            self._writer.write_probabilities(self.name, name, probabilities.of_result(result, given))
+
+    def flush(self) -> None:
+        """Returns when everything queued is on disk; raises VosError if a write failed."""
+        self._writer.flush()
+
+    def save(self, track: Any, seconds: Mapping[str, float] | None = None, *, force: bool = False) -> None:
+        """Saves the state of a forward track if that is due, after the masks before it.
+
+        Args:
+          track: all of its frames so far were given to `write`.
+          seconds: wall time spent on the video so far, by kind.
+          force: save now.
+
+        Raises:
+          VosError: a mask or the state cannot be written.
+        """
+        start = time.monotonic()
+        if not force and start - self._saved < max(SAVE_SECONDS, self._cost / SAVE_SHARE):
+            return
+        self.flush()
+        path = self._state_path(track.index)
+        note = {"seconds": dict(self.seconds if seconds is None else seconds), "presence": self._present}
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise errors.VosError(f"{path}: cannot write: {error.strerror}") from error
+        snapshots.save(path, track.snapshot(), self._model, note)
+        self._saved = time.monotonic()
+        self._cost = self._saved - start
+
+    def truncate(self, index: int) -> None:
+        """Forgets the states that know frames from `index` on, because their prompts have changed."""
+        for path in self._states():
+            if int(path.stem.rpartition("-")[2]) > index:
+                self._remove(path)
+        if self.summary is not None:
+            self.summary = None
+            self._note(None)
+
+    def finish(self, frames: int, seconds: Mapping[str, float]) -> VideoSummary:
+        """Notes that all masks are there, and removes the states.
+
+        Args:
+          frames: number of frames of the video.
+          seconds: wall time spent on the video, by kind.
+
+        Raises:
+          VosError: a write failed.
+        """
+        self.flush()
+        objects = sorted({object_id for frame in self._present.values() for object_id in frame})
+        in_order = sorted(self._present)
+        presence = {o: [self._present[index].get(o) for index in in_order] for o in objects}
+        self.summary = VideoSummary(frames, dict(seconds), presence)
+        self._note(self.summary)
+        if not self._keep_all_states:
+            for path in self._states():
+                self._remove(path)
+        return self.summary
+
+    # ---------------------------------------------------------------- files
+
+    def _are_whole(self, count: int) -> bool:
+        """Returns whether the first `count` frames have their masks."""
+        out = self._output.path
+        try:
+            names = [name for name in map(self._frame_name, range(count)) if name is not None]
+        except IndexError:
+            return False
+        return all(
+            self._is_mask(writer.mask_path(out, self.name, name))
+            and (not self.soft or probabilities.path_of(out, self.name, name).is_file())
+            and all(
+                writer.mask_path(out / writer.STAGES / stage, self.name, name).is_file()
+                for stage in self._stages
+            )
+            for name in names
+        )
+
+    def _is_mask(self, path: pathlib.Path) -> bool:
+        try:
+            return masks.png_size(path) == self.size
+        except errors.VosError:
+            return False
+
+    def _state_path(self, index: int) -> pathlib.Path:
+        number = f"-{index:08d}" if self._keep_all_states else ""
+        return self._output.path / output_folder.STATES / f"{self.name}{number}.safetensors"
+
+    def _states(self) -> list[pathlib.Path]:
+        """Returns the saved states, the oldest first."""
+        if not self._keep_all_states:
+            return [path for path in [self._state_path(0)] if path.exists()]
+        found = self._output.path.glob(f"{output_folder.STATES}/*-????????.safetensors")
+        return sorted(path for path in found if path.stem.rpartition("-")[0] == self.name)
+
+    def _remove(self, path: pathlib.Path) -> None:
+        self._output.remove(path)
+
+
+def _read_note(note: Mapping[str, Any]) -> tuple[dict[str, float], dict[int, dict[int, float]]]:
+    """Returns the seconds and the presence that were saved with a state."""
+    present = {
+        int(index): {int(o): float(value) for o, value in frame.items()}
+        for index, frame in note["presence"].items()
+    }
+    return {str(kind): float(value) for kind, value in note["seconds"].items()}, present
