@@ -195,7 +195,7 @@ def test_broken_proposals_are_named_before_anything_is_written(
     [
         (("--config.model.proposals.folder=",), "--config.model.proposals.folder=DIR"),
         (("--checkpoint", "none", "--config.model.variant=lite0"), "training-free model"),
-        (("--config.model.dataset=imagenet",), "'imagenet'; ", "has a lambda for: davis, default"),
+        (("--config.model.dataset=imagenet",), "has a lambda for: davis, default"),
     ],
 )
 def test_settings_that_proposals_do_not_go_with_are_named(

@@ -4,6 +4,7 @@ import shutil
 
 import eval as program
 from tests.eval import runs
+from tests.inference.coloured import make_model
 
 
 def test_finished_sequences_are_kept_and_scored(davis, tmp_path, copy_model, capsys):
@@ -59,7 +60,9 @@ def test_masks_of_other_weights_are_not_mixed_in(davis, tmp_path, copy_model, ca
     weights = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
     for path in weights:
         path.write_bytes(b"same")
-    monkeypatch.setattr(program.weights, "load_model", lambda config, checkpoint: (None, None, checkpoint))
+    monkeypatch.setattr(
+        program.weights, "load_model", lambda config, checkpoint: (make_model(), None, checkpoint)
+    )
     for path in weights:
         assert runs.run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", path) == 0
     assert copy_model.followed == [runs.FRAMES]
