@@ -40,8 +40,11 @@ def weights(tmp_path_factory):
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     # Keys sharp enough that the memory propagates something.
     params["key_head"]["kernel"] *= 30
-    params["matcher"]["lambda_logit"] = {"default": np.float32(-30), "davis": np.float32(30)}
-    params["matcher"]["null_cost"] = np.float32(9)
+    params["matcher"]["lambda_logit"] = {
+        "default": np.array(-30, np.float32),
+        "davis": np.array(30, np.float32),
+    }
+    params["matcher"]["null_cost"] = np.array(9, np.float32)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     flat = traverse_util.flatten_dict(params, sep="/")
     safetensors.numpy.save_file(flat, path, metadata={"variant": "tiny"})
@@ -78,7 +81,7 @@ def trackers(monkeypatch, steps):
     class SharedTracker(tracker.Tracker):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self._steps = steps.setdefault(self.num_proposals, {})
+            self._steps = steps.setdefault((self.num_proposals, self.model.config.dataset), {})
             made.append(self)
 
     monkeypatch.setattr(tracker, "Tracker", SharedTracker)
@@ -113,10 +116,10 @@ def test_proposals_of_files_are_matched_and_compile_once(
     # Two videos of one size, frames with proposals, with none and with given masks: one program.
     assert [t.compilations for t in trackers] == [1, 1]
     assert [t.num_proposals for t in trackers] == [0, tiny.CONFIG.proposals.capacity]
-    # Whose lambda it is was never passed on: state.dataset stayed 0.
+    # The data set's lambda was once not passed on.
     assert run(pristine, tmp_path / "other", weights, proposals, "--config.model.dataset=default") == 0
     assert runs.results_of(tmp_path / "other")["J"]["mean"] < file
-    assert [t.dataset for t in trackers] == [2, 2, 0]
+    assert [t.model.config.dataset for t in trackers] == ["davis", "davis", "default"]
     # Without any proposal only what the memory propagates is left.
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -210,6 +210,8 @@ def write_checkpoint(workdir: pathlib.Path, place: pathlib.Path) -> None:
     train = program.setup.apply_data(config.train, [str(place / "data")])
     with checkpoints.Checkpoints(workdir, checkpoints.CheckpointConfig()) as saved:
         record = {"config": program.configs.flatten(dataclasses.replace(config, train=train))}
+        noted = {**record, "version": "0", "commit": "", "command": "python train.py"}
+        (workdir / "config.json").write_text(json.dumps(noted))
         saved.save(1, {"x": np.zeros(2)}, {"step": 1}, record=record)
 
 
@@ -240,7 +242,7 @@ def test_another_config_is_refused_by_its_keys(place, tmp_path, capsys, more, to
         (["--config", "train_davis", "--data", "dvais=a", "--workdir", "{}"], "no source of that name"),
         (["--config", "davis17", "--workdir", "{}"], "nothing to train on"),
         (["--config", "train_davis"], "--workdir DIR is needed"),
-        (["--config", "train_davis", "--workdir", "{}", "--data", "davis={}/no", "static={}/no"],
+        (["--config", "train_davis", "--workdir", "{}/run", "--data", "davis={}/no", "static={}/no"],
          "{}/no: no such folder"),
         (["--config", "train_davis", "--workdir", "/proc/vos_jax"], "cannot write to /proc/vos_jax"),
         (["--config", CONFIG, "--workdir", "{}", "--data", "{data}", "--config.train.held_out.every=1",

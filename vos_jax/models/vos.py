@@ -102,7 +102,8 @@ class VOS:
 
     def _init(self, key: PRNGKeyArray, datasets: tuple[str, ...]) -> Any:
         c, networks, params = self.config, self.networks, {}
-        networks["matcher"] = networks["matcher"].clone(datasets=datasets)
+        known = dataclasses.replace(c, dataset=datasets[0])
+        networks["matcher"] = matcher.AlignedMatcher(known, datasets)
         size, locations = 64, c.template_size**2
 
         def init(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -72,7 +72,7 @@ def num_proposals(config: model_config.ModelConfig, model: state_lib.Model) -> i
     if not settings.folder:
         raise errors.VosError(
             "model.proposals.source is file: name the folder with one <sequence>.json per video by "
-            "--config.proposals.folder=DIR (docs/proposals.md)"
+            "--config.model.proposals.folder=DIR (docs/proposals.md)"
         )
     return settings.capacity
 
