@@ -43,8 +43,8 @@ VARIANTS = {
     "matching hungarian": ("model.matching=hungarian",),
     "matching greedy": ("model.matching=greedy",),
     "matching sinkhorn": ("model.matching=sinkhorn",),
-    "read shared": ("model.read.variant=shared",),
-    "read topk": ("model.read.variant=topk",),
+    "read shared": ("model.read.weight=none",),
+    "read topk": ("model.read.weight=none", "model.read.topk=32"),
     "propagated masks are the only proposals": ("model.proposals.source=none",),
     "no RefineNet": ("model.refine=false",),
 }

@@ -73,7 +73,7 @@ def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]
                 # `platform_dependent`: only this device's branch becomes part of the program.
                 own = [names is not None and jax.default_backend() in names for names in platforms]
                 branches = [branches[own.index(True) if any(own) else platforms.index(None)]]
-            # The dearer branches come last: those of `pixels.switch` rise with the pixels they are for.
+            # The dearer branches come last: windows rise with their size.
             yield from _loops(branches[-1].jaxpr)
         else:
             for value in equation.params.values():

@@ -13,6 +13,7 @@ tracker's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an 
 import argparse
 import functools
 import json
+import math
 import pathlib
 import platform
 import resource
@@ -35,8 +36,9 @@ from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data.datasets import rendered
 from vos_jax.inference import tracker
-from vos_jax.models import masks, pixels, vos, weights, windows
 from vos_jax.models import read as read_lib
+from vos_jax.models import search_region, vos, weights, windows
+from vos_jax.ops import attention
 
 SIZE = (480, 854)
 
@@ -81,11 +83,13 @@ def stage_rows(
     for name, function, arguments in stages.of_frame(run.model, run.params, track.state, padded, evaluate):
         compiled = jax.jit(function)
         took = peaks.measure(lambda compiled=compiled, arguments=arguments: compiled(*arguments))
+        queries, held = _blocks_that_ran(run.model, track)
         with (
-            mock.patch.object(pixels, "_counts", _counts_that_ran(run.model, track)),
+            mock.patch.object(attention, "QUERY_BLOCK", queries),
+            mock.patch.object(attention, "MEMORY_BLOCK", held),
             mock.patch.object(windows, "sizes", _window_that_ran(run.model, track)),
         ):
-            # A function of its own: what was traced for all counts above would be taken again.
+            # A function of its own: what was traced above would be taken again.
             alone = functools.partial(lambda function, *x: function(*x), function)
             found = cost.cost_of(alone, *jax.eval_shape(lambda *x: x, *arguments))
         rows[name] = {
@@ -98,19 +102,24 @@ def stage_rows(
     return rows
 
 
-def _counts_that_ran(model: Any, track: tracker.Track) -> Any:
-    """Stands for `pixels._counts` with one count: of the query's near pixels or any slot's, the larger."""
-    known, reach = pixels._counts, model.config.read.search_radius
-    memory = track.state.memory
-    if reach == 0:
-        return known
+def _blocks_that_ran(model: Any, track: tracker.Track) -> tuple[int, int]:
+    """Returns the numbers of near query pixels and of near pixels of a slot, each in whole blocks.
+
+    With blocks of these sizes every loop of the read runs once, as a count of the program takes it.
+    """
+    radius, memory = model.config.read.search_radius, track.state.memory
     n, slots, h, w = memory.prob.shape
+    if radius == 0:
+        return h * w, h * w
     there = memory.object_in_slot & memory.slot_valid[None]
-    near = masks.reachable(track.state.prev_prob, (h, w), reach) & jnp.any(there, axis=1)[:, None, None]
-    held = masks.reachable(memory.prob.reshape(n * slots, h, w), (h, w), reach, read_lib.COVERED)
+    region = search_region.search_region(track.state.prev_prob, memory, radius)
+    region &= jnp.any(there, axis=1)[:, None, None]
+    held = search_region.around(memory.prob.reshape(n * slots, h, w), (h, w), radius, read_lib.COVERED)
     held = jnp.where(there, jnp.sum(held.reshape(n, slots, -1), axis=-1), 0)
-    number = int(max(jnp.sum(jnp.any(near, axis=0)), jnp.max(held)))
-    return lambda num_pixels: [next(n for n in known(num_pixels) if n >= min(number, num_pixels))]
+    sizes = attention.QUERY_BLOCK, attention.MEMORY_BLOCK
+    counts = int(jnp.sum(jnp.any(region, axis=0))), int(jnp.max(held))
+    queries, pixels = (size * math.ceil(count / size) for size, count in zip(sizes, counts, strict=True))
+    return max(queries, sizes[0]), max(pixels, sizes[1])
 
 
 def _window_that_ran(model: Any, track: tracker.Track) -> Any:
@@ -121,7 +130,7 @@ def _window_that_ran(model: Any, track: tracker.Track) -> Any:
     if reach == 0:
         return known
     largest = 0
-    for near in np.asarray(masks.reachable(track.state.prev_prob, (h, w), reach)):
+    for near in np.asarray(search_region.around(track.state.prev_prob, (h, w), reach)):
         extent = [np.ptp(np.nonzero(near.any(axis))[0]) + 1 + 2 * windows.MARGIN for axis in (1, 0)]
         wanted = np.minimum(extent, (h, w))
         largest = max(largest, next(i for i, size in enumerate(known((h, w))) if np.all(size >= wanted)))

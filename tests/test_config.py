@@ -174,7 +174,7 @@ def test_value_out_of_range_is_refused_by_name(override, named):
         "model.backbone=foo",
         "model.template=foo",
         "model.matching=foo",
-        "model.read.variant=foo",
+        "model.read.weight=foo",
         "model.read.affinity=foo",
         "model.proposals.nms=foo",
         "model.refine_channels=0,8,8",
@@ -253,9 +253,9 @@ def test_a_variant_may_be_a_callable():
     def mine(template, weights, proposal):
         return weights.sum(), proposal, None
 
-    keys = ("model.template", "model.alignment", "model.matching", "model.read.variant")
+    keys = ("model.template", "model.alignment", "model.matching", "model.read.weight")
     loaded = config.replace(config.default(), dict.fromkeys(keys, mine))
-    assert loaded.model.alignment is mine and loaded.model.read.variant is mine
+    assert loaded.model.alignment is mine and loaded.model.read.weight is mine
     plain = config.flatten(loaded)
     assert plain["model.alignment"].endswith("mine")
     assert json.loads(json.dumps(plain)) == plain

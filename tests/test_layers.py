@@ -49,7 +49,6 @@ PLACES = {
     "vos_jax/models/boxes": "ops",
     "vos_jax/models/mask_paste": "ops",
     "vos_jax/models/masks": "ops",
-    "vos_jax/models/pixels": "ops",
     "vos_jax/models/roi_align": "ops",
     "vos_jax/models/windows": "ops",
     "vos_jax/stablehlo": "tools",

@@ -37,7 +37,7 @@ CONFIG = model_config.ModelConfig(
     value_size=8,
     refine_channels=(16, 12, 8),
     memory=memory_lib.MemoryConfig(capacity=3, every=2),
-    read=read_lib.ReadConfig(affinity="dot", topk=8, search_radius=0.0),
+    read=read_lib.ReadConfig(affinity="dot", search_radius=0.0),
     proposals=proposals.ProposalConfig(
         channels=8, head_layers=1, mask_layers=1, candidates=16, capacity=6, score_threshold=0.0
     ),

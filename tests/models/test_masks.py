@@ -6,19 +6,6 @@ import numpy as np
 from vos_jax.models import masks
 
 
-def test_only_what_is_near_the_object_is_within_reach():
-    prev = np.zeros((3, 64, 96), np.float32)  # 256 x 384 pixels, a grid of 16 x 24 cells
-    prev[0, 20:24, 40:44] = 0.9  # cell (5, 10)
-    prev[1, 20:24, 40:44] = 0.4  # too faint to be there
-    near = np.asarray(masks.reachable(jnp.asarray(prev), (16, 24), 0.18))  # 3 of 16 cells
-    expected = np.zeros((16, 24), bool)
-    expected[2:9, 7:14] = True
-    np.testing.assert_array_equal(near[0], expected)
-    # Who was nowhere is looked for everywhere.
-    assert near[1:].all()
-    np.testing.assert_array_equal(masks.reachable(jnp.asarray(prev), (16, 24), 0.18, 0.3)[1], expected)
-
-
 def test_the_border_repeats_into_the_padding():
     prob = jnp.arange(24.0).reshape(1, 4, 6) / 24
     # Of 50 x 70 pixels, 3 x 4 cells of 16 have their centre inside.

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.models import masks, pixels
+from vos_jax.errors import VosError
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
+from vos_jax.models import search_region
+from vos_jax.ops import attention
 
 GRID, SLOTS, OBJECTS = (4, 6), 3, 2
 
@@ -35,7 +37,7 @@ def filled_memory(seed=0, dtype=np.float32, grid=GRID):
     )
 
 
-def dense(query, memory, variant, config):
+def dense(query, memory, config):
     """The read written out over the whole memory, one softmax per object."""
     h, w, channels = query.shape
     q = np.asarray(query, np.float64).reshape(h * w, channels)
@@ -50,7 +52,7 @@ def dense(query, memory, variant, config):
     visible = (
         np.broadcast_to(m.pixel_valid.reshape(1, SLOTS, h * w), logits.shape) & m.slot_valid[None, :, None]
     )
-    if variant == "kernelized":
+    if config.kernel_sigma:
         best = np.argmax(np.where(visible, logits, -np.inf), axis=0)
         logits = logits - ((y[:, None, None] - y[best]) ** 2 + (x[:, None, None] - x[best]) ** 2) / (
             2 * config.kernel_sigma**2
@@ -58,7 +60,7 @@ def dense(query, memory, variant, config):
     if config.window:
         near = (abs(y[:, None] - y[None]) <= config.window) & (abs(x[:, None] - x[None]) <= config.window)
         visible = visible & (near[:, None, :] | m.slot_pinned[None, :, None])
-    if variant == "topk":
+    if config.topk:
         flat = np.where(visible, logits, -np.inf).reshape(h * w, -1)
         kth = np.sort(flat, axis=-1)[:, -config.topk]
         visible = visible & (logits >= kth[:, None, None])
@@ -67,7 +69,7 @@ def dense(query, memory, variant, config):
         seen = visible & m.object_in_slot[o][None, :, None]
         prob = m.prob[o].reshape(SLOTS, h * w)
         plain = np.where(seen, np.exp(logits), 0.0)
-        bias = prob + 1e-4 if variant == "object" else np.ones_like(prob)
+        bias = prob + 1e-4 if config.weight == "mask" else np.ones_like(prob)
         weights = plain * bias[None]
         weights /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-30)
         out["value"].append(np.einsum("qmk,mkc->qc", weights, m.value[o].reshape(SLOTS, h * w, -1)))
@@ -77,31 +79,56 @@ def dense(query, memory, variant, config):
     return {k: np.stack(v).reshape(OBJECTS, h, w, *np.shape(v[0])[1:]) for k, v in out.items()}
 
 
-@pytest.mark.parametrize(
-    ("variant", "affinity"), [*((name, "dot") for name in sorted(read_lib.READS)), ("shared", "l2")]
+SWITCHES = (
+    {},
+    {"weight": "none"},
+    {"weight": "none", "affinity": "l2"},
+    {"weight": "none", "topk": 5},
+    {"weight": "none", "kernel_sigma": 2.0},
+    {"kernel_sigma": 2.0},
 )
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("window", [0, 1])
-def test_read_equals_a_dense_softmax(variant, affinity, window):
+@pytest.mark.parametrize("most", [0, 10_000], ids=["streamed", "dense"])
+def test_read_equals_a_softmax_written_out(monkeypatch, switches, window, most):
+    monkeypatch.setattr(read_lib, "DENSE", most)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 7)
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32)) * 3
-    config = read_lib.ReadConfig(
-        variant=variant, topk=5, window=window, kernel_sigma=2.0, affinity=affinity, search_radius=0.0
-    )
+    config = read_lib.ReadConfig(**{"affinity": "dot", **switches}, window=window, search_radius=0.0)
     result = jax.jit(read_lib.read, static_argnums=2)(query, memory, config)
-    for name, expected in dense(query, memory, variant, config).items():
+    for name, expected in dense(query, memory, config).items():
         np.testing.assert_allclose(getattr(result, name), expected, atol=3e-5, err_msg=name)
     np.testing.assert_allclose(np.sum(result.slot_attention, axis=-1), 1.0, atol=1e-5)
     assert float(result.slot_attention[1, 0]) == 0.0, "object 1 is not in slot 0"
 
 
-def test_query_blocks_do_not_change_the_read(monkeypatch):
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_streamed_and_dense_have_one_gradient(monkeypatch, switches):
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
-    config = read_lib.ReadConfig(variant="topk", topk=5, affinity="dot", search_radius=0.0)
-    whole = read_lib.read(query, memory, config)
-    monkeypatch.setattr(pixels, "AFFINITY_BLOCK", 6 * 24)
-    blocks = read_lib.read(query, memory, config)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, blocks)
+    config = read_lib.ReadConfig(**{"affinity": "dot", **switches}, search_radius=0.0)
+
+    def gradients(most):
+        monkeypatch.setattr(read_lib, "DENSE", most)
+        monkeypatch.setattr(attention, "QUERY_BLOCK", 7)
+
+        def loss(query, key, value, prob):
+            read = read_lib.read(query, memory.replace(key=key, value=value, prob=prob), config)
+            return jnp.sum(read.value**2) + jnp.sum(read.prob) + jnp.sum(jnp.cos(read.embed))
+
+        return jax.grad(loss, argnums=(0, 1, 2, 3))(query, memory.key, memory.value, memory.prob)
+
+    for a, b in zip(gradients(0), gradients(10_000), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_switches_that_do_not_go_together_are_refused():
+    for switches in ({"topk": 5}, {"topk": 5, "weight": "none", "kernel_sigma": 1.0}):
+        with pytest.raises(VosError, match="topk is 5; it goes with weight none and kernel_sigma 0"):
+            read_lib.ReadConfig(**switches)
 
 
 def test_an_empty_memory_reads_zeros_and_large_logits_stay_finite():
@@ -188,20 +215,25 @@ def with_small_objects(seed=0):
 NEAR = read_lib.ReadConfig(search_radius=0.1, affinity="dot")  # two cells
 
 
+def read_near(query, memory, config, prev):
+    region = search_region.search_region(prev, memory, config.search_radius)
+    return jax.jit(read_lib.read, static_argnums=2)(query, memory, config, region)
+
+
 def test_near_pixels_read_what_all_would_and_others_nothing():
     query, memory, prev = with_small_objects()
     # What lies far from the objects holds one and the same, so that its mean is what it holds.
-    far = ~masks.reachable(memory.prob[:, 0], WIDE, 0.1, read_lib.COVERED)
+    far = ~search_region.around(memory.prob[:, 0], WIDE, 0.1, read_lib.COVERED)
     memory = memory.replace(
         value=jnp.where(far[:, None, :, :, None], 0.3, memory.value),
         embed=jnp.where(far[0, None, :, :, None], -0.7, memory.embed),
     )
     everywhere = read_lib.read(query, memory, NEAR)
-    found = jax.jit(read_lib.read, static_argnums=2)(query, memory, NEAR, prev)
-    assert found.near.sum() == 6 * 6 + 6 * 5
+    found = read_near(query, memory, NEAR, prev)
+    assert found.region.sum() == 6 * 6 + 6 * 5
     for name in ("value", "embed", "prob"):
         expected, got = (np.asarray(getattr(x, name)) for x in (everywhere, found))
-        near = np.asarray(found.near)
+        near = np.asarray(found.region)
         np.testing.assert_allclose(got[near], expected[near], atol=1e-5, err_msg=name)
         last = memory.value[:, np.argmax(memory.slot_frame)]
         np.testing.assert_array_equal(got[~near], np.asarray(last)[~near] if name == "value" else 0.0)
@@ -211,8 +243,8 @@ def test_a_shrunken_object_is_looked_for_everywhere_and_reads_every_pixel():
     query, memory, prev = with_small_objects()
     # Half a cell of the four that the memory holds; the other object is as large as it was.
     prev = prev.at[1].set(0.0).at[1, 16:18, 28:32].set(1.0)
-    everywhere, found = read_lib.read(query, memory, NEAR), read_lib.read(query, memory, NEAR, prev)
-    assert found.near[1].all() and not found.near[0].all()
+    everywhere, found = read_lib.read(query, memory, NEAR), read_near(query, memory, NEAR, prev)
+    assert found.region[1].all() and not found.region[0].all()
     for name in ("value", "embed", "prob"):
         expected, got = (np.asarray(getattr(x, name))[1] for x in (everywhere, found))
         np.testing.assert_allclose(got, expected, atol=1e-5, err_msg=name)
@@ -220,33 +252,33 @@ def test_a_shrunken_object_is_looked_for_everywhere_and_reads_every_pixel():
 
 def test_far_memory_is_merged_and_its_weight_stays():
     query, memory, prev = with_small_objects()
-    everywhere, found = read_lib.read(query, memory, NEAR), read_lib.read(query, memory, NEAR, prev)
-    near = np.asarray(found.near)
+    everywhere, found = read_lib.read(query, memory, NEAR), read_near(query, memory, NEAR, prev)
+    near = np.asarray(found.region)
     np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
     error = np.abs(np.asarray(found.value - everywhere.value))[near]
     assert 1e-6 < error.max() < 1.0
     # The padded row is in no mean.
     padded = memory.replace(value=memory.value.at[:, :, -1].set(1e3), embed=memory.embed.at[:, -1].set(1e3))
-    same = read_lib.read(query, padded, NEAR, prev)
+    same = read_near(query, padded, NEAR, prev)
     for name in ("value", "embed", "prob"):
         np.testing.assert_array_equal(getattr(same, name)[near], getattr(found, name)[near], err_msg=name)
 
 
-@pytest.mark.parametrize("variant", sorted(read_lib.READS))
-def test_every_variant_reads_near_pixels_as_it_reads_all(variant):
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_read_of_near_pixels_is_as_that_of_all(switches):
     query, memory, prev = with_small_objects()
-    config = dataclasses.replace(NEAR, variant=variant, topk=5, window=2)
-    everywhere, found = read_lib.read(query, memory, config), read_lib.read(query, memory, config, prev)
-    near = np.asarray(found.near)
+    config = dataclasses.replace(NEAR, **switches, window=2)
+    everywhere, found = read_lib.read(query, memory, config), read_near(query, memory, config, prev)
+    near = np.asarray(found.region)
     np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", sorted(read_lib.READS))
-def test_another_object_changes_nothing_of_what_one_reads(variant):
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_another_object_changes_nothing_of_what_one_reads(switches):
     query, memory, prev = with_small_objects()
-    config = dataclasses.replace(NEAR, variant=variant, topk=5)
-    alone = read_lib.read(query, memory, config, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
-    beside = read_lib.read(query, memory, config, prev)
+    config = dataclasses.replace(NEAR, **switches)
+    alone = read_near(query, memory, config, prev.at[1, 16:24, 28:32].set(0.0).at[1, :4, :4].set(1.0))
+    beside = read_near(query, memory, config, prev)
     for name in ("value", "prob", "slot_attention"):
         np.testing.assert_allclose(getattr(alone, name)[0], getattr(beside, name)[0], atol=1e-6)
 
@@ -255,11 +287,11 @@ def test_a_large_object_does_not_change_how_finely_another_is_read():
     query, memory, prev = with_small_objects()
     # The second object lies all over the memory: its pixels are padded to the whole frame.
     memory = memory.replace(prob=memory.prob.at[1].set(0.9))
-    beside = read_lib.read(query, memory, NEAR, prev)
+    beside = read_near(query, memory, NEAR, prev)
     gone = memory.replace(object_in_slot=memory.object_in_slot.at[1].set(False))
-    alone = read_lib.read(query, gone, NEAR, prev)
+    alone = read_near(query, gone, NEAR, prev)
     everywhere = read_lib.read(query, memory, NEAR)
-    near = np.asarray(alone.near[0])
+    near = np.asarray(alone.region[0])
     for name in ("value", "embed", "prob", "slot_attention"):
         a, b = (np.asarray(getattr(x, name)[0]) for x in (alone, beside))
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
@@ -269,29 +301,26 @@ def test_a_large_object_does_not_change_how_finely_another_is_read():
 def test_an_object_that_no_slot_knows_is_looked_for_nowhere():
     query, memory, prev = with_small_objects()
     memory = memory.replace(object_in_slot=memory.object_in_slot.at[1].set(False))
-    near = read_lib.read(query, memory, NEAR, prev.at[1].set(0.0)).near
+    near = read_near(query, memory, NEAR, prev.at[1].set(0.0)).region
     assert near[0].sum() == 6 * 6 and not near[1].any(), "padding must not cost a read of the whole frame"
 
 
 def test_an_object_that_was_nowhere_is_looked_for_everywhere():
     query, memory, prev = with_small_objects()
-    found = read_lib.read(query, memory, NEAR, jnp.zeros_like(prev))
+    found = read_near(query, memory, NEAR, jnp.zeros_like(prev))
     everywhere = read_lib.read(query, memory, NEAR)
-    assert found.near.all()
+    assert found.region.all()
     np.testing.assert_allclose(found.prob, everywhere.prob, atol=1e-6)
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 129, 192, 200, 384])
-def test_marked_pixels_all_come_through_whatever_their_number(number):
-    marked = np.zeros((1, *WIDE), bool)
-    marked.reshape(-1)[np.random.default_rng(0).permutation(384)[:number]] = True
-    image = jnp.arange(384.0).reshape(*WIDE, 1)
-
-    def block(values, numbers):
-        np.testing.assert_array_equal(values.shape, (*numbers.shape, 1))
-        return values[None] + 1.0, jnp.sum(values)
-
-    found, total = pixels.in_blocks(block, image, jnp.asarray(marked))
-    np.testing.assert_array_equal(found[0, ..., 0][marked[0]], np.asarray(image)[..., 0][marked[0]] + 1.0)
-    padded = next(count for count in (128, 160, 192, 256, 288, 384) if count >= number)
-    assert np.count_nonzero(found) == padded, "no more than the next size"
+def test_queries_in_a_region_all_come_through_whatever_their_number(monkeypatch, number):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 64)
+    query, memory, _ = with_small_objects()
+    marked = np.zeros((OBJECTS, *WIDE), bool)
+    marked[0].reshape(-1)[np.random.default_rng(0).permutation(384)[:number]] = True
+    config = dataclasses.replace(NEAR, weight="none")
+    found = jax.jit(read_lib.read, static_argnums=2)(query, memory, config, jnp.asarray(marked))
+    everywhere = read_lib.read(query, memory, config)
+    np.testing.assert_allclose(found.value[0][marked[0]], everywhere.value[0][marked[0]], atol=1e-5)
+    assert not found.prob[0][~marked[0]].any() and not found.prob[1].any()

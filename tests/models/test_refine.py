@@ -50,7 +50,7 @@ def test_windows_refine_as_the_whole_frame_does():
         embed=jnp.zeros((n, h, w, 1)),
         prob=jnp.asarray(rng.uniform(size=(n, h, w)), jnp.float32),
         slot_attention=jnp.zeros((n, 1)),
-        near=jnp.asarray(near),
+        region=jnp.asarray(near),
     )
     coarse, prev = jnp.asarray(rng.uniform(size=(2, n, 4 * h, 4 * w)), jnp.float32)
     own = read.value[0], read.prob[0], coarse[0], prev[0]

@@ -10,6 +10,19 @@ GRID = (8, 12)
 REACH = 0.125  # one cell
 
 
+def test_the_cells_around_an_object():
+    prev = np.zeros((3, 64, 96), np.float32)  # 256 x 384 pixels, a grid of 16 x 24 cells
+    prev[0, 20:24, 40:44] = 0.9  # cell (5, 10)
+    prev[1, 20:24, 40:44] = 0.4  # too faint to count
+    near = np.asarray(search_region.around(jnp.asarray(prev), (16, 24), 0.18))  # 3 of 16 cells
+    expected = np.zeros((16, 24), bool)
+    expected[2:9, 7:14] = True
+    np.testing.assert_array_equal(near[0], expected)
+    # An object without a mask is searched everywhere.
+    assert near[1:].all()
+    np.testing.assert_array_equal(search_region.around(jnp.asarray(prev), (16, 24), 0.18, 0.3)[1], expected)
+
+
 def remember(*, eviction="fifo", rows=8):
     """One object of 4x4 cells in slot 0; real are the first `rows` rows of the grid."""
     config = memory_lib.MemoryConfig(capacity=4, eviction=eviction)

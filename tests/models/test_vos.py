@@ -45,6 +45,7 @@ def test_every_combination_of_template_alignment_and_matching_has_the_right_shap
         embed=float32((n, h, w, channels)),
         prob=float32((n, h, w)),
         slot_attention=float32((n, 3)),
+        region=jax.ShapeDtypeStruct((n, h, w), bool),
     )
     candidates = proposals.Proposals(
         boxes=float32((5, 4)),
@@ -69,8 +70,8 @@ CHOICES = [
     *({"alignment": name} for name in alignment.ALIGNMENTS),
     *({"matching": name} for name in matching.MATCHINGS),
     *(
-        {"read": read.ReadConfig(variant=name, window=2, affinity="dot", search_radius=0.0)}
-        for name in read.READS
+        {"read": read.ReadConfig(**switches, window=2, affinity="dot", search_radius=0.0)}
+        for switches in ({}, {"weight": "none"}, {"weight": "none", "topk": 8}, {"kernel_sigma": 7.0})
     ),
     {"proposals": tiny.NO_NETWORK},
     {"refine": False},
@@ -187,7 +188,7 @@ def test_padding_objects_and_proposals_changes_nothing(params, remembered, match
     model = tiny.model(
         matching=match,
         proposals=tiny.NO_NETWORK,
-        read=read.ReadConfig(variant="object", affinity="dot", search_radius=0.0),
+        read=read.ReadConfig(affinity="dot", search_radius=0.0),
     )
     track = jax.jit(model.track)
     small = track(params, encoded.replace(proposals=made_proposals(5, 5)), small_state)

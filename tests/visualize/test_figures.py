@@ -46,10 +46,10 @@ def test_relevance_is_the_softmax_of_the_read():
     share = np.asarray(jax.nn.softmax(logits + bias, axis=-1))[weights[0].ravel() > 0].sum(axis=0)
     np.testing.assert_allclose(heat[0, :2].ravel(), share, rtol=1e-4, atol=1e-6)
     assert not heat[0, 2].any() and not heat[1, 0].any(), "empty slots and older ones say nothing"
-    for variant in ("topk", "kernelized"):
-        config = read_lib.ReadConfig(variant=variant, topk=30, affinity="dot", search_radius=0.0)
+    for switches in ({"topk": 10}, {"kernel_sigma": 7.0}):
+        config = read_lib.ReadConfig(weight="none", affinity="dot", search_radius=0.0, **switches)
         heat = relevance(query, memory_, config, weights)
-        np.testing.assert_allclose(heat.sum(axis=(1, 2, 3)), 2.0, rtol=1e-4, err_msg=variant)
+        np.testing.assert_allclose(heat.sum(axis=(1, 2, 3)), 2.0, rtol=1e-4, err_msg=str(switches))
 
 
 def test_heat_lies_where_it_is_hot_and_padding_is_cut_off():

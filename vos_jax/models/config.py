@@ -47,8 +47,8 @@ class TrainingFreeConfig:
     def read(self) -> read_lib.ReadConfig:
         """The read: cosine similarity, the highest `topk` vote."""
         return read_lib.ReadConfig(
-            variant="topk",
             affinity="dot",
+            weight="none",
             scale=1.0 / self.temperature,
             topk=self.topk,
             window=self.window,
@@ -67,7 +67,7 @@ class TrainingFreeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The method. Names of template, alignment, matching and read may also be callables of their signature.
+    """The method. Names of template, alignment and matching may also be callables of their signature.
 
     Attributes:
       variant: Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).

@@ -66,31 +66,6 @@ def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: in
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 
 
-def reachable(
-    prob: Float[Array, "N H W"], grid: tuple[int, int], reach: float, threshold: float = 0.5
-) -> Bool[Array, "N h w"]:
-    """Marks the cells near which each object was seen.
-
-    Objects move little from frame to frame, look-alikes stand elsewhere. An object that was nowhere may be
-    anywhere.
-
-    Args:
-      prob: each object's mask in another frame, as fine as `grid` or a multiple of it.
-      grid: (h, w).
-      reach: how far is near, along either axis, as a share of the frame's short side.
-      threshold: above it a pixel is the object's.
-    """
-    h, w = grid
-    n, height, _ = prob.shape
-    cells = jnp.max(prob.reshape(n, h, height // h, w, -1), axis=(2, 4)) > threshold
-    size = 2 * max(1, round(reach * min(h, w))) + 1
-    # Along one axis after the other: a square of n x n for the price of 2 n.
-    near = cells.astype(jnp.float32)
-    for window in ((1, size, 1), (1, 1, size)):
-        near = jax.lax.reduce_window(near, 0.0, jax.lax.max, window, (1, 1, 1), "SAME")
-    return (near > 0) | ~jnp.any(cells, axis=(1, 2), keepdims=True)
-
-
 def repeat_border(
     prob: Float[Array, "*n h w"], frame_size: Float[Array, "2"], stride: int
 ) -> Float[Array, "*n h w"]:

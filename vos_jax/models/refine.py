@@ -129,8 +129,8 @@ def refine_all(
       features: the frame's.
       read: the memory read.
       coarse, prev_prob: the matched proposals' masks and those of the frame before, in [0, 1].
-      windowed: refine each object only in a window around `read.near`, one object after the other; elsewhere
-        its logits are those of a mask of 0.
+      windowed: refine each object only in a window around `read.region`, one object after the other;
+        elsewhere its logits are those of a mask of 0.
 
     Returns:
       Logits.
@@ -149,4 +149,4 @@ def refine_all(
         near, *own = inputs
         return windows.apply(refine, near, (frame, *own), factor=4, outside=ABSENT)
 
-    return jax.lax.map(in_window, (read.near, *images))
+    return jax.lax.map(in_window, (read.region, *images))

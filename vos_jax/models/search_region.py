@@ -1,28 +1,53 @@
-"""Where in a frame a trained model looks for each object (docs/method.md, reach)."""
+"""The region of a frame in which each object is searched (docs/method.md, search region)."""
 
+import jax
 import jax.numpy as jnp
 
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.typing import Array, Bool, Float
 
-# An object whose mask has become so much smaller than it was is hidden, away or lost: it is looked for in the
-# whole frame. Chosen on composites of held-back sequences (docs/results.md).
 SHRUNKEN = 0.25
+"""Share of its largest mask below which an object is searched in the whole frame: it is hidden or lost.
+Chosen on composites of held-back sequences (docs/results.md)."""
 
 
 def search_region(
-    prev_prob: Float[Array, "N H/4 W/4"], memory: memory_lib.Memory, reach: float
+    prev_prob: Float[Array, "N H/4 W/4"], memory: memory_lib.Memory, radius: float
 ) -> Bool[Array, "N h w"]:
     """Marks the cells near each object's previous mask; all cells for an object that is missing or shrunken.
 
     Args:
       prev_prob: the objects' masks one frame before, in [0, 1].
-      memory: what their masks were in the frames that it holds.
-      reach: how far an object may have moved, as a share of the frame's short side.
+      memory: their masks in the frames that it holds.
+      radius: how far an object may have moved, as a share of the frame's short side.
     """
     grid = memory.prob.shape[2], memory.prob.shape[3]
-    return masks.reachable(prev_prob, grid, reach) | shrunken(prev_prob, memory)[:, None, None]
+    return around(prev_prob, grid, radius) | shrunken(prev_prob, memory)[:, None, None]
+
+
+def around(
+    prob: Float[Array, "N H W"], grid: tuple[int, int], radius: float, threshold: float = 0.5
+) -> Bool[Array, "N h w"]:
+    """Marks the cells within a radius of each object; all cells for an object without a mask.
+
+    Objects move little from frame to frame, and look-alikes are elsewhere.
+
+    Args:
+      prob: each object's mask in another frame, as fine as `grid` or a multiple of it.
+      grid: (h, w).
+      radius: along either axis, as a share of the frame's short side; at least one cell.
+      threshold: a pixel above it belongs to the object.
+    """
+    h, w = grid
+    n, height, _ = prob.shape
+    cells = jnp.max(prob.reshape(n, h, height // h, w, -1), axis=(2, 4)) > threshold
+    size = 2 * max(1, round(radius * min(h, w))) + 1
+    # One axis after the other: a square of n x n for the price of 2 n.
+    near = cells.astype(jnp.float32)
+    for window in ((1, size, 1), (1, 1, size)):
+        near = jax.lax.reduce_window(near, 0.0, jax.lax.max, window, (1, 1, 1), "SAME")
+    return (near > 0) | ~jnp.any(cells, axis=(1, 2), keepdims=True)
 
 
 def shrunken(prev_prob: Float[Array, "N H/4 W/4"], memory: memory_lib.Memory) -> Bool[Array, "N"]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import backbones, masks, matcher, refine, roi_align, templates, value
+from vos_jax.models import backbones, masks, matcher, refine, roi_align, search_region, templates, value
 from vos_jax.models import config as config_lib
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import memory as memory_lib
@@ -174,8 +174,7 @@ class VOS:
             logits = self.refine(params, encoded, read, out.coarse, state, windowed=windowed)
             out, prob = out.replace(refined_logits=logits), nn.sigmoid(logits)
         factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE
-        assert read.near is not None  # `read_lib.read` always sets it
-        prob = jnp.where(jnp.repeat(jnp.repeat(read.near, factor, 1), factor, 2), prob, 0.0)
+        prob = jnp.where(jnp.repeat(jnp.repeat(read.region, factor, 1), factor, 2), prob, 0.0)
         presence = jnp.clip(1.0 - out.match.assignment[:, -1], 0.0, 1.0)
         return state_lib.Prediction(prob=prob, presence=presence, read=read, out=out)
 
@@ -204,10 +203,10 @@ class VOS:
         self, encoded: state_lib.Encoded, state: state_lib.State, *, everywhere: bool = False
     ) -> read_lib.Read:
         """Reads the memory; `everywhere` ignores the search radius."""
-        config = self.config.read
-        if everywhere:
-            config = dataclasses.replace(config, search_radius=0.0)
-        return read_lib.read(encoded.key, state.memory, config, state.prev_prob)
+        config, region = self.config.read, None
+        if config.search_radius and not everywhere:
+            region = search_region.search_region(state.prev_prob, state.memory, config.search_radius)
+        return read_lib.read(encoded.key, state.memory, config, region)
 
     def match(
         self,

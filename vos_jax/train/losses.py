@@ -16,7 +16,6 @@ import optax
 
 from vos_jax import checks, geometry
 from vos_jax.errors import VosError
-from vos_jax.models import affinity as affinity_lib
 from vos_jax.models import masks, matching, vos
 from vos_jax.models import read as read_lib
 from vos_jax.models.proposals import Proposals
@@ -269,7 +268,7 @@ def correspondence(
     counts = jnp.any(near, axis=-1)
 
     channels = query_key.shape[-1]
-    affinity_of = affinity_lib.affinity_fn(query_key.reshape(-1, channels), config)
+    affinity_of = read_lib.scaled_affinity(query_key.reshape(-1, channels), config)
     logits = affinity_of(memory_key.reshape(-1, channels)).astype(jnp.float32)
     # Cells that do not count are near everything here, so that nothing infinite is multiplied by 0.
     of_near = jax.nn.logsumexp(logits, axis=-1, where=near | ~counts[:, None])

@@ -1,0 +1,1 @@
+"""Array functions without parameters that know nothing of videos."""

@@ -1,0 +1,364 @@
+"""Attention of query pixels to the pixels of memory slots, for several objects with one affinity.
+
+Object o gives memory pixel m of slot s the weight w_o(m). With the affinity r(q, m) it attends by
+
+    a_o(q, m) = exp(r(q, m)) w_o(m) / Z_o(q),   Z_o(q) = sum_m exp(r(q, m)) w_o(m)
+
+over the slots that know it. One exponential per (q, m) serves all objects. The three functions differ in
+what they hold at a time: `dense` all affinities, `streamed` those of a block of queries and a slot, `top` the
+highest of every query. As a maximum is kept per object, no partition function underflows where w_o has a
+lower bound.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vos_jax.typing import Array, Bool, Float, Int
+
+MASKED = -1e30
+"""Affinity of a pixel that is not visible. Finite, so that differences of two of them are no NaN."""
+
+QUERY_BLOCK, MEMORY_BLOCK = 416, 304
+"""Pixels that `streamed` takes at a time. Its loops run over full blocks: smaller ones waste less of the last
+one, larger ones multiply larger matrices. Measured for 480x864 on two CPU cores (docs/performance.md)."""
+
+Logits = Callable[[Int[Array, ""], Int[Array, "Q"]], Float[Array, "Q K"]]
+"""Function of a slot and the numbers of some query pixels that returns their affinities with its pixels."""
+
+
+class Source(flax.struct.PyTreeNode):
+    """M slots of K pixels, as N objects know them."""
+
+    value: Float[Array, "N M K Cv"]
+    embed: Float[Array, "M K Ce"]
+    prob: Float[Array, "N M K"]  # the objects' masks
+    weight: Float[Array, "N M K"]  # w_o
+    in_slot: Bool[Array, "N M"]  # slots that know the object
+    slot_valid: Bool[Array, "M"]
+
+
+class Attended(flax.struct.PyTreeNode):
+    """Contents that each object reads for the queries; zeros where no slot knows the object."""
+
+    value: Float[Array, "N Q Cv"]
+    embed: Float[Array, "N Q Ce"]
+    prob: Float[Array, "N Q"]  # of the masks, by the attention without weights
+    share: Float[Array, "N Q M"]  # of each slot in the attention
+
+
+def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
+    """Attends with all affinities at once.
+
+    Args:
+      logits: affinities; `MASKED` where a pixel is not visible.
+      source: what is attended to.
+    """
+    maximum = jax.lax.stop_gradient(jnp.max(logits, axis=2))
+    plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[..., None]), 0.0)
+    seen = source.in_slot[:, None] & source.slot_valid[None, None] & (maximum > MASKED / 2)[None]
+    scale = _scale(seen, maximum[None], jnp.max(jnp.where(seen, maximum[None], MASKED), axis=2)[..., None])
+    dtype = source.value.dtype
+    weighted = (plain[None] * scale[..., None] * source.weight[:, None]).astype(dtype)
+    partition = jnp.sum(weighted, axis=3, dtype=jnp.float32)
+    sums = {"preferred_element_type": jnp.float32}
+    total = jnp.einsum("qmk,nqm->nq", plain, scale)
+    evidence = jnp.einsum("qmk,nqm,nmk->nq", plain, scale, source.prob)
+    z = _positive(jnp.sum(partition, axis=2))
+    return Attended(
+        value=jnp.einsum("nqmk,nmkc->nqc", weighted, source.value, **sums) / z[..., None],
+        embed=jnp.einsum("nqmk,mkc->nqc", weighted, source.embed.astype(dtype), **sums) / z[..., None],
+        prob=evidence / _positive(total),
+        share=partition / z[..., None],
+    )
+
+
+class _Near(flax.struct.PyTreeNode):
+    """The pixels of each slot that count one by one, and the mean of all others.
+
+    Attributes:
+      order: their numbers in blocks, padded with K.
+      most: blocks that hold any, of the object with the most.
+      weight: of these pixels, 0 elsewhere.
+      far: weighted mean of the contents of all other pixels.
+    """
+
+    order: Int[Array, "N M blocks size"]
+    most: Int[Array, "M"]
+    weight: Float[Array, "N M K"]
+    far: Float[Array, "N M Cv+Ce"]
+
+
+def _find_near(source: Source, region: Bool[Array, "N M K"]) -> _Near:
+    num_pixels, dtype = source.prob.shape[2], source.value.dtype
+    near = region & source.in_slot[..., None]
+    far_weight = jnp.where(near, 0.0, source.weight)
+    far_weight /= jnp.maximum(jnp.sum(far_weight, axis=2, keepdims=True), 1e-30)
+    far_weight = far_weight.astype(dtype)
+    far_value = jnp.einsum("nmk,nmkc->nmc", far_weight, source.value)
+    far_embed = jnp.einsum("nmk,mkc->nmc", far_weight, source.embed.astype(dtype))
+    size = min(MEMORY_BLOCK, num_pixels)
+    order, number = jax.vmap(jax.vmap(lambda near: _in_blocks(near, size)))(near)
+    return _Near(
+        order=order,
+        most=jnp.max(number, axis=0),
+        weight=jnp.where(near, source.weight, 0.0),
+        far=jnp.concatenate([far_value, far_embed], axis=-1),
+    )
+
+
+class _Sums(flax.struct.PyTreeNode):
+    """Running sums over the slots so far, relative to exp(`maximum`)."""
+
+    maximum: Float[Array, "N Q"]
+    partition: Float[Array, "N Q"]  # of the weighted attention
+    total: Float[Array, "N Q"]  # of the attention without weights
+    evidence: Float[Array, "N Q"]  # of the attention without weights, times the mask
+    contents: Float[Array, "N Q Cv+Ce"]
+
+
+def streamed(
+    logits_of: Logits,
+    source: Source,
+    num_queries: int,
+    *,
+    query_region: Bool[Array, "Q"] | None = None,
+    memory_region: Bool[Array, "N M K"] | None = None,
+    query_block: int | None = None,
+) -> Attended:
+    """Attends a block of queries at a time; equal to `dense` up to rounding without regions.
+
+    Empty slots cost nothing. There is no gradient with regions.
+
+    Args:
+      logits_of: gives affinities.
+      source: what is attended to.
+      num_queries: Q.
+      query_region: queries that attend; all others get zeros. None: all attend.
+      memory_region: pixels that count one by one. Of a slot, all others of an object are read as one, their
+        weighted mean, with the exact partition function. None: all count one by one.
+      query_block: queries at a time; None = `QUERY_BLOCK`.
+    """
+    near = None if memory_region is None else _find_near(source, memory_region)
+    return _by_block(
+        functools.partial(_attend_block, logits_of, source, near),
+        num_queries,
+        query_region,
+        min(query_block or QUERY_BLOCK, num_queries),
+    )
+
+
+def _attend_block(
+    logits_of: Logits, source: Source, near: _Near | None, queries: Int[Array, "Q"]
+) -> Attended:
+    n, num_slots, _ = source.prob.shape
+    size, dtype, num_values = queries.shape[0], source.value.dtype, source.value.shape[-1]
+    zeros = jnp.zeros((n, size))
+    empty = _Sums(
+        maximum=jnp.full((n, size), MASKED),
+        partition=zeros,
+        total=zeros,
+        evidence=zeros,
+        contents=jnp.zeros((n, size, num_values + source.embed.shape[-1])),
+    )
+
+    def add_slot(sums: _Sums, slot: Int[Array, ""]) -> tuple[_Sums, tuple[Array, Array]]:
+        # Memory pixels first: picking some of them then copies whole rows.
+        logits = logits_of(slot, queries).T
+        maximum = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+        plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[None]), 0.0).astype(dtype)
+        weight, prob = source.weight[:, slot], source.prob[:, slot]
+        columns = jnp.stack([weight, prob, jnp.ones_like(prob)], axis=-1).astype(dtype)
+        of_masks = jax.vmap(functools.partial(_product, plain))(columns)
+        contents = _read_slot(source, near, slot, plain, of_masks[..., 0])
+        maximum = jnp.where(source.in_slot[:, slot, None], maximum[None], MASKED)
+        return _add(sums, maximum, of_masks, contents)
+
+    def skip_slot(sums: _Sums, slot: Int[Array, ""]) -> tuple[_Sums, tuple[Array, Array]]:
+        del slot
+        return sums, (empty.maximum, zeros)
+
+    def step(sums: _Sums, slot: Int[Array, ""]) -> tuple[_Sums, tuple[Array, Array]]:
+        return jax.lax.cond(source.slot_valid[slot], add_slot, skip_slot, sums, slot)
+
+    sums, (slot_maximum, slot_partition) = jax.lax.scan(step, empty, jnp.arange(num_slots))
+    # Chosen before the division: behind one by almost nothing, gradients would be 0 times infinity.
+    z = _positive(sums.partition)
+    contents = sums.contents / z[..., None]
+    share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / z[None]
+    return Attended(
+        value=contents[..., :num_values],
+        embed=contents[..., num_values:],
+        prob=sums.evidence / _positive(sums.total),
+        share=jnp.moveaxis(share, 0, -1),
+    )
+
+
+def _read_slot(
+    source: Source,
+    near: _Near | None,
+    slot: Int[Array, ""],
+    plain: Float[Array, "K Q"],
+    partition: Float[Array, "N Q"],
+) -> Float[Array, "N Q Cv+Ce"]:
+    """Returns what each object reads of one slot, still to be divided by its partition function."""
+    n, dtype = source.prob.shape[0], source.value.dtype
+    value, embed = source.value[:, slot], source.embed[slot].astype(dtype)
+    if near is None:
+        weight = source.weight[:, slot, :, None].astype(dtype)
+        contents = jnp.concatenate([value, jnp.broadcast_to(embed[None], (n, *embed.shape))], axis=-1)
+        return jax.vmap(functools.partial(_product, plain))(contents * weight)
+    weight, order, far = near.weight[:, slot], near.order[:, slot], near.far[:, slot]
+
+    def add(index: Array, sums: Float[Array, "N Q C+1"]) -> Float[Array, "N Q C+1"]:
+        def one(order: Array, value: Array, weight: Array) -> Array:
+            own = weight.at[order].get(mode="fill", fill_value=0).astype(dtype)[:, None]
+            rows = [value.at[order].get(mode="clip"), embed.at[order].get(mode="clip"), jnp.ones_like(own)]
+            # The last column sums the attention itself.
+            return _product(plain.at[order].get(mode="clip"), jnp.concatenate(rows, axis=-1) * own)
+
+        return sums + jax.vmap(one)(order[:, index], value, weight)
+
+    sums = jnp.zeros((n, plain.shape[1], far.shape[-1] + 1))
+    sums = jax.lax.fori_loop(0, near.most[slot], add, sums)
+    rest = jnp.maximum(partition - sums[..., -1], 0.0)
+    return sums[..., :-1] + rest[..., None] * far[:, None]
+
+
+def _add(
+    sums: _Sums,
+    maximum: Float[Array, "N Q"],
+    of_masks: Float[Array, "N Q 3"],
+    contents: Float[Array, "N Q Cv+Ce"],
+) -> tuple[_Sums, tuple[Float[Array, "N Q"], Float[Array, "N Q"]]]:
+    """Adds a slot to the running sums; also returns its own maximum and partition function."""
+    new_maximum = jnp.maximum(sums.maximum, maximum)
+    keep = jnp.exp(sums.maximum - new_maximum)
+    take = _scale(maximum > MASKED / 2, maximum, new_maximum)
+    partition, evidence, total = of_masks[..., 0], of_masks[..., 1], of_masks[..., 2]
+    new = _Sums(
+        maximum=new_maximum,
+        partition=keep * sums.partition + take * partition,
+        total=keep * sums.total + take * total,
+        evidence=keep * sums.evidence + take * evidence,
+        contents=keep[..., None] * sums.contents + take[..., None] * contents,
+    )
+    return new, (maximum, jnp.where(maximum > MASKED / 2, partition, 0.0))
+
+
+def _by_block(
+    attend: Callable[[Int[Array, "Q"]], Attended],
+    num_queries: int,
+    region: Bool[Array, "Q"] | None,
+    size: int,
+) -> Attended:
+    """Runs `attend` on blocks of the queries in a region; all others get zeros."""
+    if region is None and size == num_queries:
+        return attend(jnp.arange(num_queries))
+    every = jnp.ones(num_queries, bool) if region is None else region
+    queries, number = _in_blocks(every, size)
+    # A loop of static length has a gradient.
+    count: Any = queries.shape[0] if region is None else number
+    found = jax.eval_shape(attend, queries[0])
+    found = jax.tree.map(lambda x: jnp.zeros((queries.size, x.shape[0], *x.shape[2:]), x.dtype), found)
+
+    def add(index: Array, found: Attended) -> Attended:
+        def put(x: Array, block: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(x, jnp.moveaxis(block, 1, 0), index * size, 0)
+
+        return jax.tree.map(put, found, attend(jnp.minimum(queries[index], num_queries - 1)))
+
+    found = jax.lax.fori_loop(0, count, add, found)
+    place = jnp.full(num_queries, queries.size).at[queries.ravel()].set(jnp.arange(queries.size), mode="drop")
+
+    def to_queries(x: Array) -> Array:
+        return jnp.moveaxis(x.at[place].get(mode="fill", fill_value=0), 0, 1)
+
+    return jax.tree.map(to_queries, found)
+
+
+def top(
+    logits_of: Logits,
+    source: Source,
+    k: int,
+    num_queries: int,
+    *,
+    query_region: Bool[Array, "Q"] | None = None,
+    query_block: int | None = None,
+) -> Attended:
+    """Attends to each query's `k` highest affinities of all slots, without weights.
+
+    Those in slots that do not know an object do not count for it. Only what they point at is gathered, so
+    contents cost k per query and not M K.
+
+    Args:
+      logits_of, source, num_queries, query_region, query_block: as in `streamed`.
+      k: at most K.
+    """
+    _, num_slots, num_pixels = source.prob.shape
+
+    def of_block(pixels: Int[Array, "Q"]) -> Attended:
+        size = pixels.shape[0]
+
+        def merge_slot(best: tuple[Array, Array], slot: Array) -> tuple[Array, Array]:
+            highest, found = jax.lax.top_k(logits_of(slot, pixels), k)
+            highest = jnp.concatenate([best[0], highest], axis=-1)
+            found = jnp.concatenate([best[1], found + slot * num_pixels], axis=-1)
+            highest, order = jax.lax.top_k(highest, k)
+            return highest, jnp.take_along_axis(found, order, axis=-1)
+
+        def step(best: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+            return jax.lax.cond(source.slot_valid[slot], merge_slot, lambda b, _: b, best, slot), None
+
+        none = jnp.full((size, k), MASKED), jnp.zeros((size, k), jnp.int32)
+        (highest, found), _ = jax.lax.scan(step, none, jnp.arange(num_slots))
+        maximum = jax.lax.stop_gradient(jnp.max(highest, axis=-1, keepdims=True))
+        plain = jnp.where(highest > MASKED / 2, jnp.exp(highest - maximum), 0.0)
+        slots = found // num_pixels
+
+        def read_object(value: Array, prob: Array, in_slot: Array) -> tuple[Array, ...]:
+            weights = jnp.where(in_slot[slots], plain, 0.0)
+            weights /= jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
+
+            def gather(x: Float[Array, "M K *c"]) -> Float[Array, "Q c"]:
+                x = x.reshape(num_slots * num_pixels, -1)[found]
+                return jnp.einsum(
+                    "qk,qkc->qc", weights.astype(x.dtype), x, preferred_element_type=jnp.float32
+                )
+
+            share = jnp.einsum("qk,qkm->qm", weights, jax.nn.one_hot(slots, num_slots))
+            return gather(value), gather(source.embed), gather(prob)[:, 0], share
+
+        found = jax.vmap(read_object)(source.value, source.prob, source.in_slot)
+        return Attended(*found)
+
+    return _by_block(of_block, num_queries, query_region, min(query_block or QUERY_BLOCK, num_queries))
+
+
+def _in_blocks(marked: Bool[Array, "K"], size: int) -> tuple[Int[Array, "blocks size"], Int[Array, ""]]:
+    """Returns the numbers of all marked pixels in blocks, padded with K, and how many blocks hold any."""
+    count = math.ceil(marked.size / size)
+    number = jnp.sum(marked)
+    order = jnp.argsort(~marked, stable=True)
+    order = jnp.where(jnp.arange(marked.size) < number, order, marked.size)
+    order = jnp.pad(order, (0, count * size - marked.size), constant_values=marked.size)
+    return order.reshape(count, size), (number + size - 1) // size
+
+
+def _product(plain: Float[Array, "K Q"], columns: Float[Array, "K c"]) -> Float[Array, "Q c"]:
+    return jnp.einsum("kq,kc->qc", plain, columns, preferred_element_type=jnp.float32)
+
+
+def _scale(
+    seen: Bool[Array, "*n"], maximum: Float[Array, "*n"], largest: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
+    return jnp.where(seen, jnp.exp(maximum - largest), 0.0)
+
+
+def _positive(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return jnp.where(x > 0, x, 1.0)
