@@ -163,7 +163,7 @@ def original(found: Mapping[str, Any], renames: Mapping[str, str]) -> dict[str, 
     for name, value in found.items():
         config, _, key = name.partition("/")
         old_key, old_value = rename(key, str(value), inverse)
-        back[f"{config}/{old_key}"] = value if old_value == str(value) else old_value
+        back[f"{config}/{old_key}"] = value if old_value == str(value) else type(value)(old_value)
     return back
 
 
