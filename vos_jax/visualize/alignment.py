@@ -34,7 +34,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     frame = probe.frame(probe.index)
     proposals = adaptive.proposals
     first_slot, slot_frame = np.asarray(probe.memory.first_slot), np.asarray(probe.memory.slot_frame)
-    for user_id, index in probe.objects.items():
+    for user_id, index in probe.objects.slots.items():
         if first_slot[index] < 0:
             continue
         number = int(slot_frame[first_slot[index]])

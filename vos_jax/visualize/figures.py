@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from vos_jax import errors
 from vos_jax.data import video as video_lib
-from vos_jax.inference import tracker, writer
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import writer
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
@@ -45,7 +46,7 @@ def choose_frame(video: video_lib.Video, frame: int | None) -> int:
 def draw(
     kinds: Sequence[str],
     videos: Sequence[video_lib.Video],
-    follower: tracker.Tracker,
+    engine: engine_lib.Engine,
     out: pathlib.Path,
     frame: int | None,
     scores: Sequence[scoring.ObjectScore],
@@ -55,7 +56,7 @@ def draw(
     Args:
       kinds: of `KINDS`.
       videos: each gets its pictures, but for "failures", which are of the whole run.
-      follower: the model; videos are followed anew up to the frame.
+      engine: the model, in one view; videos are segmented anew up to the frame.
       out: the run's results.
       frame: the frame's number in every video; None: its middle.
       scores: of the run.
@@ -63,7 +64,7 @@ def draw(
     folder = out / FOLDER
     for video in videos if set(kinds) - {"failures"} else ():
         index = choose_frame(video, frame)
-        taken = probe.take(follower, video, index)
+        taken = probe.take(engine, video, index)
         stem = f"{video.name}_{video.frame_names[index]}"
         if "masks" in kinds:
             yield sheet.save(folder / f"{stem}_masks.png", masks.draw(taken))

@@ -15,7 +15,7 @@ def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
     panels = [("frame", frame)]
     truth = probe.video.mask(probe.index)
     if truth is not None:
-        panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, probe.size))))
+        panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, probe.view.size))))
     found = "masks"
     if probe.prediction.out is not None:
         coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.object_valid)

@@ -70,7 +70,7 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
     # The slot of the long term shows no frame.
     slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m] and slot_frames[m] >= 0]
     width = sheet.panel_width(COLUMNS)
-    for user_id, index in probe.objects.items():
+    for user_id, index in probe.objects.slots.items():
         only = np.where(ids == user_id, ids, 0).astype(np.uint8)
         panels = [
             sheet.caption(sheet.fit(overlay.overlay(frame, only), width), f"frame {probe.index}: the object")

@@ -9,7 +9,10 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import video as video_lib
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import objects as objects_lib
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import view as view_lib
 from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
@@ -26,9 +29,9 @@ class Probe:
       video: where frames come from.
       index: the frame's number.
       model, params: the method.
-      objects: the user's id -> index in the model.
+      objects: the user's ids and their slots.
       before: the state before the frame.
-      size: (height, width) at which the model sees frames.
+      view: the size at which the model sees frames.
       inputs: the padded frame, its prompt and its proposals, as `step.step` takes them.
       object_valid: objects that exist in the frame.
       key: the frame's own key.
@@ -40,9 +43,9 @@ class Probe:
     index: int
     model: state_lib.Model
     params: Any
-    objects: dict[int, int]
+    objects: objects_lib.ObjectTable
     before: state_lib.State
-    size: tuple[int, int]
+    view: view_lib.View
     inputs: tuple[np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None]
     object_valid: Array
     key: Array
@@ -56,15 +59,11 @@ class Probe:
 
     def frame(self, index: int) -> np.ndarray:
         """A frame of the video as the model sees it but for padding, uint8 [H, W, 3]."""
-        return geometry.resize_frame(self.video.frame(index), self.size)
+        return geometry.resize_frame(self.video.frame(index), self.view.size)
 
     def ids(self, prob: Any) -> np.ndarray:
         """From probabilities [N+1, H/4, W/4] to the user's ids [H, W], without padding."""
-        height, width = self.size
-        table = np.zeros(256, np.uint8)
-        for user_id, index in self.objects.items():
-            table[index + 1] = user_id
-        return table[np.asarray(masks.to_ids(prob, geometry.MASK_STRIDE))[:height, :width]]
+        return self.objects.from_slots(self.view.crop(masks.to_ids(prob, geometry.MASK_STRIDE)))
 
     def again(self, model: state_lib.Model) -> state_lib.Prediction:
         """What another model of the same parameters would say of this frame."""
@@ -72,34 +71,34 @@ class Probe:
         return step(self.params, self.before, *self.inputs)
 
 
-def take(follower: tracker.Tracker, video: video_lib.Video, index: int) -> Probe:
-    """Follows a video's objects up to frame `index` and looks into the model there.
+def take(engine: engine_lib.Engine, video: video_lib.Video, index: int) -> Probe:
+    """Segments a video up to frame `index` and returns all that the model computes there.
 
     Args:
-      follower: what is compiled in it is used.
-      video: with its inputs.
-      index: a frame behind the first annotated one.
+      engine: the model, in one view; its compiled programs are used.
+      video: with its prompts.
+      index: a frame behind the first prompt.
 
     Raises:
-      VosError: the video has no such frame, or nothing is known of any object before it.
+      VosError: the video has no such frame, or no object is known before it.
     """
     check_frame(video, index)
-    given = video.prompts()
-    track = follower.start(video.size, len(video.first_frames))
+    prompts = video.prompts()
+    session = session_lib.Session(engine, video.size, prompts)
     for earlier in range(index):
-        track.step(video.frame(earlier), given.get(earlier))
-    inputs = track.prepare(video.frame(index), given.get(index))
-    step = jax.jit(functools.partial(step_lib.segment, follower.model))
-    state, encoded, output = step(track.params, track.state, *inputs)
+        session.step(video.frame(earlier), prompts.get(earlier))
+    inputs = session.prepare(video.frame(index), prompts.get(index))
+    step = jax.jit(functools.partial(step_lib.segment, engine.model))
+    state, encoded, output = step(session.params, inputs.states[0], *inputs.arrays[0])
     return Probe(
         video=video,
         index=index,
-        model=follower.model,
-        params=track.params,
-        objects=dict(track.objects),
-        before=track.state,
-        size=track.seen,
-        inputs=inputs,
+        model=engine.model,
+        params=session.params,
+        objects=inputs.objects,
+        before=inputs.states[0],
+        view=session.views[0],
+        inputs=inputs.arrays[0],
         object_valid=state.object_valid,
         key=encoded.key,
         prob=np.asarray(output.prob),
