@@ -57,7 +57,6 @@ PLACES = {
     "vos_jax/train/evaluation": "evaluation",
     "vos_jax/train/preview": "visualize",
     "vos_jax/visualize/console": "cli",
-    "vos_jax/visualize/probe": "inference",
 }
 """Files whose package in the target architecture is not that of their folder."""
 

@@ -16,7 +16,7 @@ from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import output_folder, weights_io
 from vos_jax.convert import foreign_weights
-from vos_jax.data import given_masks, masks, proposal_files, submission
+from vos_jax.data import masks, prompts, proposal_files, submission
 from vos_jax.data.datasets import tfds, youtube_vos
 from vos_jax.inference import probabilities, result_store, session_file, writer
 from vos_jax.inference import session as session_lib
@@ -216,8 +216,8 @@ def read_override(path: pathlib.Path) -> None:
 
 def read_given(path: pathlib.Path) -> None:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    found = given_masks.parse(text)
-    given_masks.read([found], SIZE)
+    found = prompts.parse_mask_option(text)
+    prompts.read_mask_options([found], SIZE)
 
 
 class Results:

@@ -189,4 +189,4 @@ def test_what_cannot_be_drawn_is_refused_before_work_starts(tmp_path, monkeypatc
         assert match in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(errors.VosError, match="frames 1 to 3, not 0"):
         video = layouts.open_as("davis", root)["ant"]
-        figures.probe.take(make_engine(), video, 0)
+        figures.inspect(make_engine(), video, 0)

@@ -49,7 +49,7 @@ import numpy as np
 from vos_jax import errors, geometry
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import frame_result
+from vos_jax.inference import frame_result, inspection
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import view as view_lib
 from vos_jax.models import masks as mask_lib
@@ -82,9 +82,7 @@ class Inputs(NamedTuple):
 
     states: tuple[state_lib.State, ...]
     objects: objects_lib.ObjectTable
-    arrays: tuple[
-        tuple[np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None], ...
-    ]  # frame, prompt, proposals
+    arrays: tuple[inspection.Inputs, ...]
 
 
 class _Last(NamedTuple):
@@ -288,9 +286,28 @@ class Session:
         proposals: proposals_lib.Proposals | None = None,
     ) -> Inputs:
         """Returns the arguments of the next step without taking it; arguments and errors as `step`."""
+        frame = _as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         return self._prepare(before, frame, self._resolve(before, frame, said), said.remove, proposals)
+
+    def inspect(
+        self, frame: UInt8[np.ndarray, "H W 3"], prompt: prompts_lib.PromptLike | None = None
+    ) -> inspection.Inspection:
+        """Returns all that the model computes for the next frame in the first view, without taking the step.
+
+        Arguments and errors as `step`.
+        """
+        inputs = self.prepare(frame, prompt)
+        return inspection.inspect(
+            self.engine.model,
+            self.params,
+            inputs.states[0],
+            inputs.arrays[0],
+            index=self.index,
+            objects=inputs.objects,
+            view=self.engine.views(frame.shape[:2])[0],
+        )
 
     # ---------------------------------------------------------------- one step
 
