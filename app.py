@@ -8,17 +8,18 @@ Nothing leaves the machine, and nobody else reaches the page unless --host says 
 
 import argparse
 import os
+import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
 
-from vos_jax import command, devices, errors
+from vos_jax import api, command, devices, errors
 from vos_jax import config as configs
-from vos_jax.inference import followers
-from vos_jax.models import weights
 
 UNUSED = configs.Unused(
-    "app.py", sections=("data.", "eval.", "train."), keys=(*configs.MERGED, "model.proposals.source=file")
+    "app.py",
+    sections=("data.", "eval.", "train."),
+    keys=("inference.direction", "model.proposals.source=file"),
 )
 GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
 
@@ -65,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ImportError as error:
             raise errors.VosError(f"{GIVE_UP} ({error})") from error
         devices.choose(options.device)
-        model, params, _ = weights.load_model(config.model, config.checkpoint)
-        followers.check(config, model, options.adapt)
-        server = page.Server.of(followers.make_plain(config, model, params), root)
+        engine = api.make_engine(config)
+        api.check_adapt(engine, options.adapt)
+        server = page.Server(engine, pathlib.Path(root))
         page.serve(server, host=options.host, port=options.port, max_mb=options.max_mb)
 
 

@@ -18,25 +18,22 @@ import time
 from collections.abc import Collection, Sequence
 
 import vos_jax
-from vos_jax import command, devices, errors, files, output_folder, processes
+from vos_jax import api, command, devices, errors, files, output_folder, processes
 from vos_jax import config as configs
 from vos_jax.data import datasets, proposal_files, submission
 from vos_jax.data import video as video_lib
 from vos_jax.inference import (
     dataset_results,
     direction,
-    followers,
     result_store,
     results,
     segmentation,
-    snapshots,
     spread,
     video_results,
-    views,
     writer,
 )
+from vos_jax.inference import engine as engine_lib
 from vos_jax.metrics import scoring
-from vos_jax.models import weights
 from vos_jax.visualize import console, figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
@@ -93,7 +90,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
             "--dtype": ("model.dtype", options.dtype),
             "--adapt": ("inference.adaptation.steps", options.adapt),
             "--max_size": ("inference.max_size", options.max_size),
-            "--scales": ("inference.scales", None if scales is None else views.parse_scales(scales)),
+            "--scales": ("inference.scales", None if scales is None else command.parse_scales(scales)),
             "--flip": ("inference.flip", options.flip or None),
             "--direction": ("inference.direction", options.direction),
             "--out": ("eval.out", options.out),
@@ -131,16 +128,15 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     devices.prefer(options.device)
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
-    model, params, checkpoint = weights.load_model(config.model, config.checkpoint)
-    followers.check(config, model, options.adapt)
-    num_proposals = weights.num_proposals(config.model, model)
     local = devices.local()
-    workers = spread.make_workers(
-        lambda: followers.make_follower(config, model, params, num_proposals), local
+    engines = spread.make_workers(
+        lambda: api.make_engine(config, intermediates=config.eval.intermediates), local
     )
+    engine = engines[0]
+    api.check_adapt(engine, options.adapt)
     for video in videos:
-        check(video, config, workers[0], num_proposals)
-    figures.check(options.visualize, model, videos, options.frame)
+        check(video, config, engine)
+    figures.check(options.visualize, engine.model, videos, options.frame)
 
     # ---------------------------------------------------------------- results folder
     scores = scoring.ScorePool(config.eval.workers)
@@ -148,19 +144,18 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         store = last.enter_context(
             result_store.ResultStore(
                 config.eval.out,
-                dataset_results.settings(configs.flatten(config), checkpoint, vos_jax.__version__),
-                model=snapshots.fingerprint(model, params),
+                dataset_results.settings(configs.flatten(config), engine.source, vos_jax.__version__),
                 overwrite=config.eval.overwrite,
                 inputs=dataset_results.inputs(config.data, config.model.proposals, videos),
                 process=group.index,
             )
         )
-        results_of = open_results(options, config, store, dataset, videos, num_proposals)
+        results_of = open_results(options, config, store, dataset, videos)
     finished = {name for name, found in results_of.items() if found.finished()}
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
     about = f"{dataset.name} {dataset.split}: {len(videos)} sequence(s)"
-    screen.print(f"{about} on {on}, checkpoint {checkpoint}")
-    if followers.adapts(config, model):
+    screen.print(f"{about} on {on}, checkpoint {engine.source}")
+    if engine.adapts:
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame with masks given")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
@@ -172,7 +167,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
     if group.count > 1:
         screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
-    run = Run(screen, config, store, results_of, scores, workers, local, num_proposals)
+    run = Run(screen, config, store, results_of, scores, engines, local)
     object_scores, pictures = run.segment(group, videos, todo, finished)
     for name in store.output.kept:
         screen.print(f"{store.folder / name} is not as this program wrote it, and was kept")
@@ -180,7 +175,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         return
 
     # ---------------------------------------------------------------- results
-    found = run.report(dataset, videos, object_scores, on, checkpoint)
+    found = run.report(dataset, videos, object_scores, on, engine.source)
     results.write(screen, dataset, store.folder, found)
     if options.zip:
         packed = submission.pack(dataset, store.folder, store.folder / submission.NAME)
@@ -188,7 +183,8 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     for picture in pictures:
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
     if options.visualize:
-        plain = followers.make_plain(config, model, params)
+        one_view = configs.replace(config, {"inference.scales": (1.0,), "inference.flip": False})
+        plain = engine if one_view.inference == config.inference else api.make_engine(one_view)
         arguments = options.visualize, videos, plain, store.folder, options.frame, object_scores
         for picture in figures.draw(*arguments):
             screen.print(f"look at: {picture}")
@@ -198,9 +194,9 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
 class Run:
     """Segments the videos of this process, and scores and draws each as soon as it is ready."""
 
-    def __init__(self, screen, config, store, results_of, scores, workers, local, num_proposals):
+    def __init__(self, screen, config, store, results_of, scores, engines, local):
         self._screen, self._config, self._store, self._results_of = screen, config, store, results_of
-        self._scores, self._workers, self._local, self._num_proposals = scores, workers, local, num_proposals
+        self._scores, self._engines, self._local = scores, engines, local
         self._scored: dict[str, concurrent.futures.Future] = {}
         self._drawn: list[concurrent.futures.Future] = []
         self._unprinted: list[video_lib.Video] = []
@@ -232,7 +228,7 @@ class Run:
                     engine,
                     self._results_of[video.name],
                     advance,
-                    read=segmentation.reader(video, inference, self._num_proposals, folder),
+                    read=segmentation.reader(video, inference, engine.num_proposals, folder),
                     direction=inference.direction,
                 )
 
@@ -241,7 +237,7 @@ class Run:
                     if video.name in finished:
                         self._hand_on(video, painter)
             with group.together("segmented"):
-                ready = spread.spread(work, todo, self._workers, self._local, segmentation.cost)
+                ready = spread.spread(work, todo, self._engines, self._local, segmentation.cost)
                 with contextlib.closing(ready):
                     for video, _ in ready:
                         self._hand_on(video, painter)
@@ -300,11 +296,11 @@ class Run:
             self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
 
-def check(video: video_lib.Video, config: configs.Config, engine, num_proposals: int) -> None:
+def check(video: video_lib.Video, config: configs.Config, engine: engine_lib.Engine) -> None:
     """Refuses what would fail in mid-video: VosError."""
-    views.check_size(video.size, config.inference)
+    engine.views(video.size)  # raises if frames are too small
     direction.check(video.prompts(), engine, config.inference.direction, config.eval.save_probabilities)
-    if num_proposals:
+    if engine.num_proposals:
         proposal_files.read_video(config.model.proposals.folder, video)
 
 
@@ -314,7 +310,6 @@ def open_results(
     store: result_store.ResultStore,
     dataset: datasets.VideoDataset,
     videos: Sequence[video_lib.Video],
-    num_proposals: int,
 ) -> dict[str, video_results.VideoResults]:
     """Returns each video's place in the store; VosError if files of others are there."""
     drawn = [video.name for video in videos] if config.eval.overlay else []
@@ -323,7 +318,7 @@ def open_results(
     for name in (*results.names(dataset.split), *packed, *pictures):
         store.output.check(store.folder / name)
     own = {
-        "proposals": config.model.proposals.folder if num_proposals else None,
+        "proposals": config.model.proposals.folder if config.model.proposals.source == "file" else None,
         "soft": config.eval.save_probabilities,
         "stages": config.eval.intermediates,
     }

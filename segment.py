@@ -22,17 +22,20 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
-from vos_jax import command, devices, errors, output_folder
+from vos_jax import api, command, devices, errors, output_folder
 from vos_jax import config as configs
-from vos_jax.data import given_masks, prefetch, video_files
-from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import followers, result_store, snapshots, tracker, video_results
-from vos_jax.models import weights
+from vos_jax.data import prefetch, video_files
+from vos_jax.data import prompts as prompts_lib
+from vos_jax.inference import objects as objects_lib
+from vos_jax.inference import result_store, video_results
+from vos_jax.inference import session as session_lib
 from vos_jax.visualize import console, movie, products
 
 FRAMES_AHEAD = 4
 UNUSED = configs.Unused(
-    "segment.py", sections=("data.", "eval.", "train."), keys=(*configs.MERGED, "model.proposals.source=file")
+    "segment.py",
+    sections=("data.", "eval.", "train."),
+    keys=("inference.direction", "model.proposals.source=file"),
 )
 
 
@@ -110,27 +113,25 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
     screen = console.make_console()
 
     # ---------------------------------------------------------------- video and masks
-    given = [given_masks.parse(text) for text in options.masks]
+    given = [prompts_lib.parse_mask_option(text) for text in options.masks]
     media = video_files.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
-    annotations = given_masks.read(given, media.size, resize=options.resize_masks)
-    if max(annotations) >= media.max_frames:
+    prompts = prompts_lib.read_mask_options(given, media.size, resize=options.resize_masks)
+    if max(prompts) >= media.max_frames:
         assert media.num_frames is not None  # else `max_frames` is infinite
-        check_frames(annotations, media.num_frames)
+        check_frames(prompts, media.num_frames)
     out = pathlib.Path(options.out)
     makers = choose_products(options, media, out)
 
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
-    model, params, checkpoint = weights.load_model(config.model, config.checkpoint)
-    followers.check(config, model, options.adapt)
-    follower = followers.make_plain(config, model, params)
-    annotations_lib.check(annotations, follower)
-    model_name = snapshots.fingerprint(model, params)
+    engine = api.make_engine(config)
+    api.check_adapt(engine, options.adapt)
+    count = objects_lib.check(prompts_lib.as_prompts(prompts), engine)
+    engine.views(media.size)  # raises if frames are too small
     store = last.enter_context(
         result_store.ResultStore(
             out,
-            settings(config, media, annotations, model_name),
-            model=model_name,
+            settings(config, media, prompts, engine.fingerprint),
             overwrite=options.overwrite,
             inputs=[options.video, *(mask.path for mask in given)],
         )
@@ -138,12 +139,11 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
     results = store.video(MASKS, media.size, media.frame_name, num_frames=media.num_frames)
     check_products(store.output, makers, media, media.num_frames or 0)
     height, width = media.size
-    count = len({i for ids in annotations.values() for i in np.unique(ids).tolist() if i})
     screen.print(
         f"{options.video}: {width}x{height}, {media.num_frames or '?'} frames, {count} object(s), "
-        f"on {device}, checkpoint {checkpoint}"
+        f"on {device}, checkpoint {engine.source}"
     )
-    if follower.adapter is not None:
+    if engine.adapts:
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame that --masks is of")
 
     # ---------------------------------------------------------------- segment
@@ -153,14 +153,14 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
             done = results.summary.frames
             screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
         else:
-            track = results.resume(follower)
-            if track is None:
-                track = follower.start(media.size, count)
+            session = results.resume(engine)
+            if session is None:
+                session = session_lib.Session(engine, media.size, prompts)
             else:
-                screen.print(f"going on at frame {track.index}")
-            results.begin(track.index, PRODUCTS)
-            task = progress.add_task("segmenting", total=media.num_frames, completed=track.index, fps=0.0)
-            done = segment(media, track, annotations, results, functools.partial(progress.update, task))
+                screen.print(f"going on at frame {session.index}")
+            results.begin(session.index, PRODUCTS)
+            task = progress.add_task("segmenting", total=media.num_frames, completed=session.index, fps=0.0)
+            done = segment(media, session, prompts, results, functools.partial(progress.update, task))
             progress.update(task, total=done)
 
         # ------------------------------------------------------------ overlay and the like
@@ -172,8 +172,8 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
         if wanted:
             task = progress.add_task("drawing", total=done, fps=0.0)
             draw(media, wanted, results, done, functools.partial(progress.update, task))
-    check_frames(annotations, done)
-    for object_id, frame in last_seen(results, done, annotations).items():
+    check_frames(prompts, done)
+    for object_id, frame in last_seen(results, done, prompts).items():
         screen.print(
             f"object {object_id} was last seen in frame {frame}; if it is still there, mask it again where "
             f"it begins to fade: --masks FRAME:FILE.png@{object_id}"
@@ -232,20 +232,20 @@ def remove_outdated(
                 output.remove(path)
 
 
-def check_frames(annotations: dict, num_frames: int) -> None:
+def check_frames(prompts: dict, num_frames: int) -> None:
     """Raises VosError if a mask is of a frame that the video does not have."""
-    if (last := max(annotations)) >= num_frames:
+    if (last := max(prompts)) >= num_frames:
         raise errors.VosError(
             f"--masks {last}:...: there is no frame {last}, the video has {num_frames}: 0 to {num_frames - 1}"
         )
 
 
-def settings(config, media: video_files.Media, annotations: dict, model: str) -> dict:
+def settings(config, media: video_files.Media, prompts: dict, model: str) -> dict:
     """Returns what decides how the masks look."""
     return result_store.run_settings(
         configs.flatten(config),
         video=media.identity(),
-        masks=result_store.prompt_settings(annotations),
+        masks=result_store.prompt_settings(prompts),
         weights=model,
         version=vos_jax.__version__,
     )
@@ -253,34 +253,34 @@ def settings(config, media: video_files.Media, annotations: dict, model: str) ->
 
 def segment(
     media: video_files.Media,
-    track: tracker.Track,
-    annotations: dict,
+    session: session_lib.Session,
+    prompts: dict,
     results: video_results.VideoResults,
     update,
 ) -> int:
-    """Segments from the track's frame on, writes every mask, and returns the number of frames."""
-    begin, start, before = track.index, time.perf_counter(), dict(track.tracker.seconds)
-    frames = prefetch.prefetch(media.frames(track.index), FRAMES_AHEAD)
+    """Segments from the session's frame on, writes every mask, and returns the number of frames."""
+    seconds = session.engine.seconds
+    begin, start, before = session.index, time.perf_counter(), dict(seconds)
+    frames = prefetch.prefetch(media.frames(session.index), FRAMES_AHEAD)
 
     def spent() -> dict[str, float]:
-        now = {kind: value - before[kind] for kind, value in track.tracker.seconds.items()}
+        now = {kind: value - before[kind] for kind, value in seconds.items()}
         return {kind: results.seconds.get(kind, 0.0) + value for kind, value in now.items()}
 
     with contextlib.closing(frames):
         for frame in frames:
-            index = track.index
-            result = track.step(frame.image, annotations.get(index))
-            results.write(index, result)
-            results.save(track, spent())
-            passed = time.perf_counter() - start - (track.tracker.seconds["compile"] - before["compile"])
-            update(completed=track.index, fps=(track.index - begin) / max(passed, 1e-9))
-    results.finish(track.index, spent())
-    return track.index
+            result = session.step(frame.image, prompts.get(session.index))
+            results.write(result.index, result)
+            results.save(session, spent())
+            passed = time.perf_counter() - start - (seconds["compile"] - before["compile"])
+            update(completed=session.index, fps=(session.index - begin) / max(passed, 1e-9))
+    results.finish(session.index, spent())
+    return session.index
 
 
-def last_seen(results: video_results.VideoResults, done: int, annotations: dict) -> dict[int, int]:
+def last_seen(results: video_results.VideoResults, done: int, prompts: dict) -> dict[int, int]:
     """Returns the last frame with each object that the video's last frame is without."""
-    missing = {int(i) for ids in annotations.values() for i in np.unique(ids) if i}
+    missing = {int(i) for ids in prompts.values() for i in np.unique(ids) if i}
     found = {}
     for index in reversed(range(done)):
         if not missing:

@@ -49,7 +49,9 @@ UNUSED = configs.Unused(
         "eval.",
         "inference.adaptation.",
         "model.training_free.",
-        *configs.MERGED,
+        "inference.direction",
+        "inference.flip",
+        "inference.scales",
     ),
 )
 
@@ -127,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         process_count=group.count,
     )
     videos = setup.evaluation_videos(train)
-    limits = config.inference.min_size, config.inference.max_size
-    evaluate = (
-        evaluation.Evaluator(model, videos, config.inference.object_buckets, *limits) if videos else None
-    )
+    evaluate = evaluation.Evaluator(model, videos, config.inference) if videos else None
     draw = preview.make_preview(model)
 
     # ---------------------------------------------------------------- model, optimiser, devices

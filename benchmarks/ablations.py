@@ -21,13 +21,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from vos_jax import api, errors
 from vos_jax import config as configs
-from vos_jax import errors
 from vos_jax.data import config as data_config
 from vos_jax.data import datasets, pipeline, pseudo_clips
-from vos_jax.inference import direction, followers
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import davis
-from vos_jax.models import weights
 
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 STAGES = ("final", "coarse", "propagated")
@@ -90,18 +90,18 @@ def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> 
     data.close()
 
 
-def score(follower: direction.Follower, clips: list[Clip]) -> dict[str, float]:
+def score(engine: engine_lib.Engine, clips: list[Clip]) -> dict[str, float]:
     """Mean J by stage, and the seconds that a frame took."""
-    before, frames = follower.seconds["inference"], sum(len(clip.frames) for clip in clips)
+    before, frames = engine.seconds["inference"], sum(len(clip.frames) for clip in clips)
     means: dict[str, list[float]] = {name: [] for name in STAGES}
     for clip in clips:
-        tracked = list(follower.track(clip.frames, {0: clip.ids[0]}))
+        results = list(session_lib.Session(engine).run(clip.frames, {0: clip.ids[0]}))
         for name in STAGES:
-            ids = np.stack([t.ids if name == "final" else t.stages[name] for t in tracked])
+            ids = np.stack([r.ids if name == "final" else r.intermediates[name] for r in results])
             for i in np.unique(clip.ids[0])[1:]:
                 pairs = zip(clip.ids[1:] == i, ids[1:] == i, strict=True)
                 means[name].append(float(np.mean([davis.region_similarity(*pair) for pair in pairs])))
-    seconds = (follower.seconds["inference"] - before) / frames
+    seconds = (engine.seconds["inference"] - before) / frames
     return {name: float(np.mean(values)) for name, values in means.items()} | {"seconds": seconds}
 
 
@@ -131,12 +131,11 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in names:
         config = configs.load("default", [*VARIANTS[name], *overrides])
-        model, params, _ = weights.load_model(config.model, options.checkpoint)
-        config = configs.replace(config, {"eval.intermediates": STAGES[1:]})
-        follower = followers.make_follower(config, model, params, 0)
+        config = configs.replace(config, {"checkpoint": options.checkpoint})
+        engine = api.make_engine(config, intermediates=STAGES[1:])
         start = time.perf_counter()
         judged = {"held_back": videos, "look_alikes": clips}
-        found = {kind: score(follower, shown) for kind, shown in judged.items() if shown}
+        found = {kind: score(engine, shown) for kind, shown in judged.items() if shown}
         cells = [f"{value:.3f}" for scores in found.values() for value in scores.values()]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
         if options.out is not None:

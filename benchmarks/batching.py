@@ -21,22 +21,24 @@ from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors, geometry
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.models import masks, weights
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 
 
-def full_state(follower: tracker.Tracker, size: tuple[int, int], objects: int):
+def full_state(engine: engine_lib.Engine, size: tuple[int, int], objects: int):
     """Returns the state after a few frames, the next frame, and what is given in it, nothing.
 
     Empty slots hold a copy of the newest frame: reads cost what they cost later on.
     """
     video = rendered.make_video(size=size, frames=3, objects=objects)
-    track = follower.start(size, objects)
+    session = session_lib.Session(engine, size, {0: video.mask(0)})
     for index in range(2):
-        track.step(video.frame(index), video.mask(0) if index == 0 else None)
-    memory = track.state.memory
+        session.step(video.frame(index), video.mask(0) if index == 0 else None)
+    (state,) = session.snapshot().states
+    memory = state.memory
     newest = jnp.argmax(memory.slot_frame)
 
     def fill(x, axis: int):
@@ -50,8 +52,8 @@ def full_state(follower: tracker.Tracker, size: tuple[int, int], objects: int):
         **{name: fill(getattr(memory, name), 0) for name in shared},
         **{name: fill(getattr(memory, name), 1) for name in own},
     )
-    frame, prompt, _ = track.prepare(video.frame(2))
-    return track.state.replace(memory=memory), frame, prompt
+    ((frame, prompt, _),) = session.prepare(video.frame(2)).arrays
+    return state.replace(memory=memory), frame, prompt
 
 
 def compare(model, params, inputs: tuple, batches: list[int], repeats: int):
@@ -93,7 +95,7 @@ def main() -> None:
     config = configs.load("default", overrides)
     model, params, _ = weights.load_model(config.model, options.checkpoint)
     params = jax.device_put(params)
-    follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
+    engine = long_video.make_engine(config, model, params)
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}, {jax.default_backend()}"
     print(
         f"# checkpoint {options.checkpoint}, {options.objects} object(s), {device}; seconds per video frame\n"
@@ -101,7 +103,7 @@ def main() -> None:
     print("| size | videos | one by one | together | together / one by one | same ids |")
     print("|---|---:|---:|---:|---:|---|")
     for size in map(long_video.parse_size, options.sizes.split(",")):
-        inputs = full_state(follower, size, options.objects)
+        inputs = full_state(engine, size, options.objects)
         batches = [int(batch) for batch in options.batches.split(",")]
         for batch, alone, together, same in compare(model, params, inputs, batches, options.repeats):
             cells = [f"{size[0]}x{size[1]}", batch, f"{alone / batch:.3f}", f"{together / batch:.3f}"]

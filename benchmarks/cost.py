@@ -24,7 +24,7 @@ from jax.extend import core as jax_core
 from benchmarks import stages as stages_lib
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
 
@@ -120,7 +120,7 @@ def main() -> None:
             print(f"| {name} | {count:,} |")
         for count in map(int, options.objects.split(",")):
             # Object counts are padded to these: what is paid for is the room.
-            room = tracker.Tracker(model, {}, buckets=config.inference.object_buckets).bucket(count)
+            room = engine_lib.Engine(model, {}, config.inference).capacity_for(count)
             print(f"\n### {variant}, {count} object(s), room for {room}\n")
             print("| stage | GFLOP | MB read and written |\n|---|---:|---:|")
             for name, cost in stages(model, room).items():

@@ -16,6 +16,7 @@ and, of these, the rank by the matching cost (0 is first).
 
 import argparse
 import collections
+import dataclasses
 import json
 import pathlib
 import sys
@@ -29,7 +30,8 @@ from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.models import masks, vos, weights
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import state as state_lib
@@ -102,7 +104,7 @@ def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def measure(
-    follower: tracker.Tracker, run: Any, video: video_lib.Video, visible: list[dict] | None, row: str
+    engine: engine_lib.Engine, run: Any, video: video_lib.Video, visible: list[dict] | None, row: str
 ) -> list[dict[str, Any]]:
     """Returns one dict per object and frame of a video, its first and last frame left out."""
     memory, previous = row.split("/")
@@ -111,20 +113,26 @@ def measure(
         "first": jnp.asarray(memory == "first"),
         "previous": jnp.asarray(previous == "true"),
     }
-    given_masks, rows = video.prompts(), []
-    track = follower.start(video.size, len(video.first_frames))
+    prompts, rows = video.prompts(), []
+    session = session_lib.Session(engine, video.size, prompts)
+    (view,) = session.views
     for index in range(len(video)):
-        padded, prompt, _ = track.prepare(video.frame(index), given_masks.get(index))
+        inputs = session.prepare(video.frame(index), prompts.get(index))
+        ((padded, prompt, _),), (state,) = inputs.arrays, inputs.states
         ids = video.mask(index)
         assert ids is not None  # `main` has looked
-        truth = _truth(ids, track)
-        track.state, found = run(track.params, track.state, padded, prompt, truth, use_true)
-        track.index += 1
-        if index in given_masks or index == len(video) - 1:
+        one_hot = masks.one_hot(inputs.objects.slot_ids(view.see_ids(ids)), state.object_valid.size)
+        truth = masks.downsample(jnp.asarray(one_hot, jnp.float32), geometry.MASK_STRIDE)
+        state, found = run(session.params, state, padded, prompt, truth, use_true)
+        after = dataclasses.replace(
+            session.snapshot(), states=(state,), objects=inputs.objects, index=index + 1
+        )
+        session = session_lib.Session.restore(engine, after)
+        if index in prompts or index == len(video) - 1:
             continue
         found = jax.device_get(found)
-        pixels = float(np.prod(video.size)) / float(np.prod(track.seen)) * geometry.MASK_STRIDE**2
-        for user_id, number in track.objects.items():
+        pixels = float(np.prod(video.size)) / float(np.prod(view.size)) * geometry.MASK_STRIDE**2
+        for user_id, number in inputs.objects.slots.items():
             entry: dict[str, Any] = {name: float(value[number]) for name, value in found.items()}
             entry["area"] *= pixels
             entry |= {"sequence": video.name, "frame": index, "object": user_id}
@@ -133,16 +141,6 @@ def measure(
                 entry |= {"seen": seen, "share": seen / whole if whole else 0.0}
             rows.append(entry)
     return rows
-
-
-def _truth(ids: np.ndarray, track: tracker.Track) -> jax.Array:
-    """The share of each stride-4 cell that each of the track's objects covers, [N, H/4, W/4]."""
-    slots = np.zeros(256, np.uint8)
-    for user_id, number in track.objects.items():
-        slots[user_id] = 1 + number
-    slot_ids = geometry.pad(slots[geometry.resize_ids(ids, track.seen)], track.padded, mode="constant")
-    truth = jnp.asarray(masks.one_hot(slot_ids, track.capacity), jnp.float32)
-    return masks.downsample(truth, geometry.MASK_STRIDE)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -208,19 +206,15 @@ def main() -> None:
     model, params, checkpoint = weights.load_model(config.model, options.checkpoint)
     if not isinstance(model, vos.VOS):
         raise errors.VosError("benchmarks.drift needs trained weights: --checkpoint PATH")
-    follower = tracker.Tracker(
-        model,
-        params,
-        buckets=config.inference.object_buckets,
-        min_size=config.inference.min_size,
-        max_size=config.inference.max_size,
-    )
+    still = dataclasses.replace(config.inference.adaptation, steps=0)
+    inference = dataclasses.replace(config.inference, scales=(1.0,), flip=False, adaptation=still)
+    engine = engine_lib.Engine(model, params, inference)
     run = make_run(model)
     print(f"{jax.devices()[0].device_kind}, {checkpoint}, {options.data}: {len(videos)} sequences\n")
     printed = False
     for name in names:
         rows = [
-            row for video in videos for row in measure(follower, run, video, visibility.get(video.name), name)
+            row for video in videos for row in measure(engine, run, video, visibility.get(video.name), name)
         ]
         found = summary(rows)
         if not printed:

@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,8 @@ from benchmarks import speed
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import davis, returns
 from vos_jax.models import memory, weights
 
@@ -73,17 +75,24 @@ def of_policy(config, eviction: str):
     return configs.replace(config, {"model.memory.eviction": eviction, "model.memory.capacity": capacity})
 
 
-def follow(follower: tracker.Tracker, video: rendered.RenderedVideo) -> Run:
+def make_engine(config: configs.Config, model: Any, params: Any) -> engine_lib.Engine:
+    """Returns an engine that sees frames at their own size, in one view, and does not adapt."""
+    plain = {"min_size": 0, "max_size": 0, "scales": (1.0,), "flip": False}
+    still = dataclasses.replace(config.inference.adaptation, steps=0)
+    return engine_lib.Engine(model, params, dataclasses.replace(config.inference, adaptation=still, **plain))
+
+
+def segment(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> Run:
     """Segments the video from its first mask and measures every frame."""
-    track = follower.start(video.size, 1)
+    session = session_lib.Session(engine, video.size)
     milliseconds, resident, sizes, truth, found = [], [], [], [], []
     for index in range(len(video)):
         frame, ids = video.frame(index), video.mask(index)
         start = time.perf_counter()
-        result = track.step(frame, ids if index == 0 else None)
+        result = session.step(frame, ids if index == 0 else None)
         milliseconds.append(1e3 * (time.perf_counter() - start))
         resident.append(speed.resident_megabytes())
-        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(track.state)))
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(session.snapshot().states)))
         truth.append(np.packbits(ids == 1))
         found.append(np.packbits(result.ids == 1))
 
@@ -143,8 +152,8 @@ def main() -> None:
     for eviction in evictions:
         config = of_policy(configs.load("default", overrides), eviction)
         model, params, _ = weights.load_model(config.model, options.checkpoint)
-        follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
-        print(row(eviction, follow(follower, video)), flush=True)
+        engine = make_engine(config, model, params)
+        print(row(eviction, segment(engine, video)), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import davis, returns
 from vos_jax.models import weights
 
@@ -49,11 +50,11 @@ def make_videos(
     }
 
 
-def score(follower: tracker.Tracker, video: rendered.RenderedVideo) -> tuple[list[bool], list, list]:
+def score(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> tuple[list[bool], list, list]:
     """Per object of one video: returns found, J where it shows, and whether its mask is empty elsewhere."""
     frames = (video.frame(index) for index in range(len(video)))
     ids = [video.mask(index) for index in range(len(video))]
-    found = [result.ids for result in follower.track(frames, video.prompts())]
+    found = [result.ids for result in session_lib.Session(engine).run(frames, video.prompts())]
     recovered, similarity, empty = [], [], []
     for object_id, first in video.first_frames.items():
         truth, predicted = ([x == object_id for x in masks[first:]] for masks in (ids, found))
@@ -93,10 +94,10 @@ def main() -> None:
         more = [f"model.read.search_radius={reach}"] if reach else []
         config = long_video.of_policy(configs.load("default", [*overrides, *more]), eviction)
         model, params, _ = weights.load_model(config.model, options.checkpoint)
-        follower = tracker.Tracker(model, params, buckets=config.inference.object_buckets)
+        engine = long_video.make_engine(config, model, params)
         shares, everything = [], ([], [], [])
         for drawn in videos.values():
-            scored = [score(follower, video) for video in drawn]
+            scored = [score(engine, video) for video in drawn]
             recovered = [x for part in scored for x in part[0]]
             shares.append(f"{sum(recovered)}/{len(recovered)}")
             for total, parts in zip(everything, zip(*scored, strict=True), strict=True):

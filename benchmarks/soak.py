@@ -23,64 +23,66 @@ import time
 import numpy as np
 
 from benchmarks import long_video, speed
-from vos_jax import Segmenter, devices, errors
+from vos_jax import Prompt, Session, devices, errors, load
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import writer
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session_file, writer
 
 CYCLE, VIDEO, ROW = 48, 40 * 48, 1000
 GROWTH = 1.02
 
 
-def row(seg: Segmenter) -> dict[str, float]:
-    """What this process holds now."""
+def row(engine: engine_lib.Engine) -> dict[str, float]:
+    """Returns how much of each resource this process holds."""
     gc.collect()
     return {
         "resident MB": speed.resident_megabytes(),
         "objects": len(gc.get_objects()),
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")),
-        "compiled": seg._tracker.compilations,
+        "compiled": engine.compilations,
     }
 
 
-def act(seg: Segmenter, index: int, ids: np.ndarray, folder: pathlib.Path) -> None:
-    """What a user does after frame `index`: now one thing, now another; every 48 frames all of it is over."""
-    at = index % CYCLE
+def act(session: Session, ids: np.ndarray, folder: pathlib.Path) -> Session:
+    """Makes one of a user's edits after a frame; returns the session. The edits repeat every 48 frames."""
+    at = (session.index - 1) % CYCLE
     if at == 6:
-        corner = np.zeros(ids.shape, bool)
-        corner[: ids.shape[0] // 4, -ids.shape[1] // 4 :] = True
-        seg.add_object(corner, 200)
+        corner = np.zeros(ids.shape, np.uint8)
+        corner[: ids.shape[0] // 4, -ids.shape[1] // 4 :] = 200
+        session.edit(corner)
     elif at == 18:
-        seg.correct(np.where(ids == 200, 0, ids))
+        session.edit(np.where(ids == 200, 0, ids))
     elif at == 30:
-        seg.remove_object(200)
+        session.edit(Prompt(remove=frozenset({200})))
     elif at == 36:
-        seg.probabilities()
+        session.probabilities()
     elif at == 42:
-        seg.save(folder / "state.safetensors")
-        seg.load(folder / "state.safetensors")
+        session_file.save(folder / "state.safetensors", session)
+        return session_file.load(folder / "state.safetensors", session.engine)
+    return session
 
 
-def soak(seg: Segmenter, frames: int, size: tuple[int, int]) -> list[dict[str, float]]:
-    """Follows the endless video and prints and returns the rows."""
+def soak(engine: engine_lib.Engine, frames: int, size: tuple[int, int]) -> list[dict[str, float]]:
+    """Segments the endless video and prints and returns the rows."""
     video = rendered.make_video(size=size, frames=CYCLE // 2, objects=2)
     there = [video.frame(index) for index in range(CYCLE // 2)]
     shown = there + there[::-1]  # so that the loop has no cut
-    first, rows, times = video.mask(0), [], []
+    first, rows, times, session = video.mask(0), [], [], Session(engine)
     print("| frames | ms | resident MB | objects | threads | files | compiled |\n|" + "---:|" * 7)
     with tempfile.TemporaryDirectory() as place, writer.MaskWriter(place) as out:
         folder = pathlib.Path(place)
         for index in range(frames):
             if index % VIDEO == 0:
-                seg.reset()
+                session = Session(engine)
             start = time.perf_counter()
-            ids = seg.step(shown[index % CYCLE], first if index % VIDEO == 0 else None)
+            ids = session.step(shown[index % CYCLE], first if index % VIDEO == 0 else None).ids
             times.append(1e3 * (time.perf_counter() - start))
-            act(seg, index, ids, folder)
+            session = act(session, ids, folder)
             out.write("soak", f"{index % CYCLE:05d}", ids)
             if (index + 1) % ROW == 0 or index + 1 == frames:
                 out.flush()
-                rows.append({"frames": index + 1, "ms": statistics.median(times), **row(seg)})
+                rows.append({"frames": index + 1, "ms": statistics.median(times), **row(engine)})
                 times.clear()
                 print("| " + " | ".join(f"{value:,.0f}" for value in rows[-1].values()) + " |", flush=True)
     return rows
@@ -113,9 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     device = devices.choose(None)
     named = {"auto": ("lite0", None), "none": ("training_free", None)}
     name, checkpoint = named.get(options.checkpoint, ("lite0", options.checkpoint))
-    seg = Segmenter.from_pretrained(name, checkpoint=checkpoint)
+    engine = load(name, checkpoint=checkpoint)
     print(f"{options.frames:,} frames of {size[0]}x{size[1]}, {name} on {device}\n")
-    found = grown(soak(seg, options.frames, size))
+    found = grown(soak(engine, options.frames, size))
     print(f"\ngrew: {', '.join(found)}" if found else "\nnothing grew")
     return 1 if found else 0
 

@@ -7,10 +7,11 @@ A rendered video is followed until the memory is full; then each stage is compil
 that frame gives it, so stages need not add up to the whole step. The floor is the stage's arithmetic at the
 rate of a large matrix product, measured at the start of the same run. GFLOP and MB are XLA's count of what
 ran (benchmarks/cost.py); caches take most of the MB, which no floor can be made of. "Step" is the
-tracker's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an indexed PNG.
+engine's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an indexed PNG.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import math
@@ -35,9 +36,11 @@ from vos_jax import errors, geometry
 from vos_jax.data import frames as frame_lib
 from vos_jax.data import masks as mask_files
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import search_region, vos, weights, windows
+from vos_jax.models import state as state_lib
 from vos_jax.ops import attention
 
 SIZE = (480, 854)
@@ -54,40 +57,43 @@ def resident_megabytes() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def follow(run: tracker.Tracker, count: int, frames: int) -> tuple[tracker.Track, np.ndarray, list[float]]:
-    """Follows `count` rendered objects; returns the track, its next frame and each step's milliseconds."""
+def segment(
+    engine: engine_lib.Engine, count: int, frames: int
+) -> tuple[session_lib.Session, np.ndarray, list[float]]:
+    """Segments `count` rendered objects; returns the session, its next frame and each step's milliseconds."""
     video = rendered.make_video(size=SIZE, frames=24, objects=count)
     shown = [video.frame(index) for index in range(len(video))]
-    track, times = run.start(SIZE, count), []
+    session, times = session_lib.Session(engine, SIZE, {0: video.mask(0)}), []
     for index in range(frames):
         # Forward and backward, so that the loop has no cut.
         place = index % 46
         frame = shown[place if place < 24 else 46 - place]
         start = time.perf_counter()
-        track.step(frame, video.mask(0) if index == 0 else None)
+        session.step(frame, video.mask(0) if index == 0 else None)
         times.append(1e3 * (time.perf_counter() - start))
     place = frames % 46
-    return track, shown[place if place < 24 else 46 - place], times
+    return session, shown[place if place < 24 else 46 - place], times
 
 
 def stage_rows(
-    run: tracker.Tracker, track: tracker.Track, frame: np.ndarray, peak: peaks.Peaks
+    session: session_lib.Session, frame: np.ndarray, peak: peaks.Peaks
 ) -> dict[str, dict[str, float]]:
-    """Measures every stage on a track's next frame."""
+    """Measures every stage on a session's next frame."""
 
     def evaluate(function: Any, *arguments: Any) -> Any:
         return jax.jit(function)(*arguments)
 
-    padded = jax.device_put(geometry.pad(frame, track.padded))
+    model, (state,) = session.engine.model, session.snapshot().states
+    padded = jax.device_put(geometry.pad(frame, session.views[0].padded_size))
     rows = {}
-    for name, function, arguments in stages.of_frame(run.model, run.params, track.state, padded, evaluate):
+    for name, function, arguments in stages.of_frame(model, session.params, state, padded, evaluate):
         compiled = jax.jit(function)
         took = peaks.measure(lambda compiled=compiled, arguments=arguments: compiled(*arguments))
-        queries, held = _blocks_that_ran(run.model, track)
+        queries, held = _blocks_that_ran(model, state)
         with (
             mock.patch.object(attention, "QUERY_BLOCK", queries),
             mock.patch.object(attention, "MEMORY_BLOCK", held),
-            mock.patch.object(windows, "sizes", _window_that_ran(run.model, track)),
+            mock.patch.object(windows, "sizes", _window_that_ran(model, state)),
         ):
             # A function of its own: what was traced above would be taken again.
             alone = functools.partial(lambda function, *x: function(*x), function)
@@ -102,17 +108,17 @@ def stage_rows(
     return rows
 
 
-def _blocks_that_ran(model: Any, track: tracker.Track) -> tuple[int, int]:
+def _blocks_that_ran(model: Any, state: state_lib.State) -> tuple[int, int]:
     """Returns the numbers of near query pixels and of near pixels of a slot, each in whole blocks.
 
     With blocks of these sizes every loop of the read runs once, as a count of the program takes it.
     """
-    radius, memory = model.config.read.search_radius, track.state.memory
+    radius, memory = model.config.read.search_radius, state.memory
     n, slots, h, w = memory.prob.shape
     if radius == 0:
         return h * w, h * w
     there = memory.object_in_slot & memory.slot_valid[None]
-    region = search_region.search_region(track.state.prev_prob, memory, radius)
+    region = search_region.search_region(state.prev_prob, memory, radius)
     region &= jnp.any(there, axis=1)[:, None, None]
     held = search_region.around(memory.prob.reshape(n * slots, h, w), (h, w), radius, read_lib.COVERED)
     held = jnp.where(there, jnp.sum(held.reshape(n, slots, -1), axis=-1), 0)
@@ -122,15 +128,15 @@ def _blocks_that_ran(model: Any, track: tracker.Track) -> tuple[int, int]:
     return max(queries, sizes[0]), max(pixels, sizes[1])
 
 
-def _window_that_ran(model: Any, track: tracker.Track) -> Any:
+def _window_that_ran(model: Any, state: state_lib.State) -> Any:
     """Stands for `windows.sizes` with one window: the largest that any object needs."""
     known, reach = windows.sizes, model.config.read.search_radius
-    memory = track.state.memory
+    memory = state.memory
     h, w = memory.prob.shape[2:]
     if reach == 0:
         return known
     largest = 0
-    for near in np.asarray(search_region.around(track.state.prev_prob, (h, w), reach)):
+    for near in np.asarray(search_region.around(state.prev_prob, (h, w), reach)):
         extent = [np.ptp(np.nonzero(near.any(axis))[0]) + 1 + 2 * windows.MARGIN for axis in (1, 0)]
         wanted = np.minimum(extent, (h, w))
         largest = max(largest, next(i for i, size in enumerate(known((h, w))) if np.all(size >= wanted)))
@@ -159,10 +165,10 @@ def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
 def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peaks) -> dict[str, Any]:
     """Measures one variant with so many objects and memory slots."""
     model, params, label = make_model(config, checkpoint)
-    run = tracker.Tracker(model, jax.device_put(params), buckets=config.inference.object_buckets)
-    track, frame, times = follow(run, count, frames)
+    engine = engine_lib.Engine(model, params, dataclasses.replace(config.inference, min_size=0))
+    session, frame, times = segment(engine, count, frames)
     ids = np.zeros(SIZE, np.uint8)
-    rows = stage_rows(run, track, frame, peak)
+    rows = stage_rows(session, frame, peak)
     last = times[-min(40, frames // 2) :]
     low, _, high = statistics.quantiles(last, n=4)
     rows["step"] = {"ms": statistics.median(last), "iqr": high - low}
@@ -172,10 +178,10 @@ def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peak
         "variant": config.model.variant,
         "checkpoint": label,
         "objects": count,
-        "room": track.capacity,
+        "room": session.snapshot().states[0].object_valid.size,
         "slots": config.model.memory.capacity,
         "stages": rows,
-        "compile_seconds": run.seconds["compile"],
+        "compile_seconds": engine.seconds["compile"],
         "peak_mb": peak_megabytes(),
     }
 

@@ -76,7 +76,7 @@ def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkey
     stopped = int(re.search(r"trained to step (\d) of 8 with batches of 2", said[-2])[1])
     assert 3 <= stopped < 8
     rows = lines(out / "figures.jsonl")
-    names = ["peaks", "training step", "training kernels", "tracker step"]
+    names = ["peaks", "training step", "training kernels", "inference step"]
     assert [row["figure"] for row in rows] == names and all("values" in row for row in rows), rows
     assert rows[0]["values"]["float32_tflops"] > 0 and rows[1]["values"]["clips_per_second"] > 0
     assert 0 < len(rows[2]["values"]["kernels"]) <= 20 and rows[3]["values"]["compile_seconds"] > 0

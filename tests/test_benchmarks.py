@@ -14,6 +14,7 @@ from tests.inference import coloured
 from vos_jax import merge
 from vos_jax.data import masks, submission
 from vos_jax.inference import probabilities
+from vos_jax.models import weights
 
 SPACED = [f"{5 * index:05d}" for index in range(6)]
 
@@ -29,7 +30,7 @@ def followed(monkeypatch):
         return segment(video, *args, **kwargs)
 
     monkeypatch.setattr(
-        program.weights, "load_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
+        weights, "load_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     )
     monkeypatch.setattr(program.segmentation, "segment", noted)
     return videos

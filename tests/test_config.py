@@ -11,9 +11,8 @@ import app
 import eval  # noqa: A004
 import segment
 import train
-from vos_jax import config, stablehlo
+from vos_jax import api, config, stablehlo
 from vos_jax.errors import VosError
-from vos_jax.inference import segmenter
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -267,15 +266,15 @@ def test_a_variant_may_be_a_callable():
         (segment.UNUSED, "eval.overlay=true", "segment.py does not use eval.overlay"),
         (
             segment.UNUSED,
-            "inference.flip=true",
-            "cannot follow inference.flip=true; set it to false",
+            "inference.direction=both",
+            "cannot follow inference.direction=both; set it to forward",
         ),
         (segment.UNUSED, "model.proposals.source=file", "cannot follow model.proposals.source=file"),
         (app.UNUSED, "inference.direction=both", "app.py cannot follow inference.direction=both"),
         (train.UNUSED, "data.year=2016", "train.py does not use data.year"),
         (train.UNUSED, "inference.flip=true", "train.py does not use inference.flip"),
         (eval.UNUSED, "train.steps=3", "eval.py does not use train.steps"),
-        (segmenter.UNUSED, "inference.scales=1,2", "Segmenter cannot follow inference.scales"),
+        (api.UNUSED, "inference.direction=both", "load.. cannot follow inference.direction"),
         (stablehlo.UNUSED, "inference.min_size=0", "export --stablehlo does not use inference.min_size"),
     ],
 )

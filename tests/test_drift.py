@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import drift
 from tests import tiny
+from tests.inference import coloured
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
 
 VIDEO = rendered.make_video(size=(64, 96), frames=6, objects=2)
 
@@ -19,11 +19,11 @@ def measured():
     # RefineNet starts at zero, by which it would hide the previous mask.
     kernel = params["refine"]["logit"]["kernel"]
     params["refine"]["logit"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)
-    follower = tracker.Tracker(model, params, buckets=(2,))
+    engine = coloured.make_engine(model, params, object_buckets=(2,))
     run = drift.make_run(model)
     video = VIDEO
     shown = [{str(i): (int((video.mask(t) == i).sum()), 4000) for i in (1, 2)} for t in range(6)]
-    return lambda row: drift.measure(follower, run, video, shown, row)
+    return lambda row: drift.measure(engine, run, video, shown, row)
 
 
 def test_rows_hold_what_their_names_say(measured):

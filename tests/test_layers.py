@@ -31,6 +31,7 @@ ONE_ROW = {"programs", "tools"}, {"config", "cli", "api"}
 
 PLACES = {
     "vos_jax/__init__": "api",
+    "vos_jax/api": "api",
     "vos_jax/command": "cli",
     "vos_jax/config": "config",
     "vos_jax/convert/folding": "models",
@@ -40,7 +41,6 @@ PLACES = {
     "vos_jax/data/check": "tools",
     "vos_jax/data/submission": "evaluation",
     "vos_jax/export": "tools",
-    "vos_jax/inference/followers": "api",
     "vos_jax/inference/results": "evaluation",
     "vos_jax/inference/spread": "evaluation",
     "vos_jax/merge": "tools",
@@ -56,7 +56,6 @@ PLACES = {
     "vos_jax/train/evaluation": "evaluation",
     "vos_jax/train/preview": "visualize",
     "vos_jax/visualize/console": "cli",
-    "vos_jax/visualize/probe": "inference",
 }
 """Files whose package in the target architecture is not that of their folder."""
 
@@ -68,8 +67,6 @@ vos_jax/data/proposal_files -> vos_jax/models/proposals
 vos_jax/data/submission -> vos_jax/config
 vos_jax/inference/results -> vos_jax/config
 vos_jax/inference/results -> vos_jax/visualize/console
-vos_jax/inference/segmenter -> vos_jax/config
-vos_jax/inference/segmenter -> vos_jax/inference/followers
 vos_jax/train/watch -> vos_jax/train/evaluation
 """
 """IMPORTER -> IMPORTED, sorted."""

@@ -13,9 +13,12 @@ from pycocotools import coco
 
 import segment as program
 from tests.data import video_maker
-from tests.inference.coloured import iou, make_model, make_video
+from tests.inference.coloured import iou, make_engine, make_model, make_video
 from vos_jax.data import masks, video_files
-from vos_jax.inference import tracker, video_results
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import video_results
+from vos_jax.models import weights
 from vos_jax.visualize import movie, products
 
 SIZE = (64, 96)
@@ -25,12 +28,12 @@ TIMES = [0, 100, 150, 300, 400, 520, 700, 730]
 
 @pytest.fixture(autouse=True)
 def colours(monkeypatch):
-    """The model, and one tracker for all tests: what is compiled is shared."""
-    monkeypatch.setattr(program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
-    monkeypatch.setattr(program.tracker, "Tracker", lambda *_, **__: TRACKER)
+    """The model, and one engine for all tests: what is compiled is shared."""
+    monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(engine_lib, "Engine", lambda *_, **__: ENGINE)
 
 
-TRACKER = tracker.Tracker(make_model(), {})
+ENGINE = make_engine()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
     assert run("v.mp4", *BOTH, "--rle", out="through") == 0
     monkeypatch.setattr(video_results, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(video_results, "SAVE_SHARE", 1e9)
-    step, write, steps = tracker.Track.step, masks.write_mask, []
+    step, write, steps = session_lib.Session.step, masks.write_mask, []
 
     def stepped(self, *args, **kwargs):
         if trouble == "ctrl-c" and len(steps) == 5:
@@ -186,7 +189,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
         write(path, ids)
 
     with monkeypatch.context() as broken:
-        broken.setattr(tracker.Track, "step", stepped)
+        broken.setattr(session_lib.Session, "step", stepped)
         broken.setattr(masks, "write_mask", full)
         assert run("v.mp4", *BOTH, "--rle") == (130 if trouble == "ctrl-c" else 2)
         errors = capsys.readouterr().err.strip()
@@ -214,7 +217,7 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_not_mixed_in(here, 
     assert run("v.mp4", "--masks", "first.png", "--no-overlay") == 0
     before = everything("out")
     with monkeypatch.context() as broken:
-        broken.setattr(tracker.Track, "step", lambda *_: pytest.fail("segmented again"))
+        broken.setattr(session_lib.Session, "step", lambda *_: pytest.fail("segmented again"))
         assert run("v.mp4", "--masks", "first.png") == 0
     assert set(everything("out")) == {*before, "overlay.mp4"}
     assert run("v.mp4", *BOTH) == 2
@@ -243,7 +246,7 @@ def test_a_disk_full_while_drawing_keeps_the_masks(here, monkeypatch, capsys):
         assert len(written()) == LENGTH and "masks.json" not in os.listdir("out")
         assert not [n for n in os.listdir("out") if ".part" in n]
     with monkeypatch.context() as broken:
-        broken.setattr(tracker.Track, "step", lambda *_: pytest.fail("segmented again"))
+        broken.setattr(session_lib.Session, "step", lambda *_: pytest.fail("segmented again"))
         assert run("v.mp4", *BOTH, "--rle") == 0
     json.loads(program.pathlib.Path("out/masks.json").read_text())
 

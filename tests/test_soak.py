@@ -1,6 +1,5 @@
 """The soak run sees what grows, and does what a user does."""
 
-import vos_jax
 from benchmarks import soak
 from tests.inference import coloured
 
@@ -17,7 +16,7 @@ def test_what_grows_is_seen():
 
 def test_a_short_soak_does_everything_and_compiles_once(capsys):
     """Objects come and go within one room for three objects, saving and loading included."""
-    seg = vos_jax.Segmenter(coloured.make_model(6), {}, buckets=(3,))
-    rows = soak.soak(seg, 60, (64, 96))
+    engine = coloured.make_engine(coloured.make_model(6), editable=True, object_buckets=(3,))
+    rows = soak.soak(engine, 60, (64, 96))
     assert [row["frames"] for row in rows] == [60] and rows[0]["compiled"] == 1
     assert "| 60 |" in capsys.readouterr().out

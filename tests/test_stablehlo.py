@@ -1,4 +1,4 @@
-"""The model as programs that need nothing but JAX: the tutorial's loader follows as the tracker does."""
+"""The model as programs that need nothing but JAX: the tutorial's loader segments as a session does."""
 
 import pathlib
 import re
@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.inference import coloured
 from vos_jax import errors, export, stablehlo
-from vos_jax.inference import segmenter
+from vos_jax.inference import session as session_lib
 from vos_jax.models import vos
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (50, 70)  # of no multiple of anything
 
 
-def test_the_tutorials_loader_gives_what_the_segmenter_gives(tmp_path):
+def test_the_tutorials_loader_gives_what_a_session_gives(tmp_path):
     code = {}
     exec(
         re.search(r"^```py\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)[1],
@@ -28,12 +29,12 @@ def test_the_tutorials_loader_gives_what_the_segmenter_gives(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3)).astype(np.uint8)
     first = np.zeros(SIZE, np.uint8)
     first[5:30, 8:30], first[10:40, 40:60] = 1, 2
-    expected = list(segmenter.Segmenter(model, params).track(frames, {0: first}))
+    expected = session_lib.Session(coloured.make_engine(model, params)).run(frames, {0: first})
     found = list(code["follow"](tmp_path / "tiny.zip", frames, first))
     np.testing.assert_array_equal(found[0], first)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.uint8
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, b.ids)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
     assert len(found) == len(code["frames"]) == 8
     last = masks.read_mask(found[-1])
     assert set(np.unique(last)) == {0, 1, 2, 3}
-    assert code["seg"].frame_index == 3 and code["seg"].objects == (1, 2, 3)
+    assert code["session"].index == 3 and code["session"].objects == (1, 2, 3, 8)
 
 
 def test_the_commands_are_understood():
@@ -63,6 +63,6 @@ def test_the_commands_are_understood():
 
 def test_the_quick_start_in_the_readme_is_the_tutorials():
     readme = (ROOT / "README.md").read_text()
-    assert "segment.py video.mp4 --masks first.png" in readme and "Segmenter.from_pretrained(" in readme
+    assert "segment.py video.mp4 --masks first.png" in readme and "vos_jax.load(" in readme
     for path in re.findall(r"\]\((docs/[^)]+)\)", readme):
         assert (ROOT / path).is_file(), path

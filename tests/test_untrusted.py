@@ -17,8 +17,8 @@ from vos_jax import config as configs
 from vos_jax import errors, files
 from vos_jax.data import (
     frames,
-    given_masks,
     masks,
+    prompts,
     proposal_files,
     video_files,
 )
@@ -247,7 +247,7 @@ def test_results_are_not_written_through_a_link_out_of_the_folder(tmp_path):
 
 def test_a_path_too_long_for_a_mask_is_no_traceback():
     with pytest.raises(errors.VosError, match="no such file"):
-        given_masks.parse("x" * 5000)
+        prompts.parse_mask_option("x" * 5000)
     with pytest.raises(errors.VosError, match="no config"):
         configs.load("/" + "x" * 5000)
 

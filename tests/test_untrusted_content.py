@@ -1,5 +1,6 @@
 """Hostile content behind an honest header: proposals, pickles, probabilities, records, messages."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,8 @@ from vos_jax import errors, files, weights_io
 from vos_jax.convert import torch_pickle
 from vos_jax.data import proposal_files
 from vos_jax.data.datasets import tfds
-from vos_jax.inference import probabilities, result_store, snapshots, tracker, writer
+from vos_jax.inference import objects, probabilities, result_store, session_file, writer
+from vos_jax.inference import session as session_lib
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
@@ -230,29 +232,29 @@ def test_metadata_that_is_null_is_none():
 )
 def test_a_saved_state_that_contradicts_itself_is_refused(tmp_path, key, value):
     """An object beyond the state's room, or of an id that no mask holds, was a traceback one frame later."""
-    follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
-    track = follower.start((24, 40))
-    track.objects, track._first_frames, track.index = {1: 0}, {1: 0}, 1
+    engine = coloured.make_engine(object_buckets=(1,))
+    before = session_lib.Session(engine, (24, 40)).snapshot()
+    known = dataclasses.replace(before, objects=objects.ObjectTable({1: 0}, {1: 0}), index=1)
     path = tmp_path / "state"
-    snapshots.save(path, track.snapshot(), "model")
-    assert snapshots.load(path, follower, "model").objects == {1: 0}
+    session_file.save(path, session_lib.Session.restore(engine, known))
+    assert session_file.load(path, engine).objects == (1,)
     tensors, metadata = weights_io.load(path.read_bytes(), "w")
-    del metadata[snapshots.SUM]
+    del metadata[session_file.SUM]
     metadata["track"] = json.dumps(json.loads(metadata["track"]) | {key: value})
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
     with pytest.raises(errors.VosError, match=f"{path}: damaged"):
-        snapshots.load(path, follower, "model")
+        session_file.load(path, engine)
 
 
 def test_a_saved_state_in_which_a_byte_changed_is_refused(tmp_path):
     """Tensors have no checksums of their own: a video would have gone on with other masks."""
-    follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
-    track = follower.start((24, 40))
-    track.step(np.zeros((24, 40, 3), np.uint8), np.ones((24, 40), np.uint8))
+    engine = coloured.make_engine(object_buckets=(1,))
+    session = session_lib.Session(engine)
+    session.step(np.zeros((24, 40, 3), np.uint8), np.ones((24, 40), np.uint8))
     path = tmp_path / "state"
-    snapshots.save(path, track.snapshot(), "model")
+    session_file.save(path, session)
     data = path.read_bytes()
     for at in np.random.default_rng(0).integers(8 + int.from_bytes(data[:8], "little"), len(data), 20):
         path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
         with pytest.raises(errors.VosError, match="damaged: it is not what was saved"):
-            snapshots.load(path, follower, "model")
+            session_file.load(path, engine)

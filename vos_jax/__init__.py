@@ -1,21 +1,31 @@
 """vos_jax: video object segmentation in JAX.
 
-`from vos_jax import Segmenter` is the Python API; see `vos_jax.inference.segmenter`.
+The Python API is `load`, `Session` and `Prompt`; see `vos_jax.inference.session`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vos_jax.inference.segmenter import Segmenter
+    from vos_jax.api import load
+    from vos_jax.data.prompts import Prompt
+    from vos_jax.inference.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "__version__"]
+__all__ = ["Prompt", "Session", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # JAX is imported when the segmenter is asked for: data tools and `--help` need not wait for it.
-    if name == "Segmenter":
-        from vos_jax.inference.segmenter import Segmenter
+    # JAX is imported when the API is asked for: data tools and `--help` need not wait for it.
+    if name == "load":
+        from vos_jax.api import load
 
-        return Segmenter
+        return load
+    if name == "Session":
+        from vos_jax.inference.session import Session
+
+        return Session
+    if name == "Prompt":
+        from vos_jax.data.prompts import Prompt
+
+        return Prompt
     raise AttributeError(f"module 'vos_jax' has no attribute {name!r}")

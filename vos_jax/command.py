@@ -27,6 +27,14 @@ def apply(config: configs.Config, options: Mapping[str, tuple[str, Any]]) -> con
     return config
 
 
+def parse_scales(text: str) -> tuple[float, ...]:
+    """Returns the scales of --scales, such as "0.75,1.0"; VosError for a text that holds no numbers."""
+    try:
+        return tuple(float(scale) for scale in text.split(",") if scale.strip())
+    except ValueError as error:
+        raise errors.VosError(f"--scales {text}: takes numbers, like 0.75,1.0,1.25") from error
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes --config, --device and --config.KEY=VALUE; wrong arguments raise a VosError.
 

@@ -159,10 +159,6 @@ class Unused:
                 )
 
 
-MERGED = ("inference.scales", "inference.flip", "inference.direction")
-"""Keys that only eval.py follows: several views, and directions other than forward."""
-
-
 def flatten(config: Any) -> dict[str, Any]:
     """Returns every key and its value, JSON-able: callables become `module:name`, tuples lists."""
     return {key: _plain(_get(config, key)) for key in keys(config)}

@@ -6,7 +6,7 @@
         --config.model.dtype=bfloat16
 
 In this order, one program at a time: peak rates of the device; a training step of the first batch and its
-costliest kernels; a frame of the tracker; a training step of the other batches, where smaller ones fitted
+costliest kernels; a frame of a session; a training step of the other batches, where smaller ones fitted
 into memory; and with --train, training. DIR/figures.jsonl and figures.txt grow with each figure. A figure
 that cannot be had (out of memory, a compiler's error) is noted as failed, and the next one is measured.
 Figures of the same device and settings that DIR holds already are not measured again.
@@ -52,8 +52,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--data", metavar="NAME=DIR", nargs="+", default=[], help="packed sources: davis=packed/davis")
     add("--batches", type=_numbers, metavar="N,N", help="in this order; default 16,32,64,128")
     add("--batch", type=int, help="to train with; default: the measured one of most clips per second")
-    add("--size", type=_size, default=(480, 864), metavar="HxW", help="of the tracker's frames")
-    add("--frames", type=int, default=80, help="the tracker follows; the last half is timed")
+    add("--size", type=_size, default=(480, 864), metavar="HxW", help="of the segmented frames")
+    add("--frames", type=int, default=80, help="frames to segment; the last half is timed")
     add("--peaks", type=_numbers, metavar="N,MB", help="matrices of N x N, a copy of MB megabytes")
     add("--measure_minutes", type=float, help="no figure begins later; with --train half of --minutes")
     add("--reserve", type=float, default=60.0, help="seconds before the end at which training stops")
@@ -142,9 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measuring,
             )
         found.measure(
-            "tracker step",
+            "inference step",
             asked | {"size": list(options.size), "objects": 1, "frames": options.frames},
-            lambda: programs.tracker_step(program, options.size, options.frames),
+            lambda: programs.inference_step(program, options.size, options.frames),
             measuring,
         )
 

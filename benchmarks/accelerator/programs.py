@@ -1,4 +1,4 @@
-"""What is measured: the device's peaks, the training step, the tracker's step."""
+"""What is measured: the device's peaks, the training step, the step of inference."""
 
 import dataclasses
 import time
@@ -11,7 +11,9 @@ from benchmarks import peaks, train_speed
 from benchmarks.accelerator import kernels
 from benchmarks.accelerator.training import Program
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import config as inference_config
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 
 _STEPS_SECONDS, _MOST_STEPS = 6.0, 30
 _PROFILED_STEPS = 2
@@ -75,31 +77,32 @@ def training_kernels(program: Program, batch: int, count: int = 20) -> dict[str,
     return {"profiled_steps": _PROFILED_STEPS, "kernels": kernels.costliest(steps, count)}
 
 
-def tracker_step(program: Program, size: tuple[int, int], frames: int) -> dict[str, float]:
-    """Milliseconds of a frame of the tracker with one object, and seconds to compile its step.
+def inference_step(program: Program, size: tuple[int, int], frames: int) -> dict[str, float]:
+    """Milliseconds of a frame of a session with one object, and seconds to compile its step.
 
     Args:
-      program: whose model and first weights follow the object.
+      program: whose model and first weights segment the object.
       size: height and width of a frame.
       frames: to follow; the last half is timed, when the memory has filled.
     """
-    run = tracker.Tracker(program.model, program.params, buckets=(1,))
+    config = inference_config.InferenceConfig(min_size=0, object_buckets=(1,))
+    engine = engine_lib.Engine(program.model, program.params, config)
     video = rendered.make_video(size=size, frames=8, objects=1)
     shown = [video.frame(index) for index in range(len(video))]
-    track, times, step_seconds = run.start(size, 1), [], 0.0
+    session, times, step_seconds = session_lib.Session(engine, size), [], 0.0
     for index in range(frames):
         if index == frames // 2:
-            step_seconds = run.seconds["inference"]
+            step_seconds = engine.seconds["inference"]
         begin = time.perf_counter()
         # Forward and backward, so that the loop has no cut.
         place = index % 14
-        track.step(shown[place if place < 8 else 14 - place], video.mask(0) if index == 0 else None)
+        session.step(shown[place if place < 8 else 14 - place], video.mask(0) if index == 0 else None)
         times.append(time.perf_counter() - begin)
     timed = frames - frames // 2
     return {
         "frame_ms": 1e3 * float(np.median(times[frames // 2 :])),
-        "step_ms": 1e3 * (run.seconds["inference"] - step_seconds) / timed,
-        "compile_seconds": run.seconds["compile"],
+        "step_ms": 1e3 * (engine.seconds["inference"] - step_seconds) / timed,
+        "compile_seconds": engine.seconds["compile"],
         "frames": timed,
     }
 

@@ -19,7 +19,9 @@ from tests.inference.coloured import make_model, make_video
 from vos_jax import errors, export, files, merge, output_folder, weights_io
 from vos_jax.convert import __main__ as convert
 from vos_jax.data import masks, proposal_files
+from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import result_store, video_results
+from vos_jax.models import weights
 from vos_jax.train import workdir
 
 SIZE = (64, 96)
@@ -31,8 +33,8 @@ MINE = b"the user's own work of a week"
 def here(tmp_path, monkeypatch):
     """A folder with a film, its first mask and a model that follows colours, as the working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
-    monkeypatch.setattr(program.tracker, "Tracker", lambda *_, **__: test_segment.TRACKER)
+    monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(engine_lib, "Engine", lambda *_, **__: test_segment.ENGINE)
     frames, ids = make_video(SIZE, LENGTH)
     video_maker.write("film.mp4", frames)
     masks.write_mask("first.png", ids[0])
@@ -531,7 +533,7 @@ def test_eval_goes_on_in_mid_video(tmp_path, monkeypatch):
     """Resumed = uninterrupted, masks and presence, from the state of the last saved frame."""
     monkeypatch.setattr(video_results, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(video_results, "SAVE_SHARE", 1e9)
-    monkeypatch.setattr(eval_program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
     data = layouts.youtube_vos(tmp_path / "data", videos=("cow",), truth=True)
     assert runs.run(data, tmp_path / "through", config="ytvos19") == 0
     write_frame, written = video_results.VideoResults.write, []

@@ -1,26 +1,25 @@
-"""What the tests of eval.py start from: a small DAVIS, and `runs.CopyTracker` in place of the model."""
+"""What the tests of eval.py start from: a small DAVIS, and `runs.CopyEngine` in place of the model."""
 
 import shutil
 
 import pytest
 
-import eval as program
 from tests.eval import runs
 from tests.inference.coloured import make_model
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
+from vos_jax.inference import engine, session
+from vos_jax.models import weights
 
 
 @pytest.fixture
 def copy_model(monkeypatch):
-    """Swaps the model for `runs.CopyTracker`; gives the list of how many frames each track had."""
-    monkeypatch.setattr(
-        program.weights, "load_model", lambda config, checkpoint: (make_model(), None, "copy")
-    )
-    monkeypatch.setattr(tracker, "Tracker", runs.CopyTracker)
-    monkeypatch.setattr(runs.CopyTracker, "followed", [])
-    monkeypatch.setattr(runs.CopyTracker, "interrupt_after", None)
-    return runs.CopyTracker
+    """Swaps the model for `runs.CopyEngine`, which lists how many frames each session had."""
+    monkeypatch.setattr(weights, "load_model", lambda config, checkpoint: (make_model(), None, "copy"))
+    monkeypatch.setattr(engine, "Engine", runs.CopyEngine)
+    monkeypatch.setattr(session, "Session", runs.CopySession)
+    monkeypatch.setattr(runs.CopyEngine, "segmented", [])
+    monkeypatch.setattr(runs.CopyEngine, "interrupt_after", None)
+    return runs.CopyEngine
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import sys
 
 import eval as program
 from tests.inference import coloured
+from vos_jax.models import weights
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
         return segment(video, *args, **kwargs)
 
     program.segmentation.segment = break_one
-    program.weights.load_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
+    weights.load_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     return program.main(arguments)
 
 

@@ -1,13 +1,15 @@
 """Running eval.py in-process on small rendered videos, with a model that copies masks in milliseconds."""
 
+import dataclasses
 import json
 import pathlib
 
 import numpy as np
 
 import eval as program
-from vos_jax.inference import tracked
-from vos_jax.models import memory
+from vos_jax.inference import config, frame_result
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (48, 70)
@@ -15,44 +17,31 @@ FRAMES = 5
 CSV = ["global_results-val.csv", "per-sequence_results-val.csv"]
 
 
-class CopyTracker:
-    """Follows nothing: every frame gets what `answer` makes of the given masks."""
+class CopyEngine(engine_lib.Engine):
+    """Computes nothing: every frame gets the first frame's masks. Notes how many frames each session had."""
 
-    followed: list[int] = []
+    segmented: list[int] = []
     interrupt_after = None
 
-    def __init__(self, model, params, **kwargs):
-        self.seconds = {"compile": 0.0, "inference": 0.0, "adaptation": 0.0}
-
-    def bucket(self, num_objects):
-        return num_objects
-
-    @property
-    def model(self):
-        return self
-
-    memory_spec = memory.MemorySpec(
-        config=memory.MemoryConfig(capacity=8), stride=16, key_size=0, embed_size=0, value_size=0
-    )
-
-    def start(self, size, num_objects):
-        CopyTracker.followed.append(0)
-        return CopyTrack()
+    def __init__(self, model, params, *_, **options):
+        super().__init__(model, {}, config.InferenceConfig(min_size=0), **options)
 
 
-class CopyTrack:
-    """A track whose masks are the first frame's."""
+class CopySession(session_lib.Session):
+    """A session whose masks are the first frame's."""
 
-    index = 0
+    def __init__(self, engine, size=None, prompts=None):
+        super().__init__(engine, size, prompts)
+        CopyEngine.segmented.append(0)
 
-    def step(self, frame, ids, proposals=None):
-        if CopyTracker.interrupt_after == (len(CopyTracker.followed), self.index):
+    def step(self, frame, prompt=None, *, proposals=None, soft=False):
+        if CopyEngine.interrupt_after == (len(CopyEngine.segmented), self.index):
             raise KeyboardInterrupt
-        CopyTracker.followed[-1] += 1
-        self.first = ids if self.index == 0 else self.first
-        self.index += 1
+        CopyEngine.segmented[-1] += 1
+        self.first = prompt if self.index == 0 else self.first
         assert frame.shape[:2] == self.first.shape and frame.dtype == np.uint8
-        return tracked.TrackedFrame(ids=self.first, presence={})
+        self._now = dataclasses.replace(self._now, index=self.index + 1)
+        return frame_result.FrameResult(index=self.index - 1, ids=self.first)
 
 
 def run(davis, out, *more, config="davis17"):

@@ -1,5 +1,6 @@
 """eval.py with proposals from files, on the tiny model with random weights that match by overlap alone."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -13,9 +14,11 @@ from flax import traverse_util
 import eval as program
 from tests import tiny
 from tests.eval import runs
+from tests.inference import coloured
 from vos_jax import errors
 from vos_jax.data import masks, proposal_files
-from vos_jax.inference import tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.train import setup
 
 CONFIG = str(runs.ROOT / "tests" / "train" / "tiny_train.py")
@@ -74,17 +77,17 @@ def steps():
 
 
 @pytest.fixture
-def trackers(monkeypatch, steps):
-    """The trackers that a run makes."""
+def engines(monkeypatch, steps):
+    """The engines that a run makes."""
     made = []
 
-    class SharedTracker(tracker.Tracker):
+    class SharedEngine(engine_lib.Engine):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self._steps = steps.setdefault((self.num_proposals, self.model.config.dataset), {})
             made.append(self)
 
-    monkeypatch.setattr(tracker, "Tracker", SharedTracker)
+    monkeypatch.setattr(engine_lib, "Engine", SharedEngine)
     return made
 
 
@@ -106,7 +109,7 @@ def written(out):
 
 
 def test_proposals_of_files_are_matched_and_compile_once(
-    pristine, proposals, weights, trackers, tmp_path, capsys
+    pristine, proposals, weights, engines, tmp_path, capsys
 ):
     assert run(pristine, tmp_path / "none", weights) == 0
     assert run(pristine, tmp_path / "file", weights, proposals) == 0
@@ -114,12 +117,12 @@ def test_proposals_of_files_are_matched_and_compile_once(
     assert file > none + 0.2, (none, file)
     assert np.mean([o["J"] for o in runs.results_of(tmp_path / "file")["objects"][:3]]) > 0.8, "of ant"
     # Two videos of one size, frames with proposals, with none and with given masks: one program.
-    assert [t.compilations for t in trackers] == [1, 1]
-    assert [t.num_proposals for t in trackers] == [0, tiny.CONFIG.proposals.capacity]
+    assert [t.compilations for t in engines] == [1, 1]
+    assert [t.num_proposals for t in engines] == [0, tiny.CONFIG.proposals.capacity]
     # The data set's lambda was once not passed on.
     assert run(pristine, tmp_path / "other", weights, proposals, "--config.model.dataset=default") == 0
     assert runs.results_of(tmp_path / "other")["J"]["mean"] < file
-    assert [t.model.config.dataset for t in trackers] == ["davis", "davis", "default"]
+    assert [t.model.config.dataset for t in engines] == ["davis", "davis", "default"]
     # Without any proposal only what the memory propagates is left.
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -131,7 +134,7 @@ def test_proposals_of_files_are_matched_and_compile_once(
     assert (
         left[[*range(1, 5), *range(6, 10)]].any() and np.mean(written(tmp_path / "nothing") == left) > 0.999
     )
-    assert trackers[-1].compilations == 1
+    assert engines[-1].compilations == 1
 
     # Proposals are known by what they say, not by where they lie.
     capsys.readouterr()
@@ -221,7 +224,11 @@ def test_training_and_models_with_proposals_of_their_own_take_none_from_files(pr
         padded_size=(64, 96),
         capacity=4,
     )
-    for places, named in ((0, "model.proposals to file"), (6, r"frame 0 .*\(4, 16, 24\).*\(6, 16, 24\)")):
-        track = tracker.Tracker(tiny.model(), {}, num_proposals=places).start(runs.SIZE)
+    file = dataclasses.replace(tiny.CONFIG.proposals, source="file", folder="x", capacity=6)
+    for model, named in (
+        (tiny.model(), "model.proposals.source to file"),
+        (tiny.model(proposals=file), r"frame 0 .*\(4, 16, 24\).*\(6, 16, 24\)"),
+    ):
+        session = session_lib.Session(coloured.make_engine(model))
         with pytest.raises(errors.VosError, match=named):
-            track.step(frame, proposals=found)
+            session.step(frame, proposals=found)

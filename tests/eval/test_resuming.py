@@ -2,24 +2,24 @@
 
 import shutil
 
-import eval as program
 from tests.eval import runs
 from tests.inference.coloured import make_model
+from vos_jax.models import weights
 
 
 def test_finished_sequences_are_kept_and_scored(davis, tmp_path, copy_model, capsys):
     out = tmp_path / "out"
     assert runs.run(davis, out) == 0
     first, before = runs.results_of(out), runs.times(out)
-    assert copy_model.followed == [runs.FRAMES, runs.FRAMES]
+    assert copy_model.segmented == [runs.FRAMES, runs.FRAMES]
     (out / "bee" / "00002.png").unlink()
     assert runs.run(davis, out) == 0
-    assert copy_model.followed == [runs.FRAMES] * 3
+    assert copy_model.segmented == [runs.FRAMES] * 3
     after = runs.times(out)
     assert all(before[path] == after[path] for path in before if path.parent.name == "ant")
     assert runs.results_of(out)["objects"] == first["objects"]
     assert runs.run(davis, out, "--overwrite") == 0
-    assert copy_model.followed == [runs.FRAMES] * 5
+    assert copy_model.segmented == [runs.FRAMES] * 5
 
 
 def test_interrupted_run_goes_on(davis, tmp_path, copy_model):
@@ -28,7 +28,7 @@ def test_interrupted_run_goes_on(davis, tmp_path, copy_model):
     assert runs.run(davis, out) == 130
     assert not (out / "results.json").exists()
     assert runs.run(davis, out) == 0
-    assert copy_model.followed == [runs.FRAMES, 2, runs.FRAMES]
+    assert copy_model.segmented == [runs.FRAMES, 2, runs.FRAMES]
     assert runs.results_of(out)["frames"] == 2 * runs.FRAMES
 
 
@@ -38,7 +38,7 @@ def test_interrupted_overwrite_leaves_no_mixture(davis, tmp_path, copy_model):
     copy_model.interrupt_after = (2, 2)
     assert runs.run(davis, out, "--sequences", "ant", "--overwrite") == 130
     assert runs.run(davis, out, "--sequences", "ant") == 0
-    assert copy_model.followed == [runs.FRAMES, 2, runs.FRAMES]
+    assert copy_model.segmented == [runs.FRAMES, 2, runs.FRAMES]
 
 
 def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, capsys):
@@ -52,22 +52,20 @@ def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, c
     assert runs.run(davis, out, "--overlay", "--config.eval.workers=1") == 0
     assert runs.run(davis, out, "--config.model.memory.every=3", "--overwrite") == 0
     assert runs.run(davis, out, "--config.model.memory.every=3") == 0
-    assert copy_model.followed == [runs.FRAMES] * 4
+    assert copy_model.segmented == [runs.FRAMES] * 4
 
 
 def test_masks_of_other_weights_are_not_mixed_in(davis, tmp_path, copy_model, capsys, monkeypatch):
     """It is what the file holds that counts, not its name."""
-    weights = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
-    for path in weights:
+    files = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    for path in files:
         path.write_bytes(b"same")
-    monkeypatch.setattr(
-        program.weights, "load_model", lambda config, checkpoint: (make_model(), None, checkpoint)
-    )
-    for path in weights:
+    monkeypatch.setattr(weights, "load_model", lambda config, checkpoint: (make_model(), None, checkpoint))
+    for path in files:
         assert runs.run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", path) == 0
-    assert copy_model.followed == [runs.FRAMES]
-    weights[0].write_bytes(b"trained further")
-    assert runs.run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", weights[0]) == 2
+    assert copy_model.segmented == [runs.FRAMES]
+    files[0].write_bytes(b"trained further")
+    assert runs.run(davis, tmp_path / "out", "--sequences", "ant", "--checkpoint", files[0]) == 2
     runs.check_message(capsys, "checkpoint")
 
 

@@ -16,9 +16,10 @@ from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import output_folder, weights_io
 from vos_jax.convert import foreign_weights
-from vos_jax.data import given_masks, masks, proposal_files, submission
+from vos_jax.data import masks, prompts, proposal_files, submission
 from vos_jax.data.datasets import tfds, youtube_vos
-from vos_jax.inference import probabilities, result_store, snapshots, tracker, writer
+from vos_jax.inference import probabilities, result_store, session_file, writer
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import scoring
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
@@ -95,24 +96,26 @@ class Snapshot:
     """The state that segment.py goes on from, with and without parameters of its own, and its next frame."""
 
     def __init__(self):
-        self.follower = None
+        self.engine = None
 
     def seeds(self, folder: pathlib.Path) -> list[bytes]:
         params = {"refine": {"kernel": np.zeros((2, 3), np.float32)}}
-        self.follower = tracker.Tracker(coloured.make_model(), params, buckets=(1,))
-        track = self.follower.start(SIZE)
-        track.step(np.zeros((*SIZE, 3), np.uint8), pictures.plane() % 2)
+        self.engine = coloured.make_engine(params=params, object_buckets=(1,))
+        session = session_lib.Session(self.engine)
+        session.step(np.zeros((*SIZE, 3), np.uint8), pictures.plane() % 2)
         found = []
-        for track.learned in ({}, params):
-            snapshots.save(folder / "s.safetensors", track.snapshot(), "model")
+        for adapted in ({}, params):
+            snapshot = dataclasses.replace(session.snapshot(), adapted=adapted)
+            restored = session_lib.Session.restore(self.engine, snapshot)
+            session_file.save(folder / "s.safetensors", restored)
             saved, metadata = weights_io.load((folder / "s.safetensors").read_bytes(), "s")
-            del metadata[snapshots.SUM]  # who means harm would mend it
+            del metadata[session_file.SUM]  # who means harm would mend it
             found.append(safetensors.numpy.save(saved, metadata))
         return found
 
     def read(self, path: pathlib.Path) -> None:
-        track = snapshots.load(path, self.follower, "model")
-        track.step(np.zeros((*SIZE, 3), np.uint8))
+        session = session_file.load(path, self.engine)
+        session.step(np.zeros((*SIZE, 3), np.uint8))
 
 
 def meta_seeds(folder: pathlib.Path) -> list[bytes]:
@@ -213,8 +216,8 @@ def read_override(path: pathlib.Path) -> None:
 
 def read_given(path: pathlib.Path) -> None:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    found = given_masks.parse(text)
-    given_masks.read([found], SIZE)
+    found = prompts.parse_mask_option(text)
+    prompts.read_mask_options([found], SIZE)
 
 
 class Results:

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from vos_jax.inference import config as inference_config
+from vos_jax.inference import engine as engine_lib
 from vos_jax.models import backbones, memory, training_free
 from vos_jax.models import config as model_config
 
@@ -34,6 +36,15 @@ def make_model(capacity=4):
         memory=memory.MemoryConfig(capacity=capacity, every=2),
     )
     return training_free.TrainingFree(config=config)
+
+
+def make_engine(model=None, params=None, *, editable=False, intermediates=(), **settings):
+    """An engine that sees frames at their own size; `settings` are those of `InferenceConfig`."""
+    config = inference_config.InferenceConfig(**{"min_size": 0, **settings})
+    model = make_model() if model is None else model
+    return engine_lib.Engine(
+        model, {} if params is None else params, config, editable=editable, intermediates=intermediates
+    )
 
 
 def make_video(size=(50, 70), length=6):

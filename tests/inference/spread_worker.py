@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tests.inference import coloured
-from vos_jax.inference import spread, tracker
+from vos_jax.inference import session, spread
 
 
 def main() -> None:
@@ -14,24 +14,25 @@ def main() -> None:
     videos = {number: np.roll(frames, number, axis=2)[: 2 + number % 5] for number in range(7)}
     used = set()
 
-    def work(number, follower, stop):
+    def work(number, engine, stop):
         results = []
-        for result in follower.track(videos[number], {0: np.roll(ids[0], number, axis=1)}):
+        first = {0: np.roll(ids[0], number, axis=1)}
+        for result in session.Session(engine).run(videos[number], first, soft=True):
             stop()
             results.append((result.ids, result.prob, result.presence))
         return results
 
     def make():
-        follower = tracker.Tracker(coloured.make_model(), {"none": np.zeros(1)}, with_prob=True)
-        step = follower.step
+        engine = coloured.make_engine(params={"none": np.zeros(1)})
+        run = engine.run
 
         def noted(state, *args, **options):
-            outputs = step(state, *args, **options)
-            used.update(outputs[1].devices())
+            outputs = run(state, *args, **options)
+            used.update(outputs[1].ids.devices())
             return outputs
 
-        follower.step = noted
-        return follower
+        engine.run = noted
+        return engine
 
     found = {}
     for some in (devices[:1], devices):

@@ -4,26 +4,27 @@ import numpy as np
 import pytest
 
 from tests import layouts
-from tests.inference.coloured import make_model, make_video
+from tests.inference.coloured import make_engine, make_model, make_video
 from vos_jax import errors
-from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import direction, tracker
+from vos_jax.data import prompts as prompts_lib
+from vos_jax.inference import direction, objects
+from vos_jax.inference import session as session_lib
 
 FRAMES, IDS = make_video()
 
 
 @pytest.fixture(scope="module")
-def follower():
-    return tracker.Tracker(make_model(), {})
+def engine():
+    return make_engine()
 
 
-def follow(follower, name, annotations):
+def segment(engine, name, prompts):
     def frames(indices):
         return (FRAMES[index] for index in indices)
 
-    found = list(direction.DIRECTIONS[name](follower, frames, len(FRAMES), IDS.shape[1:], annotations))
-    assert sorted(index for index, _ in found) == list(range(len(FRAMES))), "every frame once"
-    return [result for _, result in sorted(found, key=lambda pair: pair[0])]
+    found = list(direction.DIRECTIONS[name](engine, frames, len(FRAMES), IDS.shape[1:], prompts))
+    assert sorted(result.index for result in found) == list(range(len(FRAMES))), "every frame once"
+    return sorted(found, key=lambda result: result.index)
 
 
 def iou(result, t, object_id):
@@ -31,13 +32,13 @@ def iou(result, t, object_id):
     return np.sum(a & b) / np.sum(a | b)
 
 
-def test_from_a_middle_frame_to_both_ends(follower):
+def test_from_a_middle_frame_to_both_ends(engine):
     given = {3: IDS[3]}
-    both = follow(follower, "both", given)
+    both = segment(engine, "both", given)
     for t, result in enumerate(both):
         for object_id in (3, 7) if t >= layouts.LATE else (3,):
             assert iou(result, t, object_id) > 0.7, (t, object_id)
-    forward, backward = (follow(follower, name, given) for name in ("forward", "backward"))
+    forward, backward = (segment(engine, name, given) for name in ("forward", "backward"))
     for t in range(6):
         if t < 3:
             assert not forward[t].ids.any() and forward[t].presence == {}
@@ -48,50 +49,49 @@ def test_from_a_middle_frame_to_both_ends(follower):
     np.testing.assert_array_equal(both[3].ids, IDS[3])
 
 
-def test_backward_is_forward_on_the_reversed_video(follower):
-    backward = follow(follower, "backward", {5: IDS[5], 4: IDS[4]})
-    turned = list(follower.track(FRAMES[::-1], {0: IDS[5], 1: IDS[4]}))
+def test_backward_is_forward_on_the_reversed_video(engine):
+    backward = segment(engine, "backward", {5: IDS[5], 4: IDS[4]})
+    turned = list(session_lib.Session(engine).run(FRAMES[::-1], {0: IDS[5], 1: IDS[4]}))
     for a, b in zip(backward, turned[::-1], strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
 
 
-def test_objects_annotated_in_different_frames_are_found_before_and_after(follower):
+def test_objects_annotated_in_different_frames_are_found_before_and_after(engine):
     """7 is drawn in frame 4 only: between 2 and 4 it can only come from the backward pass."""
     given = {1: layouts.only(IDS[1], 3), 4: layouts.only(IDS[4], 7)}
-    results = follow(follower, "both", given)
+    results = segment(engine, "both", given)
     for t, result in enumerate(results[:5]):
         for object_id in (3, 7) if t >= layouts.LATE else (3,):
             assert iou(result, t, object_id) > 0.7, (t, object_id)
     assert all(set(result.presence) == {3, 7} for result in results)
 
 
-def test_what_cannot_be_done_is_refused_before_work(follower):
+def test_what_cannot_be_done_is_refused_before_work(engine):
     late = {t: np.full_like(IDS[0], t + 1) for t in range(3)}  # the model keeps two pins
     for name in direction.DIRECTIONS:
         with pytest.raises(errors.VosError, match="first appear in 3 different frames"):
-            direction.check(late, follower, name, False)
+            direction.check(late, engine, name, False)
     # Forward frame 2 is two objects' first; backward it leaves frame 0 and 1 to be corrections only.
     two = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 3), 2: IDS[2]}
-    direction.check(two, follower, "backward", False)
-    direction.check({3: IDS[3]}, follower, "both", True)
+    direction.check(two, engine, "backward", False)
+    direction.check({3: IDS[3]}, engine, "both", True)
     with pytest.raises(errors.VosError, match="--save_probabilities with --direction both"):
-        direction.check(two, follower, "both", True)
+        direction.check(two, engine, "both", True)
 
 
-def test_a_correction_never_takes_the_place_of_a_first_annotation(follower):
+def test_a_correction_never_takes_the_place_of_a_first_annotation(engine):
     """Pins full of first annotations: the memory would have evicted one of them."""
     full = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 7), 2: IDS[2]}
     with pytest.raises(errors.VosError, match="frame 2 corrects objects.*model.memory.capacity to 5"):
-        annotations_lib.check(full, follower)
-    track = follower.start(IDS.shape[1:], 2)
-    track.step(FRAMES[0], full[0])
-    track.step(FRAMES[1], full[1])
+        objects.check(prompts_lib.as_prompts(full), engine)
+    session = session_lib.Session(engine)
+    session.step(FRAMES[0], full[0])
+    session.step(FRAMES[1], full[1])
     with pytest.raises(errors.VosError, match="frame 2 corrects"):
-        track.step(FRAMES[2], full[2])
-    roomy = tracker.Tracker(make_model(capacity=5), {})
-    pinned = roomy.start(IDS.shape[1:], 2)
+        session.step(FRAMES[2], full[2])
+    pinned = session_lib.Session(make_engine(make_model(capacity=5)))
     for t in range(6):
         pinned.step(FRAMES[t], full[min(t, 2)])
-    memory = pinned.state.memory
+    memory = pinned.snapshot().states[0].memory
     held = set(np.asarray(memory.slot_frame)[np.asarray(memory.slot_pinned)].tolist())
     assert held == {0, 1, 5}, "both first annotations and the newest correction"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.inference import coloured
-from vos_jax.inference import snapshots, tracker
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import session_file
 from vos_jax.metrics import davis
 from vos_jax.models import training_free
 
@@ -27,18 +28,18 @@ def chameleon():
     return frames, truth
 
 
-def make_tracker(eviction):
+def make_engine(eviction):
     model = coloured.make_model(4)
     memory = dataclasses.replace(model.config.memory, eviction=eviction)
     config = dataclasses.replace(model.config, memory=memory)
-    return tracker.Tracker(training_free.TrainingFree(config=config), {}, buckets=(1, 2))
+    return coloured.make_engine(training_free.TrainingFree(config=config), object_buckets=(1, 2))
 
 
 @pytest.mark.parametrize("eviction", ["fifo", "consolidate"])
 def test_an_object_that_comes_back_as_evicted_frames_knew_it(eviction):
     frames, truth = chameleon()
-    run = make_tracker(eviction)
-    found = [result.ids == 1 for result in run.track(frames, {0: truth[0].astype(np.uint8)})]
+    engine = make_engine(eviction)
+    found = [result.ids == 1 for result in session_lib.Session(engine).run(frames, {0: truth[0]})]
     together = [davis.region_similarity(b, a) for a, b in zip(found, truth, strict=True)]
     assert min(together[: STEPS + 1]) > 0.7, "followed while it turns, by either"
     assert not np.any(found[STEPS + 1 : STEPS + 1 + AWAY])
@@ -46,23 +47,24 @@ def test_an_object_that_comes_back_as_evicted_frames_knew_it(eviction):
         assert max(together[-BACK:]) < 0.1, "else this would show nothing"
     else:
         assert min(together[-BACK:]) > 0.7
-    assert run.compilations == 1
+    assert engine.compilations == 1
 
 
 def test_a_state_with_a_long_term_grows_and_is_saved(tmp_path):
     frames, truth = chameleon()
-    run = make_tracker("consolidate")
-    track = run.start(SIZE, 1)
+    engine = make_engine("consolidate")
+    session = session_lib.Session(engine)
     for index in range(STEPS):
-        track.step(frames[index], truth[0].astype(np.uint8) if index == 0 else None)
-    assert np.any(track.state.memory.prototype_usage > 0)
-    snapshots.save(tmp_path / "state", track.snapshot(), "colours")
-    resumed = snapshots.load(tmp_path / "state", run, "colours")
-    jax.tree.map(np.testing.assert_array_equal, resumed.state, track.state)
+        session.step(frames[index], truth[0] if index == 0 else None)
+    assert np.any(session.snapshot().states[0].memory.prototype_usage > 0)
+    session_file.save(tmp_path / "state", session)
+    resumed = session_file.load(tmp_path / "state", engine)
+    jax.tree.map(np.testing.assert_array_equal, resumed.snapshot().states, session.snapshot().states)
     other = np.zeros(SIZE, np.uint8)
     other[26:30, 2:6] = 9
-    for one in (track, resumed):
+    for one in (session, resumed):
         one.step(frames[STEPS], other)
-    assert track.capacity == 2
-    jax.tree.map(np.testing.assert_array_equal, resumed.state, track.state)
-    assert list(np.asarray(track.state.memory.object_in_slot[:, -1])) == [True, False]
+    (state,) = session.snapshot().states
+    assert state.object_valid.size == 2
+    jax.tree.map(np.testing.assert_array_equal, resumed.snapshot().states, session.snapshot().states)
+    assert list(np.asarray(state.memory.object_in_slot[:, -1])) == [True, False]

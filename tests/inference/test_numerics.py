@@ -12,30 +12,35 @@ import vos_jax
 from tests import tiny
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.inference import tracked, tracker
+from vos_jax.inference import frame_result
+from vos_jax.inference import session as session_lib
 from vos_jax.models import memory, training_free
 
 SIZE = (64, 96)
 
 
+@pytest.fixture
+def float_frames(monkeypatch):
+    """Lets float frames pass, which the model takes and the API refuses."""
+    monkeypatch.setattr(session_lib, "_as_frame", lambda frame, index: frame)
+
+
 @pytest.fixture(scope="module")
-def follower():
-    """The whole method with random weights, for float frames."""
+def engine():
+    """The whole method with random weights."""
     # Room for two pins: objects that come in different frames.
     room = memory.MemoryConfig(capacity=4, every=2)
     model = tiny.model(
         memory=room, proposals=dataclasses.replace(tiny.CONFIG.proposals, candidates=8, capacity=4)
     )
-    made = tracker.Tracker(model, tiny.params(), buckets=(2,), with_prob=True)
-    made.start(SIZE, 2).step(np.zeros((*SIZE, 3), np.float32))
-    return made
+    return coloured.make_engine(model, tiny.params(), object_buckets=(2,))
 
 
-def check(track: tracker.Track, result: tracked.TrackedFrame) -> None:
+def check(session: session_lib.Session, result: frame_result.FrameResult) -> None:
     """Whether a result and all that is carried to the next frame is in order."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(track.state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(session.snapshot().states):
         assert np.isfinite(np.asarray(leaf, np.float64)).all(), jax.tree_util.keystr(path)
-    assert set(np.unique(result.ids)) <= {0, *track.objects} and result.ids.shape == track.size
+    assert set(np.unique(result.ids)) <= {0, *session.objects} and result.ids.shape == session.size
     assert all(0 <= p <= 1 for p in result.presence.values())
     if result.prob is not None:
         np.testing.assert_allclose(result.prob.sum(axis=0), 1.0, atol=1e-4)
@@ -58,38 +63,38 @@ def frame(kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["nan", "some nan", "infinite", "huge", "black", "white"])
-def test_a_frame_that_holds_no_numbers_or_no_picture_spoils_nothing(follower, kind):
+def test_a_frame_that_holds_no_numbers_or_no_picture_spoils_nothing(engine, float_frames, kind):
     _, ids = tiny.video(1, SIZE)
-    track = follower.start(SIZE, 2)
+    session = session_lib.Session(engine, SIZE)
     for index, what in enumerate(("good", kind, kind, "good", "good")):
-        check(track, track.step(frame(what), ids[0] if index == 0 else None))
-    track = follower.start(SIZE, 2)
-    check(track, track.step(frame(kind), ids[0]))
-    check(track, track.step(frame("good")))
+        check(session, session.step(frame(what), ids[0] if index == 0 else None, soft=True))
+    session = session_lib.Session(engine, SIZE)
+    check(session, session.step(frame(kind), ids[0], soft=True))
+    check(session, session.step(frame("good"), soft=True))
 
 
-def test_objects_of_one_pixel_of_the_whole_frame_none_and_all_gone(follower):
+def test_objects_of_one_pixel_of_the_whole_frame_none_and_all_gone(engine, float_frames):
     good = frame("good")
-    track = follower.start(SIZE, 2)
-    result = track.step(good)
-    check(track, result)
+    session = session_lib.Session(engine, SIZE)
+    result = session.step(good, soft=True)
+    check(session, result)
     assert not result.ids.any(), "an empty memory finds nothing"
     one = np.zeros(SIZE, np.uint8)
     one[33, 41] = 5
-    result = track.step(good, one)
-    check(track, result)
-    assert result.ids[33, 41] == 5 and track.objects == {5: 0}
-    check(track, track.step(good))
-    result = track.step(good, np.full(SIZE, 7, np.uint8))
-    check(track, result)
+    result = session.step(good, one, soft=True)
+    check(session, result)
+    assert result.ids[33, 41] == 5 and session.objects == (5,)
+    check(session, session.step(good, soft=True))
+    result = session.step(good, np.full(SIZE, 7, np.uint8), soft=True)
+    check(session, result)
     assert (result.ids == 7).all()
-    check(track, track.step(good))
-    result = track.step(good, remove=(5, 7))
-    check(track, result)
-    assert not result.ids.any() and not track.objects
+    check(session, session.step(good, soft=True))
+    result = session.step(good, vos_jax.Prompt(remove=frozenset({5, 7})), soft=True)
+    check(session, result)
+    assert not result.ids.any() and not session.objects
     for _ in range(3):
-        result = track.step(good)
-        check(track, result)
+        result = session.step(good, soft=True)
+        check(session, result)
         assert not result.ids.any(), "nobody is left"
 
 
@@ -109,11 +114,11 @@ def test_a_model_that_answers_with_nan_loses_the_object_not_the_video():
 
     model = Overflowing(config=coloured.make_model().config)
     frames, ids = coloured.make_video()
-    track = tracker.Tracker(model, {}, buckets=(2,), with_prob=True).start(frames.shape[1:3], 1)
+    session = session_lib.Session(coloured.make_engine(model, object_buckets=(2,)))
     given = np.where(ids[0] == 3, ids[0], 0).astype(np.uint8)
     for index, image in enumerate(frames):
-        result = track.step(image, given if index == 0 else None)
-        check(track, result)
+        result = session.step(image, given if index == 0 else None, soft=True)
+        check(session, result)
         if index == 2:
             assert not result.ids.any() and result.presence == {3: 0.0}
     assert coloured.iou(result.ids == 3, ids[5] == 3) > 0.7, "found again"
@@ -154,18 +159,17 @@ def test_what_overflows_the_memorys_type_is_not_read(dtype):
 
 def test_an_object_that_is_gone_for_500_frames_is_found_again():
     frames, ids = coloured.make_video(length=6)
-    follower = tracker.Tracker(coloured.make_model(), {}, buckets=(1,))
-    track = follower.start(frames.shape[1:3], 1)
+    session = session_lib.Session(coloured.make_engine(object_buckets=(1,)))
     given = np.where(ids[0] == 3, ids[0], 0).astype(np.uint8)
-    track.step(frames[0], given)
-    track.step(frames[1])
+    session.step(frames[0], given, soft=True)
+    session.step(frames[1], soft=True)
     empty = np.full_like(frames[0], 40)
     for _ in range(500):
-        result = track.step(empty)
-    check(track, result)
+        result = session.step(empty, soft=True)
+    check(session, result)
     assert np.sum(result.ids > 0) < 0.1 * result.ids.size
-    result = track.step(frames[1])
-    check(track, result)
+    result = session.step(frames[1], soft=True)
+    check(session, result)
     assert coloured.iou(result.ids == 3, ids[1] == 3) > 0.5
 
 
@@ -173,32 +177,32 @@ def test_64_objects_at_once():
     rng = np.random.default_rng(0)
     ids = np.kron(np.arange(1, 65, dtype=np.uint8).reshape(8, 8), np.ones((8, 8), np.uint8))
     image = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-    track = tracker.Tracker(coloured.make_model(), {}, with_prob=True).start(ids.shape, 64)
-    check(track, track.step(image, ids))
-    result = track.step(image)
-    check(track, result)
-    assert track.capacity == 64 and np.mean(result.ids == ids) > 0.9
+    session = session_lib.Session(coloured.make_engine(), prompts={0: ids})
+    check(session, session.step(image, ids, soft=True))
+    result = session.step(image, soft=True)
+    check(session, result)
+    assert session.snapshot().states[0].object_valid.size == 64 and np.mean(result.ids == ids) > 0.9
 
 
 @pytest.mark.parametrize("bad", [np.nan, 0.5])
 def test_the_api_takes_no_float_frames(bad):
-    seg = vos_jax.Segmenter(coloured.make_model(), {})
+    session = session_lib.Session(coloured.make_engine())
     with pytest.raises(errors.VosError, match="uint8 RGB"):
-        seg.step(np.full((*SIZE, 3), bad, np.float32))
-    assert seg.frame_index == 0
+        session.step(np.full((*SIZE, 3), bad, np.float32))
+    assert session.index == 0
 
 
-def test_four_segmenters_in_threads_give_what_each_gives_alone():
+def test_four_engines_in_threads_give_what_each_gives_alone():
     videos = []
     for seed in range(4):
         frames, ids = coloured.make_video(length=8)
         noise = np.random.default_rng(seed).integers(0, 40, frames.shape, dtype=np.uint8)
         videos.append((np.minimum(frames, 215) + noise, np.where(ids[0] == 3, 3, 0).astype(np.uint8)))
-    segmenters = [vos_jax.Segmenter(coloured.make_model(), {}, buckets=(1,)) for _ in videos]
+    engines = [coloured.make_engine(object_buckets=(1,)) for _ in videos]
 
     def masks_of(number: int) -> np.ndarray:
         frames, first = videos[number]
-        return np.stack(list(segmenters[number].track(frames, {0: first})))
+        return np.stack([x.ids for x in session_lib.Session(engines[number]).run(frames, {0: first})])
 
     alone = [masks_of(number) for number in range(4)]
     for _ in range(3):

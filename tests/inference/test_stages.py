@@ -5,10 +5,11 @@ import pytest
 
 import eval as program
 from tests import layouts, tiny
+from tests.inference import coloured
 from vos_jax import errors
 from vos_jax.data import masks
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import dataset_results, result_store, segmentation, tracker, writer
+from vos_jax.inference import dataset_results, result_store, segmentation, writer
 from vos_jax.models import vos
 
 
@@ -16,10 +17,10 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
     video = layouts.open_as("davis", root)["ant"]
     model = tiny.model(refine=False)
-    follower = tracker.Tracker(model, tiny.params(refine=False), stages=vos.INTERMEDIATES)
+    engine = coloured.make_engine(model, tiny.params(refine=False), intermediates=vos.INTERMEDIATES)
     with result_store.ResultStore(tmp_path / "out", {}) as store:
         results = dataset_results.open_results(store, video, stages=vos.INTERMEDIATES)
-        segmentation.segment(video, follower, results)
+        segmentation.segment(video, engine, results)
     for name in video.frame_names:
         final, coarse, propagated = (
             masks.read_mask(writer.mask_path(tmp_path / "out" / folder, "ant", name))
@@ -33,8 +34,8 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
 
 
 def test_unknown_stages_and_models_without_stages_are_refused(capsys):
-    with pytest.raises(errors.VosError, match="no stage 'fine' to show; there are: coarse, propagated"):
-        tracker.Tracker(tiny.model(), {}, stages=("fine",))
+    with pytest.raises(errors.VosError, match="no intermediate 'fine' to show; there are: coarse, prop"):
+        coloured.make_engine(tiny.model(), intermediates=("fine",))
     assert (
         program.main(["--config", "demo", "--checkpoint", "none", "--config.eval.intermediates=coarse"]) == 2
     )

@@ -3,48 +3,61 @@
 import numpy as np
 import pytest
 
-from tests.inference.coloured import make_model, make_video
-from vos_jax import config, errors
-from vos_jax.inference import tracker, views
+from tests.inference.coloured import make_engine, make_video
+from vos_jax import command, config, errors
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import session_file, view
 
 
-@pytest.fixture(scope="module")
-def inner():
-    return tracker.Tracker(make_model(), {}, with_prob=True)
+def run(engine, frames, prompts):
+    return list(session_lib.Session(engine).run(frames, prompts, soft=True))
 
 
 def iou(a, b):
     return np.sum(a & b) / np.sum(a | b)
 
 
-def test_one_view_at_full_size_is_the_plain_tracker(inner):
+def test_several_equal_views_are_one_view():
     frames, ids = make_video()
     given = {0: ids[0], 2: np.where(ids[2] == 7, 7, 0).astype(np.uint8)}
-    plain = list(inner.track(frames, given))
-    for a, b in zip(plain, views.ViewsTracker(inner).track(frames, given), strict=True):
+    plain = run(make_engine(), frames, given)
+    for a, b in zip(plain, run(make_engine(scales=(1.0, 1.0)), frames, given), strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
         assert a.presence == b.presence
 
 
-def test_a_mirrored_video_gives_the_mirrored_masks(inner):
+def test_all_views_are_saved_and_go_on_bit_for_bit(tmp_path):
+    frames, ids = make_video()
+    engine = make_engine(scales=(1.0, 1.5), flip=True)
+    whole = run(engine, frames, {0: ids[0]})
+    session = session_lib.Session(engine)
+    list(session.run(frames[:3], {0: ids[0]}))
+    session_file.save(tmp_path / "state", session)
+    resumed = session_file.load(tmp_path / "state", engine)
+    for a, b in zip(whole[3:], resumed.run(frames[3:], soft=True), strict=True):
+        np.testing.assert_array_equal(a.prob, b.prob)
+    with pytest.raises(errors.VosError, match="more views than this model's 1; other settings"):
+        session_file.load(tmp_path / "state", make_engine())
+
+
+def test_a_mirrored_video_gives_the_mirrored_masks():
     """Left and right are alike to the two views together; only float rounding may differ."""
     frames, ids = make_video((64, 96))
-    both = views.ViewsTracker(inner, flip=True)
-    straight = list(both.track(frames, {0: ids[0]}))
-    mirrored = list(both.track(frames[:, :, ::-1], {0: ids[0][:, ::-1]}))
+    both = make_engine(flip=True)
+    straight = run(both, frames, {0: ids[0]})
+    mirrored = run(both, frames[:, :, ::-1], {0: ids[0][:, ::-1]})
     for a, b in zip(straight, mirrored, strict=True):
         np.testing.assert_allclose(a.prob, b.prob[:, :, ::-1], atol=1e-5)
         assert a.presence == pytest.approx(b.presence, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [(101, 143), (143, 101)], ids=["odd", "portrait"])
-def test_inferred_small_masks_come_out_at_the_frames_size(inner, size):
+def test_inferred_small_masks_come_out_at_the_frames_size(size):
     frames, ids = make_video(size)
-    sized = tracker.Tracker(make_model(), {}, with_prob=True, max_size=64)
-    merged = views.ViewsTracker(sized, scales=(0.75, 1.25), flip=True)
+    merged = make_engine(max_size=64, scales=(0.75, 1.25), flip=True)
     small = {(48, 68), (80, 113), (68, 48), (113, 80)}
-    assert {sized.working_size(size, scale) for scale in (0.75, 1.25)} <= small
-    for t, result in enumerate(merged.track(frames, {0: ids[0], 2: ids[2]})):
+    assert {seen.size for seen in merged.views(size)} <= small
+    for t, result in enumerate(run(merged, frames, {0: ids[0], 2: ids[2]})):
         assert result.ids.shape == size and result.prob.shape[1:] == size
         np.testing.assert_allclose(result.prob.sum(0), 1.0, atol=1e-5)
         for object_id in set(np.unique(ids[t])) - {0}:
@@ -71,13 +84,12 @@ def test_impossible_views_are_refused_by_name(change, named):
 
 def test_wrong_options_are_refused_by_name():
     with pytest.raises(errors.VosError, match="--scales a: takes numbers"):
-        views.parse_scales("a")
+        command.parse_scales("a")
     changes = {
         "inference.max_size": 20,
-        "inference.scales": views.parse_scales("0.5, 1"),
+        "inference.scales": command.parse_scales("0.5, 1"),
         "inference.flip": True,
     }
     inference = config.replace(config.default(), changes).inference
-    assert views.needed(inference) and not views.needed(config.default().inference)
     with pytest.raises(errors.VosError, match="854x480 would be followed at 18x10"):
-        views.check_size((480, 854), inference)
+        view.make_views((480, 854), inference)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.inference.coloured import iou, make_model, make_video
+from tests.inference.coloured import iou, make_engine, make_video
 from vos_jax import errors, geometry
-from vos_jax.inference import segmenter, snapshots, tracker
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import session_file
 
 SMALL, LARGE = {"min_size": 100}, {"max_size": 36}
 
@@ -13,9 +14,9 @@ SMALL, LARGE = {"min_size": 100}, {"max_size": 36}
 @pytest.mark.parametrize("limits", [SMALL, LARGE], ids=["enlarged", "shrunk"])
 def test_masks_have_the_frames_size_whatever_the_model_sees(limits):
     frames, ids = make_video((50, 71))
-    follower = tracker.Tracker(make_model(), {}, **limits, with_prob=True)
+    engine = make_engine(**limits)
     given = {0: ids[0], 2: np.where(ids[2] == 7, 7, 0).astype(np.uint8)}
-    for t, result in enumerate(follower.track(frames, given)):
+    for t, result in enumerate(session_lib.Session(engine).run(frames, given, soft=True)):
         assert result.ids.shape == (50, 71) and result.prob.shape == (1 + len(result.presence), 50, 71)
         np.testing.assert_allclose(result.prob.sum(axis=0), 1.0, atol=1e-5)
         if t not in given:
@@ -23,39 +24,39 @@ def test_masks_have_the_frames_size_whatever_the_model_sees(limits):
             np.testing.assert_array_equal(result.ids, best, err_msg="resized, then argmax")
         for object_id in set(np.unique(ids[t])) - {0}:
             assert iou(result.ids == object_id, ids[t] == object_id) > 0.5, (t, object_id)
-    assert follower.compilations == 1
+    assert engine.compilations == 1
 
 
 def test_masks_are_the_same_whether_probabilities_are_asked_for():
     frames, ids = make_video()
-    hard, soft = (tracker.Tracker(make_model(), {}, **SMALL, with_prob=wanted) for wanted in (False, True))
-    for a, b in zip(hard.track(frames, {0: ids[0]}), soft.track(frames, {0: ids[0]}), strict=True):
+    engine = make_engine(**SMALL)
+    hard, soft = (
+        session_lib.Session(engine).run(frames, {0: ids[0]}, soft=wanted) for wanted in (False, True)
+    )
+    for a, b in zip(hard, soft, strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
         assert a.prob is None
 
 
 def test_the_model_sees_the_larger_frame_and_its_smooth_mask():
     frames, ids = make_video((50, 70))
-    track = tracker.Tracker(make_model(), {}, **SMALL).start((50, 70))
-    padded, prompt, _ = track.prepare(frames[0], ids[0])
-    assert track.seen == (100, 140)
+    session = session_lib.Session(make_engine(**SMALL), (50, 70))
+    ((padded, prompt, _),) = session.prepare(frames[0], ids[0]).arrays
+    assert session.views[0].size == (100, 140)
     assert padded.shape[:2] == prompt.mask.shape[1:] == geometry.padded_size((100, 140))
     assert float(prompt.mask[0].sum()) == 4 * np.sum(ids[0] == 3)
 
 
 def test_a_small_video_goes_on_from_its_saved_state(tmp_path):
     frames, ids = make_video()
-    whole = segmenter.Segmenter(make_model(), {}, **SMALL)
-    expected = list(whole.track(frames, {0: ids[0]}))
+    engine = make_engine(**SMALL)
+    whole = session_lib.Session(engine)
+    expected = [result.ids for result in whole.run(frames, {0: ids[0]})]
     assert whole.probabilities()[3].shape == (50, 70)
-    broken = segmenter.Segmenter(make_model(), {}, **SMALL)
-    for t in range(3):
-        broken.step(frames[t], ids[0] if t == 0 else None)
-    broken.save(tmp_path / "state")
-    other = segmenter.Segmenter(make_model(), {}, **SMALL)
-    other.load(tmp_path / "state")
-    for t in range(3, len(frames)):
-        np.testing.assert_array_equal(other.step(frames[t]), expected[t])
-    plain = tracker.Tracker(make_model(), {})
+    broken = session_lib.Session(engine)
+    list(broken.run(frames[:3], {0: ids[0]}))
+    session_file.save(tmp_path / "state", broken)
+    other = session_file.load(tmp_path / "state", make_engine(**SMALL))
+    np.testing.assert_array_equal([result.ids for result in other.run(frames[3:])], expected[3:])
     with pytest.raises(errors.VosError, match="other settings"):
-        snapshots.load(tmp_path / "state", plain, snapshots.fingerprint(make_model(), {}))
+        session_file.load(tmp_path / "state", make_engine())

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vos_jax.inference import tracker
+from tests.inference import coloured
+from vos_jax.inference import session as session_lib
 from vos_jax.models import alignment, matching, proposals, read, templates, vos
 from vos_jax.models import config as model_config
 from vos_jax.models import state as state_lib
@@ -119,25 +120,25 @@ def test_published_variants_run_a_clip_whatever_is_chosen(variant, changes):
 
 
 @pytest.fixture(scope="module")
-def follow(params):
+def segment(params):
     """Runs the tiny model over a video in a bucket of 4 and returns every frame's result."""
-    run = tracker.Tracker(tiny.model(), params, buckets=(4,), with_prob=True)
-    return lambda frames, annotations: list(run.track(frames, annotations))
+    engine = coloured.make_engine(tiny.model(), params, object_buckets=(4,))
+    return lambda frames, prompts: list(session_lib.Session(engine).run(frames, prompts, soft=True))
 
 
-def test_permuting_objects_permutes_masks(follow):
+def test_permuting_objects_permutes_masks(segment):
     frames, ids = tiny.video(4)
     swapped_ids = np.array([0, 2, 1], np.uint8)[ids]
-    plain = follow(frames, {0: ids[0]})
+    plain = segment(frames, {0: ids[0]})
     # The larger id first: object 2 now has index 0 in the model.
-    run_order = follow(frames, {0: swapped_ids[0]})
+    run_order = segment(frames, {0: swapped_ids[0]})
     for a, b in zip(plain, run_order, strict=True):
         np.testing.assert_allclose(a.prob[[0, 2, 1]], b.prob, atol=2e-5)
 
 
 def test_scan_equals_streaming(params, follow):
     frames, ids = tiny.video(4)
-    streamed = follow(frames, {0: ids[0]})
+    streamed = segment(frames, {0: ids[0]})
     model = tiny.model()
     prompts = jax.tree.map(lambda x: jnp.stack([x] * 4), state_lib.no_prompt(4, SIZE))
     masks = np.zeros((4, *SIZE), np.float32)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.inference import coloured
+from vos_jax import api, errors
 from vos_jax import config as configs
-from vos_jax import errors
-from vos_jax.inference import followers, segmenter, snapshots, tracker, views
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import session as session_lib
+from vos_jax.inference import session_file
 from vos_jax.models import memory, training_free
 from vos_jax.train import adaptation
 
@@ -29,18 +32,19 @@ def adapter():
 
 
 STEPS = {}
-"""What was compiled, by shapes: trackers of like settings share it."""
+"""What was compiled, by shapes: engines of like settings share it."""
 
 
-def make_tracker(params, adapter, **settings):
-    made = tracker.Tracker(MODEL, params, buckets=(2, 3), adapter=adapter, **settings)
+def make_engine(params, adapter, **settings):
+    made = coloured.make_engine(MODEL, params, object_buckets=(2, 3), **settings)
+    made._adapter = adapter
     if not settings:
         made._steps = STEPS
     return made
 
 
-def follow(follower, frames, annotations):
-    return [result.ids for result in follower.track(iter(frames), annotations)]
+def segment(engine, frames, prompts):
+    return [result.ids for result in session_lib.Session(engine).run(iter(frames), prompts)]
 
 
 def j(found, ids):
@@ -50,9 +54,9 @@ def j(found, ids):
 
 def test_later_masks_come_nearer_to_the_truth_and_all_videos_share_a_program(params):
     adapter = adaptation.Adapter(MODEL, CONFIG)
-    plain, adapted = make_tracker(params, None), make_tracker(params, adapter)
+    plain, adapted = make_engine(params, None), make_engine(params, adapter)
     frames, ids = tiny.video(3, SIZE)
-    before, after = (follow(f, frames, {0: ids[0]}) for f in (plain, adapted))
+    before, after = (segment(engine, frames, {0: ids[0]}) for engine in (plain, adapted))
     gained = [j(now, truth) - j(then, truth) for then, now, truth in zip(before, after, ids, strict=True)]
     assert gained[0] == 0.0 and min(gained[1:]) > 0.2, gained
     assert plain.seconds["adaptation"] == 0.0 < adapted.seconds["adaptation"]
@@ -60,23 +64,23 @@ def test_later_masks_come_nearer_to_the_truth_and_all_videos_share_a_program(par
 
     wide, wide_ids = tiny.video(2, (64, 96), seed=1)
     wide_ids[:, :8, 80:] = 3
-    follow(adapted, wide, {0: wide_ids[0]})
+    segment(adapted, wide, {0: wide_ids[0]})
     assert adapter.compilations == 1
-    np.testing.assert_array_equal(follow(adapted, frames, {0: ids[0]}), after, "one video marks another")
+    np.testing.assert_array_equal(segment(adapted, frames, {0: ids[0]}), after, "one video marks another")
 
 
 def test_refinenet_alone_learns_and_every_later_mask_teaches(params, adapter):
     frames, ids = tiny.video(3, SIZE)
-    track = make_tracker(params, adapter).start(SIZE, 2)
+    session = session_lib.Session(make_engine(params, adapter), prompts={0: ids[0]})
     learned = []
     for frame, given in zip(frames, (ids[0], None, ids[2]), strict=True):
-        track.step(frame, given)
-        learned.append(track.learned)
+        session.step(frame, given)
+        learned.append(session.snapshot().adapted)
     assert set(learned[0]) == {"refine"} and learned[1] is learned[0]
     for old, new in ((params, learned[0]), (learned[0], learned[2])):
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), old["refine"], new["refine"])
         assert min(jax.tree.leaves(moved)) > 0, moved
-    same = jax.tree.map(lambda a, b: a is b, track.params, {**track.tracker.params, **learned[2]})
+    same = jax.tree.map(lambda a, b: a is b, session.params, {**session.engine.params, **learned[2]})
     assert all(jax.tree.leaves(same))
 
 
@@ -91,25 +95,27 @@ def test_a_frame_that_has_nothing_to_teach_teaches_nothing(params, adapter):
     assert adapter(params, broken, frames[0], ids[0]) is broken
 
 
-def test_a_track_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_path):
+def test_a_session_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_path):
     frames, ids = tiny.video(4, SIZE)
-    follower = make_tracker(params, adapter, keep_states=True)
-    whole = follow(follower, frames, {0: ids[0]})
-    track = follower.start(SIZE, 2)
-    for index in range(2):
-        track.step(frames[index], ids[0] if index == 0 else None)
-    snapshots.save(tmp_path / "state", track.snapshot(), "tiny")
-    again = snapshots.load(tmp_path / "state", make_tracker(params, None), "tiny")
-    jax.tree.map(np.testing.assert_array_equal, again.learned, track.learned)
+    engine = make_engine(params, adapter, editable=True)
+    whole = segment(engine, frames, {0: ids[0]})
+    session = session_lib.Session(engine)
+    list(session.run(frames[:2], {0: ids[0]}))
+    session_file.save(tmp_path / "state", session)
+    again = session_file.load(tmp_path / "state", make_engine(params, None))
+    jax.tree.map(np.testing.assert_array_equal, again.snapshot().adapted, session.snapshot().adapted)
     np.testing.assert_array_equal([again.step(frame).ids for frame in frames[2:]], whole[2:])
 
     other = tiny.model(proposals=tiny.NO_NETWORK, memory=MODEL.config.memory, refine_channels=(8, 8, 8))
-    narrow = tracker.Tracker(other, other.init(jax.random.key(0)))
+    narrow = coloured.make_engine(other, other.init(jax.random.key(0)))
+    narrow.fingerprint = engine.fingerprint
     with pytest.raises(errors.VosError, match=r"learned\['refine'\].* this model needs"):
-        snapshots.load(tmp_path / "state", narrow, "tiny")
+        session_file.load(tmp_path / "state", narrow)
     for bare in (tuple(params.values()), {name: leaf for name, leaf in params.items() if name != "refine"}):
+        other = coloured.make_engine(MODEL, bare)
+        other.fingerprint = engine.fingerprint
         with pytest.raises(errors.VosError, match=r"learned\['refine'\].* is no parameter of this model"):
-            snapshots.load(tmp_path / "state", tracker.Tracker(MODEL, bare), "tiny")
+            session_file.load(tmp_path / "state", other)
 
 
 class Counting:
@@ -127,9 +133,9 @@ class Counting:
 
 def test_views_share_what_the_first_one_learns_at_the_size_of_the_video(params):
     counting = Counting()
-    inner = make_tracker(params, counting, with_prob=True)
+    engine = make_engine(params, counting, scales=(0.5, 1.0), flip=True)
     frames, ids = tiny.video(2, SIZE)
-    follow(views.ViewsTracker(inner, scales=(0.5, 1.0), flip=True), frames, {0: ids[0]})
+    segment(engine, frames, {0: ids[0]})
     assert len(counting.shown) == 1
     np.testing.assert_array_equal(counting.shown[0][0], frames[0])
     np.testing.assert_array_equal(counting.shown[0][1], ids[0])
@@ -137,22 +143,23 @@ def test_views_share_what_the_first_one_learns_at_the_size_of_the_video(params):
 
 def test_edits_of_a_frame_are_learned_from_what_was_known_before_it(params):
     counting = Counting()
-    seg = segmenter.Segmenter(MODEL, params, buckets=(2, 3), adapter=counting)
+    session = session_lib.Session(make_engine(params, counting, editable=True))
     frames, ids = tiny.video(2, SIZE)
-    seg.step(frames[0], np.where(ids[0] == 1, ids[0], 0))
-    seg.add_object(ids[0] == 2, 2)
-    seg.step(frames[1])
+    session.step(frames[0], np.where(ids[0] == 1, ids[0], 0))
+    session.edit(np.where(ids[0] == 2, ids[0], 0))
+    session.step(frames[1])
     assert [sorted(np.unique(shown).tolist()) for _, shown in counting.shown] == [[0, 1], [0, 1, 2]]
 
 
-def test_who_adapts(params):
+def test_engines_with_a_refinenet_adapt(params):
     config = configs.load("default", ["inference.adaptation.steps=3"])
     free = training_free.TrainingFree(config=config.model)
-    made = followers.make_adapter(config, MODEL)
-    assert isinstance(made, adaptation.Adapter)
-    assert followers.make_adapter(config, tiny.model(refine=False)) is None
-    assert followers.make_adapter(config, free) is None
-    assert followers.make_adapter(configs.load("default"), MODEL) is None
+    adapting = engine_lib.Engine(MODEL, params, config.inference)
+    assert adapting.adapts
+    assert not engine_lib.Engine(tiny.model(refine=False), params, config.inference).adapts
+    assert not engine_lib.Engine(free, params, config.inference).adapts
+    plain = engine_lib.Engine(MODEL, params, configs.load("default").inference)
+    assert not plain.adapts
     for setting, told in (
         ("crop=8", "crop is 8; it must be at least 64"),
         ("crop=100", "crop is 100; it must be a multiple of 32"),
@@ -162,10 +169,10 @@ def test_who_adapts(params):
     ):
         wrong = [f"inference.adaptation.{part}" for part in ("steps=3", setting)]
         with pytest.raises(errors.VosError, match=f"inference.adaptation.{told}"):
-            followers.make_adapter(configs.load("default", wrong), MODEL)
+            configs.load("default", wrong)
     with pytest.raises(errors.VosError, match="inference.adaptation.steps is -1; it must be at least 0"):
         configs.replace(config, {"inference.adaptation.steps": -1})
-    followers.check(config, MODEL, 3)
-    followers.check(config, free, None)
+    api.check_adapt(adapting, 3)
+    api.check_adapt(plain, None)
     with pytest.raises(errors.VosError, match="--adapt 3: .*--checkpoint none"):
-        followers.check(config, free, 3)
+        api.check_adapt(plain, 3)

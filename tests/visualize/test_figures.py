@@ -8,13 +8,13 @@ from PIL import Image
 
 import eval as program
 from tests import layouts, tiny
-from tests.inference.coloured import make_model
+from tests.inference.coloured import make_engine, make_model
 from vos_jax import errors
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import tracker
 from vos_jax.metrics import scoring
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
+from vos_jax.models import weights
 from vos_jax.visualize import alignment, failures, figures, memory, sheet
 
 
@@ -138,7 +138,7 @@ def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
 def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
     """Runs eval.py --visualize and returns the names of what it drew, each looked at."""
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=5, size=(64, 96), objects=2)
-    monkeypatch.setattr(program.weights, "load_model", lambda *_: (model, params, "tiny"))
+    monkeypatch.setattr(weights, "load_model", lambda *_: (model, params, "tiny"))
     arguments = ["--config", "davis17", "--data", str(root), "--out", str(tmp_path / "out")]
     assert program.main([*arguments, "--visualize", ",".join(kinds), "--frame", "3"]) == 0
     found = sorted(path.name for path in (tmp_path / "out/figures").iterdir())
@@ -178,7 +178,7 @@ def test_eval_draws_every_figure_of_the_full_model(tmp_path, monkeypatch, capsys
 
 def test_what_cannot_be_drawn_is_refused_before_work_starts(tmp_path, monkeypatch, capsys):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(32, 48), objects=1)
-    monkeypatch.setattr(program.weights, "load_model", lambda *_: (make_model(), {}, "colours"))
+    monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
     arguments = ["--config", "davis17", "--data", str(root), "--out", str(tmp_path / "out")]
     for more, match in (
         (["--visualize", "masks,dreams"], "there are masks, memory, alignment, failures"),
@@ -189,4 +189,4 @@ def test_what_cannot_be_drawn_is_refused_before_work_starts(tmp_path, monkeypatc
         assert match in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(errors.VosError, match="frames 1 to 3, not 0"):
         video = layouts.open_as("davis", root)["ant"]
-        figures.probe.take(tracker.Tracker(make_model(), {}), video, 0)
+        figures.inspect(make_engine(), video, 0)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.inference import snapshots, tracker
 from vos_jax.visualize import overlay
 from vos_jax.web import project as project_lib
 
@@ -19,9 +18,8 @@ FRAMES = 6
 
 
 @pytest.fixture(scope="module")
-def follower():
-    model = coloured.make_model(6)
-    return tracker.Tracker(model, {}), snapshots.fingerprint(model, {})
+def engine():
+    return coloured.make_engine(coloured.make_model(6))
 
 
 def squares():
@@ -42,9 +40,9 @@ def video(tmp_path):
 
 
 @pytest.fixture
-def project(follower, video, tmp_path):
+def project(engine, video, tmp_path):
     (tmp_path / "root").mkdir()
-    with_model = project_lib.Project(*follower, video, tmp_path / "root")
+    with_model = project_lib.Project(engine, video, tmp_path / "root")
     yield with_model
     with_model.close()
 
@@ -115,7 +113,7 @@ def test_painting_while_it_runs_ends_the_run(project):
     assert project.done == FRAMES and not (project.ids(FRAMES - 1) == 2).any()
 
 
-def test_mistakes_are_told(project, follower, video, tmp_path, monkeypatch):
+def test_mistakes_are_told(project, engine, video, tmp_path, monkeypatch):
     _, ids = squares()
     with pytest.raises(errors.VosError, match="paint at least one object"):
         list(project.run())
@@ -129,16 +127,16 @@ def test_mistakes_are_told(project, follower, video, tmp_path, monkeypatch):
         project.save_masks()
     (tmp_path / "text.mp4").write_text("no film")
     with pytest.raises(errors.VosError, match=r"video\.mp4"):
-        project_lib.Project(*follower, tmp_path / "text.mp4", tmp_path / "root")
+        project_lib.Project(engine, tmp_path / "text.mp4", tmp_path / "root")
     monkeypatch.setattr(project_lib, "MAX_FRAMES", 5)
     with pytest.raises(errors.VosError, match="more than 5 frames"):
-        project_lib.Project(*follower, video, tmp_path / "root")
+        project_lib.Project(engine, video, tmp_path / "root")
     assert [p.name for p in (tmp_path / "root").iterdir()] == [project.folder.name], "failures leave nothing"
 
 
-def test_two_visitors_know_nothing_of_each_other(follower, video, tmp_path):
+def test_two_visitors_know_nothing_of_each_other(engine, video, tmp_path):
     _, ids = squares()
-    one, two = (project_lib.Project(*follower, video, tmp_path) for _ in range(2))
+    one, two = (project_lib.Project(engine, video, tmp_path) for _ in range(2))
     one.paint(0, 1, ids[0] == 1)
     two.paint(0, 1, ids[0] == 2)
     runs = zip(one.run(), two.run(), strict=True)

@@ -3,10 +3,10 @@
 import dataclasses
 
 from vos_jax import checks, errors
-from vos_jax.inference import direction as direction_lib
-from vos_jax.inference import tracker
 from vos_jax.models import vos
 from vos_jax.train import adaptation as adaptation_lib
+
+DIRECTIONS = ("forward", "backward", "both")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,14 @@ class InferenceConfig:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     direction: str = "forward"
-    object_buckets: tuple[int, ...] = tracker.DEFAULT_BUCKETS
+    object_buckets: tuple[int, ...] = (1, 2, 3, 5, 8, 13, 21, 34, 64)
     adaptation: adaptation_lib.AdaptationConfig = adaptation_lib.AdaptationConfig()
 
     def __post_init__(self):
         checks.at_least(self, 0, "min_size", "max_size")
         checks.not_empty(self, "scales", "object_buckets")
         checks.at_least(self, 1, "object_buckets")
-        checks.one_of(self, "direction", direction_lib.DIRECTIONS)
+        checks.one_of(self, "direction", DIRECTIONS)
         if not all(0.1 <= scale <= 10 for scale in self.scales):
             raise errors.VosError(f"scales is {self.scales}; a scale is between 0.1 and 10")
 

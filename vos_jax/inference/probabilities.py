@@ -10,7 +10,7 @@ import numpy as np
 
 from vos_jax import errors, files
 from vos_jax.data import video as video_lib
-from vos_jax.inference import tracked
+from vos_jax.inference.frame_result import FrameResult
 from vos_jax.typing import Float, UInt8
 
 FOLDER = "probabilities"
@@ -37,8 +37,8 @@ def complete(out_dir: str | os.PathLike, video: video_lib.Video) -> bool:
     return all(path_of(out_dir, video.name, name).is_file() for name in video.required_names)
 
 
-def of_result(result: tracked.TrackedFrame, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
-    """A tracked frame's probabilities; what was given there is certain."""
+def of_result(result: FrameResult, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
+    """Returns a frame's probabilities; those of prompted pixels are 0 or 1."""
     objects = tuple(result.presence)
     prob: Float[np.ndarray, "N+1 H W"] | None = result.prob
     if prob is None:

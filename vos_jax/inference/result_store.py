@@ -28,7 +28,6 @@ class ResultStore:
     Args:
       folder: OUT; it is created.
       settings: everything that decides what the masks of all videos look like, JSON-able (`run_settings`).
-      model: the fingerprint of the model (`snapshots.fingerprint`), for saved states.
       overwrite: segment every video anew. Even so, only files that this program wrote are replaced.
       inputs: files and folders that are read; OUT may not be, hold or lie in one.
       process: the number of this process of the run. Process 0 merges what others noted and writes run.json.
@@ -42,13 +41,12 @@ class ResultStore:
         folder: str | os.PathLike,
         settings: Mapping[str, Any],
         *,
-        model: str = "",
         overwrite: bool = False,
         inputs: Iterable[str | os.PathLike] = (),
         process: int = 0,
     ):
         self.output = output_folder.OutputFolder(folder, inputs=inputs, process=process)
-        self.folder, self.model, self.overwrite = self.output.path, model, overwrite
+        self.folder, self.overwrite = self.output.path, overwrite
         self._settings, self._process = dict(settings), process
         self._mutex = threading.Lock()
         try:
@@ -123,7 +121,7 @@ class ResultStore:
           frame_name: from a frame's index to its mask's name; None: the frame's mask is not a result.
           num_frames: None where it is not known before the video is read.
           settings: what decides the look of this video's masks alone, JSON-able.
-          first: index of the frame that a track of the video sees first.
+          first: index of the frame that a session of the video sees first.
           keep_all_states: keep every state that is saved, not only the last one.
           soft: whether probabilities are written, too.
           stages: names of the stages whose masks are written, too.
@@ -160,7 +158,6 @@ class ResultStore:
             size=size,
             frame_name=frame_name,
             num_frames=num_frames,
-            model=self.model,
             first=first,
             keep_all_states=keep_all_states,
             soft=soft,

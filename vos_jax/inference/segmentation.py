@@ -1,17 +1,16 @@
-"""One video from its frames to written masks: decoding ahead, following, writing behind."""
+"""One video from its frames to written masks: decoding ahead, segmenting, writing behind."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-
-import numpy as np
 
 from vos_jax import geometry
 from vos_jax.data import prefetch, proposal_files
 from vos_jax.data import video as video_lib
 from vos_jax.inference import config as config_lib
 from vos_jax.inference import direction as direction_lib
-from vos_jax.inference import tracker, video_results
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import video_results
 
 FRAMES_AHEAD = 4
 
@@ -20,74 +19,49 @@ Item = direction_lib.Item
 
 def segment(
     video: video_lib.Video,
-    follower: direction_lib.Follower,
+    engine: engine_lib.Engine,
     results: video_results.VideoResults,
     advance: Callable[[float], None] = lambda fps: None,
     *,
     read: Callable[[int], Item] | None = None,
     direction: str = "forward",
 ) -> video_results.VideoSummary:
-    """Follows the objects of one video and writes the masks that are results.
+    """Segments one video and writes the masks that are results.
 
-    Forward and in one view, an interrupted video goes on from its saved state.
+    Forward, an interrupted video goes on from its saved state.
 
     Args:
       video: checked (`video.check()`).
-      follower: a tracker; it returns probabilities if `results` takes them.
-      results: of this video, with `first` the first annotated frame.
+      engine: the model.
+      results: of this video, with `first` the first frame with a prompt.
       advance: called after every frame with frames per second so far, compilation apart.
-      read: gives what the follower takes for a frame, by its number; default: the video's frame alone.
+      read: from a frame's index to the frame, or to a pair of it and its proposals; default: `video.frame`.
       direction: one of `direction.DIRECTIONS`.
     """
-    annotations = video.prompts()
-    track, start = None, 0
-    plain = follower if direction == "forward" and isinstance(follower, tracker.Tracker) else None
-    if plain is not None and (track := results.resume(plain)) is not None:
-        start = min(annotations) + track.index
+    prompts, forward = video.prompts(), direction == "forward"
+    session = results.resume(engine) if forward else None
+    start = 0 if session is None else min(prompts) + session.index
     results.begin(start)
     for _ in range(start):
         advance(0.0)
-    clock = _Clock(follower.seconds, results.seconds)
+    clock = _Clock(engine.seconds, results.seconds)
 
     def frames(indices: Iterable[int]) -> Iterator[Item]:
         ahead = prefetch.prefetch(map(read or video.frame, indices), FRAMES_AHEAD)
         return clock.waiting(ahead)
 
-    if plain is not None:
-        found = _forward(
-            plain, frames, video, annotations, track, lambda now: results.save(now, clock.spent())
-        )
-    else:
-        found = direction_lib.DIRECTIONS[direction](follower, frames, len(video), video.size, annotations)
-    for done, (index, result) in enumerate(found, start=1):
+    resumed = {}
+    if forward:
+        resumed = {"session": session, "done": lambda now: results.save(now, clock.spent())}
+    run = direction_lib.DIRECTIONS[direction]
+    found = run(engine, frames, len(video), video.size, prompts, soft=results.soft, **resumed)
+    for done, result in enumerate(found, start=1):
         with clock.io():
-            results.write(index, result, annotations.get(index))
+            results.write(result.index, result, prompts.get(result.index))
         advance(done / clock.without_compilation())
     with clock.io():
         results.flush()
     return results.finish(len(video), clock.spent())
-
-
-def _forward(
-    engine: tracker.Tracker,
-    frames: direction_lib.Frames,
-    video: video_lib.Video,
-    annotations: direction_lib.Annotations,
-    track: tracker.Track | None,
-    save: Callable[[tracker.Track], None],
-) -> direction_lib.Indexed:
-    """Yields what `direction.forward` yields, from a resumed track on; saves after each frame."""
-    first = min(annotations)
-    if track is None:
-        for index in range(first):
-            yield index, direction_lib.nothing(video.size)
-        count = len({int(i) for ids in annotations.values() for i in np.unique(ids) if i})
-        track = engine.start(video.size, count)
-    for item in frames(range(first + track.index, len(video))):
-        frame, proposals = item if isinstance(item, tuple) else (item, None)
-        index = first + track.index
-        yield index, track.step(frame, annotations.get(index), proposals=proposals)
-        save(track)
 
 
 class _Clock:

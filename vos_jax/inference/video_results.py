@@ -11,7 +11,10 @@ import numpy as np
 
 from vos_jax import errors, files, output_folder
 from vos_jax.data import masks
-from vos_jax.inference import probabilities, snapshots, tracked, writer
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import probabilities, session_file, writer
+from vos_jax.inference import session as session_lib
+from vos_jax.inference.frame_result import FrameResult
 from vos_jax.typing import UInt8
 
 SAVE_SECONDS = 20.0
@@ -64,7 +67,7 @@ class VideoSummary:
 class VideoResults:
     """Writes and reads the results of one video; `ResultStore.video` makes it.
 
-    Masks are written in any order by one thread. While a track runs forward, `save` keeps its state now and
+    Masks are written in any order by one thread. While a session runs forward, `save` keeps its state now and
     then, after the masks before it; so an interrupted run goes on from the last state, and its results are
     those of an uninterrupted one.
 
@@ -84,7 +87,6 @@ class VideoResults:
         size: tuple[int, int],
         frame_name: Callable[[int], str | None],
         num_frames: int | None,
-        model: str,
         first: int,
         keep_all_states: bool,
         soft: bool,
@@ -96,7 +98,7 @@ class VideoResults:
         self.soft, self._stages = soft, stages
         self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._output, self._writer, self._note = output, masks_out, note
-        self._frame_name, self._num_frames, self._model = frame_name, num_frames, model
+        self._frame_name, self._num_frames = frame_name, num_frames
         self._first, self._keep_all_states, self._resumable = first, keep_all_states, resumable
         self._present: dict[int, dict[int, float]] = {}
         self._saved, self._cost = time.monotonic(), 0.0
@@ -111,21 +113,20 @@ class VideoResults:
             self._remove(path)
         return True
 
-    def resume(self, engine: Any) -> Any:
-        """Returns the track where an interrupted run left it; None where there is nothing to go on from.
+    def resume(self, engine: engine_lib.Engine) -> session_lib.Session | None:
+        """Returns the session where an interrupted run left it; None where there is nothing to go on from.
 
-        Args:
-          engine: runs the model, as `snapshots.load` takes it. The next frame is `first` + the track's index.
+        The next frame is `first` + the session's index.
         """
         for path in reversed(self._states()) if self._resumable else ():
             try:
-                track = snapshots.load(path, engine, self._model)
-                seconds, present = _read_note(snapshots.read_note(path))
+                session = session_file.load(path, engine)
+                seconds, present = _read_note(session_file.read_note(path))
             except (errors.VosError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # damaged by the interruption
-            if track.size == self.size and self._are_whole(self._first + track.index):
+            if session.size == self.size and self._are_whole(self._first + session.index):
                 self.seconds, self._present = self.seconds | seconds, present
-                return track
+                return session
         return None
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W"]:
@@ -148,7 +149,7 @@ class VideoResults:
         of other settings are replaced; else it stays, and is named in `OutputFolder.kept`.
 
         Args:
-          start: 0, or the next frame of a resumed track.
+          start: 0, or the next frame of a resumed session.
           exports: files and folders below OUT.
 
         Raises:
@@ -189,7 +190,7 @@ class VideoResults:
     def write(
         self,
         index: int,
-        result: tracked.TrackedFrame,
+        result: FrameResult,
         given: UInt8[np.ndarray, "H W"] | None = None,
     ) -> None:
         """Queues the results of a frame; nothing happens for a frame whose mask is not a result.
@@ -204,7 +205,7 @@ class VideoResults:
             return
         self._present[index] = {o: round(value, 4) for o, value in result.presence.items()}
         self._writer.write(self.name, name, result.ids)
-        for stage, ids in result.stages.items():
+        for stage, ids in result.intermediates.items():
             self._writer.write_stage(stage, self.name, name, ids if given is None else result.ids)
         if self.soft:
             self._writer.write_probabilities(self.name, name, probabilities.of_result(result, given))
@@ -213,11 +214,17 @@ class VideoResults:
         """Returns when everything queued is on disk; raises VosError if a write failed."""
         self._writer.flush()
 
-    def save(self, track: Any, seconds: Mapping[str, float] | None = None, *, force: bool = False) -> None:
-        """Saves the state of a forward track if that is due, after the masks before it.
+    def save(
+        self,
+        session: session_lib.Session,
+        seconds: Mapping[str, float] | None = None,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Saves the state of a forward session if that is due, after the masks before it.
 
         Args:
-          track: all of its frames so far were given to `write`.
+          session: all of its frames so far were given to `write`.
           seconds: wall time spent on the video so far, by kind.
           force: save now.
 
@@ -228,13 +235,13 @@ class VideoResults:
         if not force and start - self._saved < max(SAVE_SECONDS, self._cost / SAVE_SHARE):
             return
         self.flush()
-        path = self._state_path(track.index)
+        path = self._state_path(session.index)
         note = {"seconds": dict(self.seconds if seconds is None else seconds), "presence": self._present}
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
             raise errors.VosError(f"{path}: cannot write: {error.strerror}") from error
-        snapshots.save(path, track.snapshot(), self._model, note)
+        session_file.save(path, session, note)
         self._saved = time.monotonic()
         self._cost = self._saved - start
 

@@ -8,11 +8,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import video as video_lib
-from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import tracker
+from vos_jax.inference import config as inference_config
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import objects as objects_lib
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
+from vos_jax.train import adaptation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,39 +33,40 @@ class Evaluation:
 
 
 class Evaluator:
-    """Follows the objects of videos with the weights of the moment, by the very code that users run.
+    """Segments videos with the weights of the moment, by the same code that users run.
 
     With several processes each takes every n-th video. What is compiled is kept from round to round.
 
     Args:
       model: as at test time.
       videos: complete and checked (`video.check()`).
-      buckets, min_size, max_size: see `tracker.Tracker`.
+      config: sizes and object buckets; frames are seen in one view, and the model does not adapt.
     """
 
     def __init__(
         self,
         model: state_lib.Model,
         videos: Sequence[video_lib.Video],
-        buckets: Sequence[int],
-        min_size: int = 0,
-        max_size: int = 0,
+        config: inference_config.InferenceConfig,
     ):
         self._videos = tuple(videos)
-        self._tracker = tracker.Tracker(model, {}, buckets=buckets, min_size=min_size, max_size=max_size)
+        plain = adaptation.AdaptationConfig(steps=0)
+        config = dataclasses.replace(config, scales=(1.0,), flip=False, adaptation=plain)
+        self._engine = engine_lib.Engine(model, {}, config)
         for video in videos:
-            annotations_lib.check(video.prompts(), self._tracker)
+            objects_lib.check(prompts_lib.as_prompts(video.prompts()), self._engine)
 
     def __call__(self, params: Any, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Returns the scores of `params` (arrays of this process), or None if `stop` said so in between."""
-        self._tracker.params = jax.device_put(params)
+        self._engine.params = jax.device_put(params)
         mine = range(jax.process_index(), len(self._videos), jax.process_count())
         sums = np.zeros((len(self._videos), 2))
         for number in mine:
             video, results = self._videos[number], {}
             frames = (video.frame(index) for index in range(len(video)))
-            tracked = self._tracker.track(frames, video.prompts())
-            for name, result in zip(video.frame_names, tracked, strict=True):
+            session = session_lib.Session(self._engine, video.size)
+            segmented = session.run(frames, video.prompts())
+            for name, result in zip(video.frame_names, segmented, strict=True):
                 results[name] = result.ids
                 if stop():
                     return None

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from vos_jax.data import video as video_lib
+from vos_jax.inference import inspection
 from vos_jax.models import vos
 from vos_jax.typing import Bool, Float, Int, UInt8
-from vos_jax.visualize import probe as probe_lib
 from vos_jax.visualize import sheet
 
 CHECKPOINTS = 4
@@ -21,20 +22,22 @@ TEMPLATE, PROPOSAL = 300, 230  # pixels of a picture's side
 DUPLICATE = 0.6  # proposals that overlap more are the same to the eye
 
 
-def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
+def draw(
+    video: video_lib.Video, inspected: inspection.Inspection
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
     """Yields (the user's object id, its picture) for every object that has been annotated before the frame.
 
     Arrows lead from each checkpoint to the location that weighs most in it: with alignment the one that
     looks alike, without the spatially corresponding one.
     """
-    assert isinstance(probe.model, vos.VOS)  # `figures.check` refuses others
-    config = dataclasses.replace(probe.model.config, template="first")
-    adaptive = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="adaptive"))).out
-    none = probe.again(vos.VOS(config=dataclasses.replace(config, alignment="none"))).out
-    frame = probe.frame(probe.index)
+    assert isinstance(inspected.model, vos.VOS)  # `figures.check` refuses others
+    config = dataclasses.replace(inspected.model.config, template="first")
+    adaptive = inspected.rerun(vos.VOS(config=dataclasses.replace(config, alignment="adaptive"))).out
+    none = inspected.rerun(vos.VOS(config=dataclasses.replace(config, alignment="none"))).out
+    frame = inspected.see(video.frame(inspected.index))
     proposals = adaptive.proposals
-    first_slot, slot_frame = np.asarray(probe.memory.first_slot), np.asarray(probe.memory.slot_frame)
-    for user_id, index in probe.objects.items():
+    first_slot, slot_frame = np.asarray(inspected.memory.first_slot), np.asarray(inspected.memory.slot_frame)
+    for user_id, index in inspected.objects.slots.items():
         if first_slot[index] < 0:
             continue
         number = int(slot_frame[first_slot[index]])
@@ -42,7 +45,9 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
         points = checkpoints(weights, CHECKPOINTS)
         similarity = np.asarray(adaptive.match.similarity[index])
         chosen = distinct(similarity, np.asarray(proposals.boxes), np.asarray(proposals.valid))
-        template = crop(probe.frame(number), np.asarray(adaptive.templates.box[index]), TEMPLATE)
+        template = crop(
+            inspected.see(video.frame(number)), np.asarray(adaptive.templates.box[index]), TEMPLATE
+        )
         regions = [crop(frame, np.asarray(proposals.boxes[j]), PROPOSAL) for j in chosen]
         attention = np.asarray(adaptive.match.attention[index])
         panels = []
@@ -53,8 +58,8 @@ def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2
             shown = [float(scores[j]) for j in chosen]
             picture = panel(template, regions, points, targets, shown, weights.size)
             panels.append(sheet.caption(picture, f"{text}: proposals and their matching scores"))
-        where = f"template of frame {number}, proposals of frame {probe.index}"
-        title = f"{probe.video.name}, object {user_id}: {where}"
+        where = f"template of frame {number}, proposals of frame {inspected.index}"
+        title = f"{video.name}, object {user_id}: {where}"
         yield user_id, sheet.grid(panels, columns=2, title=title)
 
 

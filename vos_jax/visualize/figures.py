@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from vos_jax import errors
 from vos_jax.data import video as video_lib
-from vos_jax.inference import tracker, writer
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import inspection, writer
+from vos_jax.inference import session as session_lib
 from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
-from vos_jax.visualize import alignment, failures, masks, memory, probe, sheet
+from vos_jax.visualize import alignment, failures, masks, memory, sheet
 
 KINDS = ("masks", "memory", "alignment", "failures")
 FOLDER = "figures"
@@ -34,7 +36,7 @@ def check(
         )
     if set(kinds) - {"failures"}:
         for video in videos:
-            probe.check_frame(video, choose_frame(video, frame))
+            check_frame(video, choose_frame(video, frame))
 
 
 def choose_frame(video: video_lib.Video, frame: int | None) -> int:
@@ -42,10 +44,39 @@ def choose_frame(video: video_lib.Video, frame: int | None) -> int:
     return (min(video.prompts()) + len(video)) // 2 if frame is None else frame
 
 
+def check_frame(video: video_lib.Video, index: int) -> None:
+    """Raises VosError unless an object is known before frame `index`."""
+    first = min(video.prompts())
+    if not first < index < len(video):
+        raise errors.VosError(
+            f"'{video.name}': a picture can be made of frames {first + 1} to {len(video) - 1}, not {index} "
+            "(--frame); before, nothing is remembered"
+        )
+
+
+def inspect(engine: engine_lib.Engine, video: video_lib.Video, index: int) -> inspection.Inspection:
+    """Segments a video up to frame `index` and returns all that the model computes there.
+
+    Args:
+      engine: the model, in one view; its compiled programs are used.
+      video: with its prompts.
+      index: a frame behind the first prompt.
+
+    Raises:
+      VosError: the video has no such frame, or no object is known before it.
+    """
+    check_frame(video, index)
+    prompts = video.prompts()
+    session = session_lib.Session(engine, video.size, prompts)
+    for earlier in range(index):
+        session.step(video.frame(earlier), prompts.get(earlier))
+    return session.inspect(video.frame(index), prompts.get(index))
+
+
 def draw(
     kinds: Sequence[str],
     videos: Sequence[video_lib.Video],
-    follower: tracker.Tracker,
+    engine: engine_lib.Engine,
     out: pathlib.Path,
     frame: int | None,
     scores: Sequence[scoring.ObjectScore],
@@ -55,7 +86,7 @@ def draw(
     Args:
       kinds: of `KINDS`.
       videos: each gets its pictures, but for "failures", which are of the whole run.
-      follower: the model; videos are followed anew up to the frame.
+      engine: the model, in one view; videos are segmented anew up to the frame.
       out: the run's results.
       frame: the frame's number in every video; None: its middle.
       scores: of the run.
@@ -63,12 +94,12 @@ def draw(
     folder = out / FOLDER
     for video in videos if set(kinds) - {"failures"} else ():
         index = choose_frame(video, frame)
-        taken = probe.take(follower, video, index)
+        found = inspect(engine, video, index)
         stem = f"{video.name}_{video.frame_names[index]}"
         if "masks" in kinds:
-            yield sheet.save(folder / f"{stem}_masks.png", masks.draw(taken))
+            yield sheet.save(folder / f"{stem}_masks.png", masks.draw(video, found))
         for kind, make in (("memory", memory.draw), ("alignment", alignment.draw)):
-            for object_id, picture in make(taken) if kind in kinds else ():
+            for object_id, picture in make(video, found) if kind in kinds else ():
                 yield sheet.save(folder / f"{stem}_{kind}_object{object_id}.png", picture)
     if "failures" in kinds:
         named = {video.name: video for video in videos}

@@ -3,29 +3,30 @@
 import numpy as np
 
 from vos_jax import geometry
+from vos_jax.data import video as video_lib
+from vos_jax.inference import inspection
 from vos_jax.models import masks as mask_lib
 from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, sheet
-from vos_jax.visualize import probe as probe_lib
 
 
-def draw(probe: probe_lib.Probe) -> UInt8[np.ndarray, "H2 W2 3"]:
+def draw(video: video_lib.Video, inspected: inspection.Inspection) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Draws one frame's masks; panels that there is nothing for (no truth, no coarse masks) are left out."""
-    frame = probe.frame(probe.index)
+    frame = inspected.see(video.frame(inspected.index))
     panels = [("frame", frame)]
-    truth = probe.video.mask(probe.index)
+    truth = video.mask(inspected.index)
     if truth is not None:
-        panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, probe.size))))
+        panels.append(("truth", overlay.overlay(frame, geometry.resize_ids(truth, inspected.view.size))))
     found = "masks"
-    if probe.prediction.out is not None:
-        coarse = mask_lib.aggregate(probe.prediction.out.coarse, probe.object_valid)
-        panels.append(("coarse masks: matched proposals", overlay.overlay(frame, probe.ids(coarse))))
+    if inspected.prediction.out is not None:
+        coarse = mask_lib.aggregate(inspected.prediction.out.coarse, inspected.object_valid)
+        panels.append(("coarse masks: matched proposals", overlay.overlay(frame, inspected.ids(coarse))))
         found = "refined masks"
-    panels.append((found, overlay.overlay(frame, probe.ids(probe.prob))))
+    panels.append((found, overlay.overlay(frame, inspected.ids(inspected.prob))))
     columns = len(panels) if len(panels) <= 3 else 2
     width = sheet.panel_width(columns)
     return sheet.grid(
         [sheet.caption(sheet.fit(image, width), text) for text, image in panels],
         columns=columns,
-        title=f"{probe.video.name}, frame {probe.index}",
+        title=f"{video.name}, frame {inspected.index}",
     )

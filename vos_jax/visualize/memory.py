@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vos_jax.data import video as video_lib
+from vos_jax.inference import inspection
 from vos_jax.models import masks as mask_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
@@ -14,7 +16,6 @@ from vos_jax.models import state as state_lib
 from vos_jax.models import training_free, vos
 from vos_jax.typing import Array, Float, UInt8
 from vos_jax.visualize import overlay, sheet
-from vos_jax.visualize import probe as probe_lib
 
 COLUMNS = 3
 
@@ -55,36 +56,40 @@ def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
     return model.config.read
 
 
-def draw(probe: probe_lib.Probe) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
+def draw(
+    video: video_lib.Video, inspected: inspection.Inspection
+) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
     """Yields (the user's object id, its picture): the current frame, then the memory frames in order."""
-    memory = probe.memory
+    memory = inspected.memory
     h, w = memory.prob.shape[2:]
-    factor = probe.prob.shape[1] // h
-    shown = np.asarray(mask_lib.downsample(jnp.asarray(probe.prob[1:]), factor)) > 0.5
+    factor = inspected.prob.shape[1] // h
+    shown = np.asarray(mask_lib.downsample(jnp.asarray(inspected.prob[1:]), factor)) > 0.5
     heat = jax.jit(relevance, static_argnums=2)(
-        probe.key, memory, read_config(probe.model), jnp.asarray(shown, jnp.float32)
+        inspected.key, memory, read_config(inspected.model), jnp.asarray(shown, jnp.float32)
     )
-    frame = probe.frame(probe.index)
-    ids = probe.ids(probe.prob)
+    frame = inspected.see(video.frame(inspected.index))
+    ids = inspected.ids(inspected.prob)
     slot_frames, pinned = np.asarray(memory.slot_frame), np.asarray(memory.slot_pinned)
     # The slot of the long term shows no frame.
     slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m] and slot_frames[m] >= 0]
     width = sheet.panel_width(COLUMNS)
-    for user_id, index in probe.objects.items():
+    for user_id, index in inspected.objects.slots.items():
         only = np.where(ids == user_id, ids, 0).astype(np.uint8)
         panels = [
-            sheet.caption(sheet.fit(overlay.overlay(frame, only), width), f"frame {probe.index}: the object")
+            sheet.caption(
+                sheet.fit(overlay.overlay(frame, only), width), f"frame {inspected.index}: the object"
+            )
         ]
         # One scale for all memory frames: which of them matters is to be seen, too.
         scaled = np.asarray(heat[index], np.float32)
         scaled = scaled / max(float(scaled.max()), 1e-12)
         for m in slots:
             number = int(slot_frames[m])
-            picture = lay_heat(probe.frame(number), scaled[m], probe.inputs[0].shape[:2])
+            picture = lay_heat(inspected.see(video.frame(number)), scaled[m], inspected.inputs[0].shape[:2])
             text = f"memory: frame {number}{' (given)' if pinned[m] else ''}"
             panels.append(sheet.caption(sheet.fit(picture, width), text))
         title = (
-            f"{probe.video.name}, object {user_id} in frame {probe.index}: "
+            f"{video.name}, object {user_id} in frame {inspected.index}: "
             "relevance of memory pixels (red high, green medium, blue low)"
         )
         yield user_id, sheet.grid(panels, columns=COLUMNS, title=title)

@@ -13,7 +13,7 @@ import numpy as np
 from gradio.themes import Default as Theme  # pyright: ignore[reportMissingImports]
 
 from vos_jax import errors
-from vos_jax.inference import box_masks, snapshots, tracker
+from vos_jax.inference import engine as engine_lib
 from vos_jax.web import project as project_lib
 
 # A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
@@ -30,23 +30,14 @@ HELP = """\
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What all visitors share: the model, and the folder under which each has a project of their own."""
+    """The engine that all visitors share, and the folder in which each has a project."""
 
-    follower: tracker.Tracker
-    model: str
+    engine: engine_lib.Engine
     root: pathlib.Path
-    mask_of_box: box_masks.BoxMasks
-
-    @classmethod
-    def of(cls, follower: tracker.Tracker, root: str | os.PathLike) -> "Server":
-        """A server of one model, whose projects lie under `root`."""
-        model, params = follower.model, follower.params
-        fingerprint = snapshots.fingerprint(model, params)
-        return cls(follower, fingerprint, pathlib.Path(root), box_masks.BoxMasks(model, params))
 
     def open(self, video: str | os.PathLike) -> project_lib.Project:
-        """A visitor's new project; raises VosError for what is no video."""
-        return project_lib.Project(self.follower, self.model, video, self.root)
+        """Returns a visitor's new project. Raises VosError for a file that is no video."""
+        return project_lib.Project(self.engine, video, self.root)
 
 
 def _said(handler: Callable) -> Callable:
@@ -145,7 +136,9 @@ def build(server: Server) -> gr.Blocks:
         corners = [*corners, (int(event.index[0]), int(event.index[1]))]
         if len(corners) < 2:
             return project.picture(index), corners, "Now the opposite corner."
-        project.paint(index, int(object_id), server.mask_of_box(project.frame(index), *corners[:2]))
+        (x0, y0), (x1, y1) = corners[:2]
+        mask = server.engine.mask_of_box(project.frame(index), (y0, x0, y1, x1))
+        project.paint(index, int(object_id), mask)
         return project.picture(index), [], _stand(project)
 
     @_said
@@ -172,7 +165,7 @@ def build(server: Server) -> gr.Blocks:
         return [str(project.save_masks()), str(project.save_overlay())]
 
     def _stand(project: project_lib.Project) -> str:
-        painted = ", ".join(map(str, sorted(project.annotations))) or "none"
+        painted = ", ".join(map(str, sorted(project.prompts))) or "none"
         return f"{project.done} of {project.num_frames} frames are segmented; painted frames: {painted}."
 
     with gr.Blocks(title="vos_jax", analytics_enabled=False) as page:

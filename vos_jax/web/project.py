@@ -13,9 +13,12 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import video_files
-from vos_jax.inference import annotations as annotations_lib
-from vos_jax.inference import result_store, segmenter, tracker
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import objects as objects_lib
+from vos_jax.inference import result_store
+from vos_jax.inference import session as session_lib
 from vos_jax.typing import Bool, UInt8
 from vos_jax.visualize import overlay, products
 
@@ -30,40 +33,38 @@ class Project:
     """A video in a folder of its own, which `close` removes.
 
     Args:
-      follower: the model; projects share what it has compiled.
-      model: its `snapshots.fingerprint`.
+      engine: the model; projects share its compiled programs.
       video: the file; it is copied.
       root: where the project's folder is made.
 
     Attributes:
       media: the video.
       num_frames: how many frames it has.
-      annotations: frame -> ids uint8 [H, W] that the visitor painted; 0 where nothing was said.
-      done: how many frames, from the first, have masks that agree with the annotations.
+      prompts: frame -> ids uint8 [H, W] that the visitor painted; 0 elsewhere.
+      done: how many frames, from the first, have masks that agree with the prompts.
 
     Raises:
       VosError: not a video, or one of too many frames.
     """
 
-    def __init__(
-        self, follower: tracker.Tracker, model: str, video: str | os.PathLike, root: str | os.PathLike
-    ):
-        self._follower, self._model = follower, model
+    def __init__(self, engine: engine_lib.Engine, video: str | os.PathLike, root: str | os.PathLike):
+        self._engine = engine
         self._lock = threading.Lock()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="project-", dir=root))
         try:
             path = self.folder / f"video{pathlib.Path(video).suffix.lower()}"
             shutil.copyfile(video, path)
             self.media = video_files.open_media(path)
+            self._engine.views(self.media.size)  # raises if frames are too small
             self.num_frames = self._unpack()
-            self._store = result_store.ResultStore(self.folder / "results", {}, model=model)
+            self._store = result_store.ResultStore(self.folder / "results", {})
             self._results = self._store.video(
                 "masks", self.media.size, "{:05d}".format, num_frames=self.num_frames, keep_all_states=True
             )
         except BaseException:
             self.close()
             raise
-        self.annotations: dict[int, np.ndarray] = {}
+        self.prompts: dict[int, np.ndarray] = {}
         self.done = 0
         self._edits = 0
         self._begun = False
@@ -101,7 +102,7 @@ class Project:
         ids = np.zeros(self.media.size, np.uint8)
         if index < self.done:
             ids = self._results.read(index)
-        painted = self.annotations.get(index)
+        painted = self.prompts.get(index)
         if painted is not None:
             ids = geometry.overwrite(ids, painted)
         return ids
@@ -117,24 +118,24 @@ class Project:
           VosError: no such frame, an id that is not in 1 to 254, an empty mask or one of another size.
         """
         self.frame(index)
-        if not 1 <= object_id <= segmenter.MAX_ID:
-            raise errors.VosError(f"object {object_id}: objects are 1 to {segmenter.MAX_ID}")
+        if not 1 <= object_id <= prompts_lib.MAX_ID:
+            raise errors.VosError(f"object {object_id}: objects are 1 to {prompts_lib.MAX_ID}")
         if mask.shape != self.media.size:
             raise errors.VosError(f"the mask is {mask.shape}, the video {self.media.size} (height, width)")
         if not mask.any():
             raise errors.VosError("nothing is painted yet: paint the object, or click two corners around it")
         with self._lock:
-            painted = self.annotations.get(index, np.zeros(self.media.size, np.uint8))
+            painted = self.prompts.get(index, np.zeros(self.media.size, np.uint8))
             ids = mask.astype(np.uint8) * np.uint8(object_id)
-            changed = {**self.annotations, index: geometry.overwrite(painted, ids)}
-            annotations_lib.check(changed, self._follower)
-            self.annotations = changed
+            changed = {**self.prompts, index: geometry.overwrite(painted, ids)}
+            objects_lib.check(prompts_lib.as_prompts(changed), self._engine)
+            self.prompts = changed
             self._edited(index)
 
     def forget(self, index: int) -> None:
         """Takes back what was painted in a frame."""
         with self._lock:
-            if self.annotations.pop(index, None) is not None:
+            if self.prompts.pop(index, None) is not None:
                 self._edited(index)
 
     def _edited(self, index: int) -> None:
@@ -148,24 +149,23 @@ class Project:
         Raises:
           VosError: nothing was painted.
         """
-        if not any(ids.any() for ids in self.annotations.values()):
+        if not any(ids.any() for ids in self.prompts.values()):
             raise errors.VosError("paint at least one object first")
         if self.done == self.num_frames:
             return
         edits = self._edits
-        track = self._results.resume(self._follower)
-        if track is None:
-            count = len({i for ids in self.annotations.values() for i in np.unique(ids).tolist() if i})
-            track = self._follower.start(self.media.size, count)
+        session = self._results.resume(self._engine)
+        if session is None:
+            session = session_lib.Session(self._engine, self.media.size, self.prompts)
         if not self._begun:  # later, masks that are shown must not go away for a while
             self._results.begin(0)
             self._begun = True
-        while (index := track.index) < self.num_frames:
+        while (index := session.index) < self.num_frames:
             if index % SNAPSHOT_EVERY == 0 and index > 0:
                 with self._lock:
                     if self._edits == edits:
-                        self._results.save(track, force=True)
-            result = track.step(self.frame(index), self.annotations.get(index))
+                        self._results.save(session, force=True)
+            result = session.step(self.frame(index), self.prompts.get(index))
             with self._lock:
                 if self._edits != edits:
                     return  # something was painted meanwhile: what follows is for another run

@@ -1,4 +1,4 @@
-"""The mask of what somebody drew a box around: by the proposal network's mask head, sharpened by GrabCut."""
+"""Boxes to masks: by the proposal network's mask head, sharpened by GrabCut."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from vos_jax.models import state as state_lib
 from vos_jax.typing import Bool, Float, UInt8
 
 CERTAIN = 0.9
-"""What the mask head says with so much certainty, for or against, GrabCut leaves as it is."""
+"""Least probability, for or against, at which GrabCut keeps what the mask head says."""
 
 ROUNDS = 3
 
 
-class BoxMasks:
+class BoxPrompts:
     """Finds objects in boxes; compiles once per padded size of frame.
 
     Args:
@@ -40,31 +40,33 @@ class BoxMasks:
             self._head = jax.jit(mask_of_box)
 
     def __call__(
-        self, frame: UInt8[np.ndarray, "H W 3"], corner: tuple[float, float], opposite: tuple[float, float]
+        self, frame: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float]
     ) -> Bool[np.ndarray, "H W"]:
         """Returns the mask of the object in a box; nothing outside of the box is in it.
 
         Args:
           frame: RGB.
-          corner, opposite: (x, y) in pixels of two of the box's corners.
+          box: (y0, x0, y1, x1) in pixels; any two opposite corners.
 
         Raises:
           VosError: the box is less than 4 pixels wide or high, or nothing in it stands out.
         """
-        box = _checked(frame, corner, opposite)
+        inside = _inside(frame, box)
         if self._head is None:
-            return grab_cut(frame, box)
+            return grab_cut(frame, inside)
         size = frame.shape[:2]
         padded = geometry.pad(frame, geometry.padded_size(size), mode="constant")
-        prob = self._head(self._params, padded, jnp.asarray(box, jnp.float32), jnp.asarray(size, jnp.float32))
-        return grab_cut(frame, box, np.asarray(prob)[: size[0], : size[1]])
+        prob = self._head(
+            self._params, padded, jnp.asarray(inside, jnp.float32), jnp.asarray(size, jnp.float32)
+        )
+        return grab_cut(frame, inside, np.asarray(prob)[: size[0], : size[1]])
 
 
-def _checked(
-    frame: UInt8[np.ndarray, "H W 3"], corner: tuple[float, float], opposite: tuple[float, float]
+def _inside(
+    frame: UInt8[np.ndarray, "H W 3"], box: tuple[float, float, float, float]
 ) -> tuple[int, int, int, int]:
-    """The box (y0, x0, y1, x1) inside the frame."""
-    (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(corner, opposite, strict=True))
+    """Returns the part of a box that lies inside the frame, as (y0, x0, y1, x1)."""
+    (y0, y1), (x0, x1) = (sorted(pair) for pair in zip(box[:2], box[2:], strict=True))
     height, width = frame.shape[:2]
     y0, x0, y1, x1 = max(round(y0), 0), max(round(x0), 0), min(round(y1), height), min(round(x1), width)
     if x1 - x0 < 4 or y1 - y0 < 4:

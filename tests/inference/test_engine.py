@@ -1,4 +1,4 @@
-"""The step and the tracker, on a training-free model whose features are pooled colours."""
+"""The step and the engine, on a training-free model whose features are pooled colours."""
 
 import logging
 
@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.inference.coloured import iou, make_model, make_video
+from tests.inference.coloured import iou, make_engine, make_model, make_video
 from vos_jax import errors
-from vos_jax.inference import tracker
+from vos_jax.data import prompts
+from vos_jax.inference import session as session_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 
 
-def track(frames, annotations, **kwargs):
-    run = tracker.Tracker(make_model(), {}, **kwargs)
-    return run, list(run.track(frames, annotations))
+def run(engine, frames, prompts, **options):
+    return list(session_lib.Session(engine).run(frames, prompts, **options))
 
 
 def test_follows_objects_that_come_late_under_the_users_ids():
     frames, ids = make_video()
-    run, results = track(frames, {0: ids[0], 2: np.where(ids[2] == 7, ids[2], 0).astype(np.uint8)})
+    results = run(make_engine(), frames, {0: ids[0], 2: np.where(ids[2] == 7, ids[2], 0).astype(np.uint8)})
     for t, result in enumerate(results):
         assert result.ids.dtype == np.uint8 and result.ids.shape == ids[t].shape
         assert set(np.unique(result.ids)) == set(np.unique(ids[t]))
@@ -35,14 +35,14 @@ def test_follows_objects_that_come_late_under_the_users_ids():
 def test_compiles_once_per_padded_size_and_bucket(caplog):
     frames, ids = make_video()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        run = tracker.Tracker(make_model(), {})
+        engine = make_engine()
         for size in ((50, 70), (64, 96), (40, 68)):  # all padded to 64 x 96
-            list(run.track(*(lambda f, i: (f, {0: i[0]}))(*make_video(size))))
-        assert run.compilations == 1
-        list(run.track(frames, {0: ids[0], 2: ids[2]}))  # two objects: the next bucket
-        assert run.compilations == 2
-        list(run.track(*(lambda f, i: (f, {0: i[0]}))(*make_video((70, 100)))))  # 96 x 128
-        assert run.compilations == 3
+            run(engine, *(lambda f, i: (f, {0: i[0]}))(*make_video(size)))
+        assert engine.compilations == 1
+        run(engine, frames, {0: ids[0], 2: ids[2]})  # two objects: the next bucket
+        assert engine.compilations == 2
+        run(engine, *(lambda f, i: (f, {0: i[0]}))(*make_video((70, 100))))  # 96 x 128
+        assert engine.compilations == 3
     steps = [r for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of jit(_step)")]
     assert len(steps) == 3, "what the counter says is what XLA did"
 
@@ -50,13 +50,12 @@ def test_compiles_once_per_padded_size_and_bucket(caplog):
 def test_scan_equals_streaming():
     frames, ids = make_video((64, 96))
     model = make_model()
-    run = tracker.Tracker(model, {}, with_prob=True)
-    streamed = list(run.track(frames, {0: ids[0]}))
-    prompts = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_prompt(1, (64, 96)))
-    mask, given = prompts.mask.at[0, 0].set(ids[0] > 0), prompts.given.at[0, 0].set(True)
-    prompts = prompts.replace(mask=mask, given=given)
+    streamed = run(make_engine(model), frames, {0: ids[0]}, soft=True)
+    stacked = jax.tree.map(lambda x: jnp.stack([x] * len(frames)), state_lib.no_prompt(1, (64, 96)))
+    mask, given = stacked.mask.at[0, 0].set(ids[0] > 0), stacked.given.at[0, 0].set(True)
+    stacked = stacked.replace(mask=mask, given=given)
     state = state_lib.init_state(model, 1, (64, 96), (64, 96))
-    final, output = step_lib.scan(model, {}, state, jnp.asarray(frames), prompts)
+    final, output = step_lib.scan(model, {}, state, jnp.asarray(frames), stacked)
     prob = output.prob
     assert int(final.frame_index) == len(frames)
     for t in range(1, len(frames)):
@@ -67,23 +66,22 @@ def test_scan_equals_streaming():
 
 def test_a_larger_bucket_and_more_padding_change_nothing():
     frames, ids = make_video()
-    _, small = track(frames, {0: ids[0]})
-    _, large = track(frames, {0: ids[0]}, buckets=(4,))
+    small = run(make_engine(), frames, {0: ids[0]})
+    large = run(make_engine(object_buckets=(4,)), frames, {0: ids[0]})
     for a, b in zip(small, large, strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
 
 
 def test_objects_are_removed_corrected_and_their_place_is_used_again():
     frames, ids = make_video()
-    run = tracker.Tracker(make_model(), {})
-    one = run.start(frames.shape[1:3], 1)
+    one = session_lib.Session(make_engine(), frames.shape[1:3])
     one.step(frames[0], ids[0])
-    gone = one.step(frames[1], remove=[3])
+    gone = one.step(frames[1], prompts.Prompt(remove={3}))
     assert not np.any(gone.ids) and gone.presence == {}
     both = np.where(ids[2] == 3, 9, ids[2]).astype(np.uint8)
     back = one.step(frames[2], both)
     np.testing.assert_array_equal(back.ids, both)
-    assert set(back.presence) == {7, 9} and one.capacity == 2
+    assert set(back.presence) == {7, 9} and one.snapshot().states[0].object_valid.shape == (2,)
     corrected = np.where(ids[3] == 3, 9, 0).astype(np.uint8)
     result = one.step(frames[3], corrected)
     assert iou(result.ids == 9, ids[3] == 3) == 1.0 and iou(result.ids == 7, ids[3] == 7) > 0.7
@@ -94,46 +92,46 @@ def test_permuting_objects_permutes_masks():
     ids, frames = ids[2:], frames[2:]
     swap = np.zeros(256, np.uint8)
     swap[[3, 7]] = 7, 3
-    _, plain = track(frames, {0: ids[0]})
-    _, swapped = track(frames, {0: swap[ids[0]]})
+    plain = run(make_engine(), frames, {0: ids[0]})
+    swapped = run(make_engine(), frames, {0: swap[ids[0]]})
     for a, b in zip(plain, swapped, strict=True):
         np.testing.assert_array_equal(swap[a.ids], b.ids)
 
 
 def test_memory_stays_bounded_and_the_step_does_not_change_with_time():
     frames, ids = make_video(length=3)
-    run = tracker.Tracker(make_model(), {})
-    one = run.start(frames.shape[1:3], 1)
+    engine = make_engine()
+    one = session_lib.Session(engine, frames.shape[1:3])
     shapes = None
     for t in range(40):
         one.step(frames[t % 3], ids[0] if t == 0 else None)
-        now = jax.tree.map(lambda x: (x.shape, x.dtype), one.state)
+        now = jax.tree.map(lambda x: (x.shape, x.dtype), one.snapshot().states)
         assert shapes is None or shapes == now
         shapes = now
-    assert run.compilations == 1 and run.frames == 40
+    assert engine.compilations == 1 and one.index == 40
 
 
-def test_wrong_input_is_refused_by_name_and_leaves_the_track_as_it_was():
+def test_wrong_input_is_refused_by_name_and_leaves_the_session_as_it_was():
     frames, ids = make_video()
-    run = tracker.Tracker(make_model(), {}, buckets=(1, 2))
-    with pytest.raises(errors.VosError, match="no annotated frame holds an object"):
-        list(run.track(frames, {0: np.zeros_like(ids[0])}))
+    engine = make_engine(object_buckets=(1, 2))
+    with pytest.raises(errors.VosError, match="no prompt holds an object"):
+        run(engine, frames, {0: np.zeros_like(ids[0])})
     many = np.arange(50, dtype=np.uint8)[:, None].repeat(70, 1)
     with pytest.raises(errors.VosError, match="49 objects at once; at most 2"):
-        list(run.track(frames, {0: many}))
+        run(engine, frames, {0: many})
     late = {t: np.full_like(ids[0], t + 1) for t in range(3)}
     with pytest.raises(errors.VosError, match="object 3 in frame 2.*model.memory.capacity to 5"):
-        list(tracker.Tracker(make_model(), {}).track(frames, late))
-    one = run.start(frames.shape[1:3], 1)
+        run(make_engine(), frames, late)
+    one = session_lib.Session(engine, frames.shape[1:3])
     one.step(frames[0], ids[0])
-    before = jax.tree.map(np.asarray, one.state)
+    before = jax.tree.map(np.asarray, one.snapshot().states)
     for wrong, match in (
         (dict(frame=frames[1][:-1]), "frame 1 is 70x49"),
-        (dict(frame=frames[1], ids=ids[0][:, :-1]), "mask for frame 1 is 69x50"),
-        (dict(frame=frames[1], remove=[4]), "object 4 cannot be removed"),
-        (dict(frame=frames[1], ids=many), "objects at once"),
+        (dict(frame=frames[1], prompt=ids[0][:, :-1]), "mask for frame 1 is 69x50"),
+        (dict(frame=frames[1], prompt=prompts.Prompt(remove={4})), "object 4 cannot be removed"),
+        (dict(frame=frames[1], prompt=many), "objects at once"),
     ):
         with pytest.raises(errors.VosError, match=match):
             one.step(**wrong)
-    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, one.state))
-    assert one.objects == {3: 0}
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, one.snapshot().states))
+    assert one.objects == (3,)

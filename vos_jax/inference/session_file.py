@@ -1,7 +1,6 @@
-"""A track on disk: one safetensors file, written whole or not at all, read back bit for bit."""
+"""A session on disk: one safetensors file, written whole or not at all, read back bit for bit."""
 
 import functools
-import hashlib
 import json
 import operator
 import os
@@ -14,57 +13,50 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, files, geometry, weights_io
+from vos_jax import errors, files, weights_io
 from vos_jax.data import masks
-from vos_jax.inference import tracked
-from vos_jax.inference import tracker as tracker_lib
-from vos_jax.models import state as state_lib
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import objects as objects_lib
+from vos_jax.inference import session as session_lib
 
 FORMAT = "vos_jax.snapshot/1"
 
 SUM = "crc32"
 
-LEARNED = "learned"
-"""Before the names of a track's own parameters, which it has where it adapted to its video."""
-
-
-def fingerprint(model: state_lib.Model, params: Any) -> str:
-    """Names a model and its weights: a track may only go on with the one that it began with."""
-    digest = hashlib.sha256(type(model).__name__.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+ADAPTED = "learned"
+"""Prefix of the tensors of a video's own parameters."""
 
 
 def save(
-    path: str | os.PathLike, snapshot: tracked.Snapshot, model: str, note: Mapping[str, Any] | None = None
+    path: str | os.PathLike, session: session_lib.Session, note: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a snapshot.
+    """Writes where a session stands.
 
     Args:
       path: the file; its folder exists.
-      snapshot: of a track.
-      model: the `fingerprint` of the track's model.
+      session: one that knows the size of its frames.
       note: JSON-able; `read_note` returns it.
 
     Raises:
-      VosError: the file cannot be written; one that was there stays as it was.
+      VosError: no frame yet, or the file cannot be written; one that was there stays as it was.
     """
+    snapshot = session.snapshot()
+    trees = {_prefix(number): state for number, state in enumerate(snapshot.states)}
     tensors = {
         prefix + jax.tree_util.keystr(path): np.asarray(leaf, order="C")
-        for prefix, tree in (("", snapshot.state), (LEARNED, snapshot.learned))
+        for prefix, tree in (*trees.items(), (ADAPTED, snapshot.adapted))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     about = json.dumps(
         {
             "index": snapshot.index,
             "size": snapshot.size,
-            "objects": sorted(snapshot.objects.items()),
-            "first_frames": sorted(snapshot.first_frames.items()),
+            "objects": sorted(snapshot.objects.slots.items()),
+            "first_frames": sorted(snapshot.objects.first_frames.items()),
             "note": note or {},
         }
     )
+    model = session.engine.fingerprint
     metadata = {"format": FORMAT, "model": model, "track": about, SUM: _sum(tensors, about)}
     path = pathlib.Path(path)
     try:
@@ -74,8 +66,8 @@ def save(
         raise errors.VosError(f"{path}: cannot save the state: {error.strerror or error}") from error
 
 
-def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> tracker_lib.Track:
-    """Reads a snapshot and returns the track, ready to go on.
+def load(path: str | os.PathLike, engine: engine_lib.Engine) -> session_lib.Session:
+    """Reads a saved session; its next `step` is the frame after.
 
     Raises:
       VosError: no such file, a damaged one, or one of another model, other weights or other settings.
@@ -85,26 +77,19 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
         raise errors.VosError(
             f"{path}: not a state saved by vos_jax (format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
-    if metadata.get("model") != model:
+    if metadata.get("model") != engine.fingerprint:
         raise errors.VosError(
             f"{path}: was saved with another model or other weights; load those, or start the video again"
         )
     if SUM in metadata and metadata[SUM] != _sum(tensors, metadata.get("track", "")):
         raise errors.VosError(f"{path}: damaged: it is not what was saved; start the video again")
     capacity = tensors[".object_valid"].size if ".object_valid" in tensors else 0
-    index, size, objects, first_frames = _read_about(path, metadata.get("track"), capacity)
-    seen = tracker.working_size(size)
-    expected = jax.eval_shape(
-        functools.partial(
-            state_lib.init_state,
-            tracker.model,
-            capacity,
-            geometry.padded_size(seen),
-            seen,
-        )
-    )
+    index, size, objects = _read_about(path, metadata.get("track"), capacity)
+    views = engine.views(size)
+    if _prefix(len(views)) + ".object_valid" in tensors:
+        raise errors.VosError(f"{path}: holds more views than this model's {len(views)}; other settings")
 
-    def take(key: tuple, leaf: jax.ShapeDtypeStruct, prefix: str = "") -> jax.Array:
+    def take(key: tuple, leaf: jax.ShapeDtypeStruct, prefix: str) -> jax.Array:
         name = prefix + jax.tree_util.keystr(key)
         found = tensors.get(name)
         if found is None or found.shape != leaf.shape or found.dtype != leaf.dtype:
@@ -115,32 +100,37 @@ def load(path: str | os.PathLike, tracker: tracker_lib.Tracker, model: str) -> t
             )
         return jax.device_put(found)
 
-    # The parameters that the track has of its own are some of the tracker's.
-    named = tracker.params if isinstance(tracker.params, Mapping) else {}
+    def take_all(expected: Any, prefix: str) -> Any:
+        return jax.tree_util.tree_map_with_path(functools.partial(take, prefix=prefix), expected)
+
+    # A video's own parameters are some of the engine's.
+    named = engine.params if isinstance(engine.params, Mapping) else {}
     own = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         for name, tree in named.items()
-        if any(found.startswith(f"{LEARNED}[{name!r}]") for found in tensors)
+        if any(found.startswith(f"{ADAPTED}[{name!r}]") for found in tensors)
     }
-    learned = jax.tree_util.tree_map_with_path(functools.partial(take, prefix=LEARNED), own)
-    taken = {LEARNED + jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(own)}
-    if left := sorted(name for name in tensors if name.startswith(LEARNED) and name not in taken):
+    adapted = take_all(own, ADAPTED)
+    taken = {ADAPTED + jax.tree_util.keystr(key) for key, _ in jax.tree_util.tree_leaves_with_path(own)}
+    if left := sorted(name for name in tensors if name.startswith(ADAPTED) and name not in taken):
         raise errors.VosError(
             f"{path}: {left[0]} is no parameter of this model; it was saved with another one"
         )
-    snapshot = tracked.Snapshot(
-        state=jax.tree_util.tree_map_with_path(take, expected),
-        objects=objects,
-        first_frames=first_frames,
-        index=index,
-        size=size,
-        learned=learned,
+    states = tuple(
+        take_all(jax.eval_shape(functools.partial(engine.init_state, view, capacity)), _prefix(number))
+        for number, view in enumerate(views)
     )
-    return tracker.resume(snapshot)
+    snapshot = session_lib.Snapshot(states=states, objects=objects, index=index, size=size, adapted=adapted)
+    return session_lib.Session.restore(engine, snapshot)
+
+
+def _prefix(view: int) -> str:
+    """Returns the prefix of the tensors of a view's state; the first has none."""
+    return f"view{view}" if view else ""
 
 
 def read_note(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the note that was saved with a snapshot; raises VosError if it cannot be read."""
+    """Returns the note that was saved with a session; raises VosError if it cannot be read."""
     _, metadata = _read(path)
     try:
         return dict(files.parse_json(metadata["track"])["note"])
@@ -165,8 +155,8 @@ def _sum(tensors: Mapping[str, np.ndarray], about: str) -> str:
 
 def _read_about(
     path: str | os.PathLike, about: Any, capacity: int
-) -> tuple[int, tuple[int, int], dict[int, int], dict[int, int]]:
-    """Returns index, size, objects and first frames of a track."""
+) -> tuple[int, tuple[int, int], objects_lib.ObjectTable]:
+    """Returns index, size and objects of a session."""
     try:
         track = files.parse_json(about)
         height, width = (operator.index(n) for n in track["size"])
@@ -192,4 +182,4 @@ def _read_about(
         raise errors.VosError(
             f"{path}: damaged: its objects do not fit a state of {capacity} before frame {index}"
         )
-    return index, (height, width), objects, first_frames
+    return index, (height, width), objects_lib.ObjectTable(objects, first_frames)
