@@ -14,6 +14,8 @@ def test_a_signal_to_the_group_leaves_workers_to_their_parent(tmp_path):
     source = datasets.SourceConfig(root=str(tiny_training.write_davis(tmp_path)))
     config = data_config.ClipDataConfig(sources=tiny_training.drawn(source), crop=32, batch=2, workers=2)
     data = pipeline.make_pipeline(config, dataset_names=("default",))
+    # Workers take turns: after two batches both run and have their handlers.
+    next(data)
     next(data)
     workers = multiprocessing.active_children()
     assert len(workers) == 2

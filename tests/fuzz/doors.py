@@ -158,7 +158,7 @@ def run_seeds(folder: pathlib.Path) -> list[bytes]:
             results.begin(0)
             if name == "cow":
                 ids = pictures.plane() % 2
-                results.write(0, types.SimpleNamespace(ids=ids, presence={1: 0.5}, stages={}))
+                results.write(0, types.SimpleNamespace(ids=ids, presence={1: 0.5}, intermediates={}))
                 results.finish(1, {"compile": 1.0, "inference": 2.0, "io": 0.5})
     return [(folder / result_store.NAME).read_bytes()]
 

@@ -136,7 +136,7 @@ def test_permuting_objects_permutes_masks(segment):
         np.testing.assert_allclose(a.prob[[0, 2, 1]], b.prob, atol=2e-5)
 
 
-def test_scan_equals_streaming(params, follow):
+def test_scan_equals_streaming(params, segment):
     frames, ids = tiny.video(4)
     streamed = segment(frames, {0: ids[0]})
     model = tiny.model()
