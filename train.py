@@ -120,10 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup.check_model(config.model)
     model = vos.VOS(config=config.model)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = weights.init_params(model, train.init, init_key, setup.datasets_of(config.model, train))
+    names = weights.datasets_at(model, train.init, setup.datasets_of(config.model, train))
     data = pipeline.make_pipeline(
         train.data,
-        dataset_names=weights.datasets_of(params),
+        dataset_names=names,
         seed=config.seed,
         process_index=group.index,
         process_count=group.count,
@@ -134,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------- model, optimiser, devices
     schedule = optim.schedule(train.optim, train.steps)
+    # After the data: random parameters take most of a minute, and a missing folder should not.
+    params = weights.init_params(model, train.init, init_key, names)
     tx = optim.make_tx(train.optim, params, train.steps)
     trainer = parallel.Trainer(
         clip_loss.make_loss_fn(model, train.loss, train.optim.frozen),

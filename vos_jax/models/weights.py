@@ -112,6 +112,15 @@ def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
     return traverse_util.unflatten_dict({key: np.asarray(flat[key], np.float32) for key in wanted}, sep="/")
 
 
+def datasets_at(model: vos.VOS, start: str, datasets: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the lambdas that `init_params` gives, sorted, without drawing parameters.
+
+    Arguments and errors as `init_params`.
+    """
+    known = () if start in ("imagenet", "random") else datasets_of(load_params(model, pathlib.Path(start)))
+    return tuple(sorted({*datasets, *known}))
+
+
 def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequence[str]) -> Any:
     """Returns parameters to begin training with.
 
