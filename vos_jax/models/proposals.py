@@ -4,7 +4,7 @@
     C3..C5 → FPN P3..P6 → per location objectness · centerness and a box (FCOS form) → top-K → NMS → top-P
            boxes → RoIAlign 14×14 of P3 → mask head 28×28 → pasted to stride 4
 
-Other sources of proposals (files, the truth) are in `proposal_sources`.
+Proposals of files replace them in `step.step`; `train.oracle` makes some of the truth.
 """
 
 import dataclasses

@@ -102,8 +102,8 @@ def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
         )
     if "lambda_logit" in flat:
         raise errors.VosError(
-            f"{file}: was exported before version 0.2 and holds its lambdas in one array; repack it as "
-            "docs/lab/lite0.md describes"
+            f"{file}: was exported before version 0.2 in another layout; repack it by "
+            f"`python -m benchmarks.layout_0_1 {file} NEW.safetensors`"
         )
     datasets = tuple(key.removeprefix(LAMBDAS) for key in flat if key.startswith(LAMBDAS))
     init = functools.partial(model.init, jax.random.key(0), datasets or ("default",))

@@ -147,7 +147,8 @@ class Checkpoints:
           data: the batch iterator, which is put at the saved position.
 
         Raises:
-          VosError: there are checkpoints and none can be read, or the newest is of another model.
+          VosError: there are checkpoints and none can be read, or the newest is of another model or of
+            version 0.1.
         """
         abstract = jax.tree.map(as_abstract, state)
         problems: list[tuple[int, Exception]] = []
@@ -156,6 +157,12 @@ class Checkpoints:
             try:
                 record, loaded = self._load(step, wanted)
             except Exception as error:
+                if _is_of_0_1(self.folder / str(step)):
+                    raise errors.VosError(
+                        f"{self.folder}: was begun before version 0.2, in another layout; repack it by "
+                        f"`python -m benchmarks.layout_0_1 {self.folder.parent} NEW_WORKDIR --config ... "
+                        "--data ...`, and go on in NEW_WORKDIR"
+                    ) from error
                 log.warning(
                     "checkpoint %s cannot be read (%s); taking the one before it",
                     self.folder / str(step),
@@ -329,6 +336,15 @@ def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, 
         return noted, dict(sums["state"])
     except Exception as error:
         raise _damaged(path, error) from error
+
+
+def _is_of_0_1(path: pathlib.Path) -> bool:
+    """Returns whether a checkpoint holds the lambdas of all data sets in one array."""
+    try:
+        return "lambda_logit" in ocp.checkpointables_metadata(path.resolve()).metadata[STATE]["ema"]
+    # A damaged checkpoint is for `restore` to report.
+    except Exception:
+        return False
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> errors.VosError:

@@ -106,7 +106,7 @@ def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...]
 def clip_terms(
     model: vos.VOS, config: ClipLossConfig, params: Any, clip: Batch, key: PRNGKeyArray, step: Array
 ) -> Metrics:
-    """The terms of ONE clip's loss, each normalised by the clip's own counts.
+    """Returns the terms of ONE clip's loss, each normalised by the clip's own counts.
 
     The truth of frame 0 goes into the memory; frames 1.. are predicted in order and written back as they
     were predicted, so gradients flow from later frames to earlier ones. `config.burn_in` frames after frame 0
@@ -127,14 +127,10 @@ def clip_terms(
             f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
             f"from behind the first; set it to at most {length - 2}, or make train.data.clip_length larger"
         )
-    num_objects = clip["object_valid"].shape[0]
-    truth = truth_of(clip["ids"], num_objects)
-    # An object that the first frame does not show cannot be followed.
-    object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
-    truth = jnp.where(object_valid[None, :, None, None], truth, 0.0)
+    truth, object_valid = _followed(clip)
+    num_objects, *grid = truth.shape[1:]
     annotated = clip["truth_valid"] & clip["frame_valid"]
-    grid = truth.shape[2], truth.shape[3]
-    cell_valid = masks.pixel_valid(frame_size, grid, geometry.MASK_STRIDE)
+    cell_valid = masks.pixel_valid(frame_size, (grid[0], grid[1]), geometry.MASK_STRIDE)
 
     params = _choose_lambda(params, clip["dataset"], model.config.dataset)
     still = jax.lax.stop_gradient(params)
@@ -197,6 +193,14 @@ def clip_terms(
     if detections is not None:
         terms |= _proposal_terms(detections, clip, annotated)
     return terms
+
+
+def _followed(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
+    """Returns the truth of the objects that the first frame shows, and which these are."""
+    truth = truth_of(clip["ids"], clip["object_valid"].shape[0])
+    # An object that the first frame does not show cannot be followed.
+    object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
+    return jnp.where(object_valid[None, :, None, None], truth, 0.0), object_valid
 
 
 def _correspondence(model: vos.VOS, key: Float[Array, "T h w Ck"], clip: Batch, late: slice) -> Metrics:
