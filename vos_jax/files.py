@@ -340,28 +340,6 @@ def safe_name(name: str, what: str = "sequence") -> str:
     return name
 
 
-def select_names(wanted: Sequence[str], known: Sequence[str], where: str) -> list[str]:
-    """Returns the wanted names in order, without duplicates; all known names if none is wanted.
-
-    Args:
-      wanted: sequence names, from a user.
-      known: sequence names that exist.
-      where: the file or folder that lists `known`, for the error.
-
-    Raises:
-      VosError: a name is not safe, or not known; the error suggests the nearest ones.
-    """
-    for name in wanted:
-        safe_name(name)
-        if name not in known:
-            near = closest_names(name, known)
-            listed = ", ".join(known) if len(known) <= 30 else f"{', '.join(known[:30])}, ... ({len(known)})"
-            raise errors.VosError(
-                f"unknown sequence '{name}'; did you mean {' or '.join(near)}? {where} has: {listed}"
-            )
-    return list(dict.fromkeys(wanted)) or list(known)
-
-
 def closest_names(name: str, known: Sequence[str]) -> list[str]:
     """Returns the known names that resemble `name` most: up to two, at least one if any is known."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)

@@ -184,12 +184,12 @@ def is_temporary(memory: Memory, frame_index: Int[Array, ""], config: MemoryConf
 def choose_slot(
     memory: Memory, frame_index: Int[Array, ""], pinned: Bool[Array, ""], config: MemoryConfig
 ) -> Int[Array, ""]:
-    """Returns the slot that frame `frame_index` is written to (DESIGN.md section 3, write policy).
+    """Returns the slot that frame `frame_index` is written to (docs/method.md).
 
     In this order: the previous frame's slot, if that frame was not one to keep; an empty slot; the first
     unpinned slot by `config.eviction`. A pinned frame that finds all but `UNPINNED_SLOTS` slots pinned
     replaces the oldest pin that is no object's first annotation. The caller ensures that there is one
-    (`num_first_pins`).
+    (`inference.objects.check`).
     """
     capacity = num_frame_slots(memory)
     is_first = jnp.any(memory.first_slot[:, None] == jnp.arange(capacity)[None, :], axis=0)
@@ -372,12 +372,6 @@ def remove_objects(memory: Memory, removed: Bool[Array, "N"]) -> Memory:
         prob=jnp.where(removed[:, None, None, None], 0.0, memory.prob),
         first_slot=jnp.where(removed, -1, memory.first_slot),
     )
-
-
-def num_first_pins(memory: Memory) -> Int[Array, ""]:
-    """Counts the slots that hold some object's first annotation."""
-    slots = jnp.arange(memory.slot_valid.shape[0])
-    return jnp.sum(jnp.any(memory.first_slot[:, None] == slots[None, :], axis=0))
 
 
 def grow(memory: Memory, num_objects: int) -> Memory:
