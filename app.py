@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from vos_jax import api, command, devices, errors
+from vos_jax import api, cli, devices, errors
 from vos_jax import config as configs
 
 UNUSED = configs.Unused(
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load("default", overrides)
-    config = command.apply(
+    config = cli.apply(
         config,
         {
             "--checkpoint": ("checkpoint", options.checkpoint or None),

@@ -18,30 +18,21 @@ import time
 from collections.abc import Collection, Sequence
 
 import vos_jax
-from vos_jax import api, command, devices, errors, files, output_folder, processes
+from vos_jax import api, cli, devices, errors, files, output_folder, processes
 from vos_jax import config as configs
-from vos_jax.data import datasets, proposal_files, submission
+from vos_jax.data import datasets, proposal_files
 from vos_jax.data import video as video_lib
-from vos_jax.inference import (
-    dataset_results,
-    direction,
-    result_store,
-    results,
-    segmentation,
-    spread,
-    video_results,
-    writer,
-)
+from vos_jax.evaluation import dataset_results, report, scoring, submission, workers
+from vos_jax.inference import direction, mask_writer, result_store, segmentation, video_results
 from vos_jax.inference import engine as engine_lib
-from vos_jax.metrics import scoring
-from vos_jax.visualize import console, figures, overlay
+from vos_jax.visualize import figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = command.Parser("eval.py", __doc__, example="model.memory.every=3")
+    parser = cli.Parser("eval.py", __doc__, example="model.memory.every=3")
     parser.add_argument("--data", metavar="DIR", help="where the data set lies (default: data/DAVIS)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: the config's eval.out)")
     parser.add_argument("--sequences", metavar="a,b", help="only these sequences")
@@ -64,7 +55,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--scales", metavar="0.75,1.0", help="merge views of these sizes")
     parser.add_argument("--flip", action="store_true", help="merge mirrored views")
     parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
-    parser.add_argument("--save_probabilities", action="store_true", help="soft masks, for vos_jax.merge")
+    parser.add_argument(
+        "--save_probabilities", action="store_true", help="soft masks, for vos_jax.tools.merge"
+    )
     parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(
@@ -81,7 +74,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
     sequences = None if names is None else tuple(n.strip() for n in names.split(",") if n.strip())
     if sequences == ():
         raise errors.VosError("--sequences names no sequence; write --sequences dog,camel")
-    config = command.apply(
+    config = cli.apply(
         configs.load(options.config, overrides),
         {
             "--checkpoint": ("checkpoint", options.checkpoint or None),
@@ -90,7 +83,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
             "--dtype": ("model.dtype", options.dtype),
             "--adapt": ("inference.adaptation.steps", options.adapt),
             "--max_size": ("inference.max_size", options.max_size),
-            "--scales": ("inference.scales", None if scales is None else command.parse_scales(scales)),
+            "--scales": ("inference.scales", None if scales is None else cli.parse_scales(scales)),
             "--flip": ("inference.flip", options.flip or None),
             "--direction": ("inference.direction", options.direction),
             "--out": ("eval.out", options.out),
@@ -112,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def evaluate(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
     """Segments and scores the data set. Callbacks in `last` run on every exit."""
-    screen = console.make_console()
+    screen = cli.make_console()
 
     # ---------------------------------------------------------------- data
     dataset = datasets.open_dataset(config.data)
@@ -129,7 +122,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
     device = devices.choose(options.device)
     local = devices.local()
-    engines = spread.make_workers(
+    engines = workers.make_workers(
         lambda: api.make_engine(config, intermediates=config.eval.intermediates), local
     )
     engine = engines[0]
@@ -176,7 +169,8 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
 
     # ---------------------------------------------------------------- results
     found = run.report(dataset, videos, object_scores, on, engine.source)
-    results.write(screen, dataset, store.folder, found)
+    report.write(dataset, store.folder, found)
+    print_report(screen, store.folder, found)
     if options.zip:
         packed = submission.pack(dataset, store.folder, store.folder / submission.NAME)
         screen.print(f"for the server: {packed}")
@@ -210,7 +204,7 @@ class Run:
     ) -> tuple[list[scoring.ObjectScore], list[pathlib.Path]]:
         """Segments `todo`; returns the scores of all videos (in the leader) and the pictures drawn here."""
         with (
-            console.make_progress(self._screen) as progress,
+            cli.make_progress(self._screen) as progress,
             self._scores,
             concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
         ):
@@ -237,7 +231,7 @@ class Run:
                     if video.name in finished:
                         self._hand_on(video, painter)
             with group.together("segmented"):
-                ready = spread.spread(work, todo, self._engines, self._local, segmentation.cost)
+                ready = workers.spread(work, todo, self._engines, self._local, segmentation.cost)
                 with contextlib.closing(ready):
                     for video, _ in ready:
                         self._hand_on(video, painter)
@@ -277,7 +271,8 @@ class Run:
         seconds["score"] = self._scores.seconds
         presence = {name: summary.to_json()["presence"] for name, summary in summaries.items()}
         summary = scoring.table(dataset, object_scores)
-        return results.make(dataset, self._config, summary, frames, speed, seconds, on, checkpoint, presence)
+        settings = configs.flatten(self._config)
+        return report.make(dataset, settings, summary, frames, speed, seconds, on, checkpoint, presence)
 
     def _hand_on(self, video: video_lib.Video, painter: concurrent.futures.Executor | None) -> None:
         out = self._store.folder
@@ -291,7 +286,7 @@ class Run:
         waiting = self._unprinted
         while waiting and (wait or self._scored[waiting[0].name].done()):
             video = waiting.pop(0)
-            line = console.sequence_line(video.name, self._scored[video.name].result())
+            line = cli.sequence_line(video.name, self._scored[video.name].result())
             fps = len(video) / max(self._store.summary(video.name).working_seconds, 1e-9)
             self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
@@ -315,7 +310,7 @@ def open_results(
     drawn = [video.name for video in videos] if config.eval.overlay else []
     pictures = [f"{overlay.FOLDER}/{name}{suffix}" for name in drawn for suffix in (".mp4", ".png")]
     packed = [submission.NAME] if options.zip else []
-    for name in (*results.names(dataset.split), *packed, *pictures):
+    for name in (*report.names(dataset.split), *packed, *pictures):
         store.output.check(store.folder / name)
     own = {
         "proposals": config.model.proposals.folder if config.model.proposals.source == "file" else None,
@@ -341,7 +336,7 @@ def score_only(
     if options.out is not None:
         own = output_folder.OutputFolder(out, inputs=[folder])
         last.callback(own.close)
-        for name in (*results.names(dataset.split), *([submission.NAME] if options.zip else [])):
+        for name in (*report.names(dataset.split), *([submission.NAME] if options.zip else [])):
             own.check(out / name)
     elif os.path.lexists(folder / output_folder.NAME):
         own = output_folder.OutputFolder(out)
@@ -351,20 +346,21 @@ def score_only(
         dataset,
         folder,
         workers=config.eval.workers,
-        on_sequence=lambda name, scores: screen.print(console.sequence_line(name, scores)),
+        on_sequence=lambda name, scores: screen.print(cli.sequence_line(name, scores)),
     )
     frames = sum(map(len, dataset))
     seconds: dict[str, float] = dict.fromkeys(("compile", "adaptation", "inference", "io"), 0.0)
     seconds["score"] = time.perf_counter() - start
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
-    found = results.make(dataset, config, summary, frames, speed, seconds, None, None, None)
-    names = results.names(dataset.split)
+    found = report.make(dataset, configs.flatten(config), summary, frames, speed, seconds, None, None, None)
+    names = report.names(dataset.split)
     kept = [out / name for name in names if options.out is None and os.path.lexists(out / name)]
     if kept:
-        console.print_results(screen, found)
+        cli.print_scores(screen, found)
     else:
         files.check_writable(out)
-        results.write(screen, dataset, out, found)
+        report.write(dataset, out, found)
+        print_report(screen, out, found)
     if options.zip:
         packed = out / submission.NAME
         if os.path.lexists(packed) and (own is None or not own.owns(packed)):
@@ -377,10 +373,16 @@ def score_only(
         own.compact()
 
 
+def print_report(screen, out: pathlib.Path, found: dict) -> None:
+    """Prints the table of scores and where the results lie."""
+    cli.print_scores(screen, found)
+    screen.print(f"masks and results.json: {out}")
+
+
 def draw(video: video_lib.Video, out: pathlib.Path) -> pathlib.Path:
     """Lays the masks in OUT over the frames: an mp4 and a contact sheet; returns the sheet's path."""
     return overlay.draw_video(
-        video, lambda name: writer.mask_path(out, video.name, name), out / overlay.FOLDER
+        video, lambda name: mask_writer.mask_path(out, video.name, name), out / overlay.FOLDER
     )
 
 

@@ -22,14 +22,15 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
-from vos_jax import api, command, devices, errors, output_folder
+from vos_jax import api, cli, devices, errors, output_folder
 from vos_jax import config as configs
-from vos_jax.data import prefetch, video_files
+from vos_jax.data import media as media_lib
+from vos_jax.data import prefetch
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import result_store, video_results
 from vos_jax.inference import session as session_lib
-from vos_jax.visualize import console, movie, products
+from vos_jax.visualize import exports, video_writer
 
 FRAMES_AHEAD = 4
 UNUSED = configs.Unused(
@@ -95,7 +96,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     config = configs.load(options.config, overrides)
-    config = command.apply(
+    config = cli.apply(
         config,
         {
             "--checkpoint": ("checkpoint", options.checkpoint or None),
@@ -110,11 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def segment_video(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
     """Segments the video and makes what is wanted of its masks. Callbacks in `last` run on every exit."""
-    screen = console.make_console()
+    screen = cli.make_console()
 
     # ---------------------------------------------------------------- video and masks
     given = [prompts_lib.parse_mask_option(text) for text in options.masks]
-    media = video_files.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
+    media = media_lib.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
     prompts = prompts_lib.read_mask_options(given, media.size, resize=options.resize_masks)
     if max(prompts) >= media.max_frames:
         assert media.num_frames is not None  # else `max_frames` is infinite
@@ -147,7 +148,7 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame that --masks is of")
 
     # ---------------------------------------------------------------- segment
-    with console.make_progress(screen) as progress:
+    with cli.make_progress(screen) as progress:
         if results.finished():
             assert results.summary is not None  # it is finished
             done = results.summary.frames
@@ -191,24 +192,24 @@ CUTOUTS = "cutout"
 PRODUCTS = ("overlay.mp4", CUTOUTS, "cutout.webm", "masks.json")
 
 
-def choose_products(options: argparse.Namespace, media: video_files.Media, out: pathlib.Path) -> dict:
+def choose_products(options: argparse.Namespace, media: media_lib.Media, out: pathlib.Path) -> dict:
     """Name in OUT -> what makes it of an open video; checks that this installation can."""
     makers = {}
     if options.overlay:
-        movie.check_codec(".mp4")
-        makers["overlay.mp4"] = lambda video: products.Overlay(out / "overlay.mp4", media, video.audio)
+        video_writer.check_codec(".mp4")
+        makers["overlay.mp4"] = lambda video: exports.Overlay(out / "overlay.mp4", media, video.audio)
     if options.cutout == "webm":
-        movie.check_codec(".webm")
-        makers["cutout.webm"] = lambda video: products.CutoutMovie(out / "cutout.webm", media)
+        video_writer.check_codec(".webm")
+        makers["cutout.webm"] = lambda video: exports.CutoutMovie(out / "cutout.webm", media)
     if options.cutout == "png":
-        makers[CUTOUTS] = lambda video: products.CutoutImages(out / CUTOUTS)
+        makers[CUTOUTS] = lambda video: exports.CutoutImages(out / CUTOUTS)
     if options.rle:
-        makers["masks.json"] = lambda video: products.RunLengths(out / "masks.json", media)
+        makers["masks.json"] = lambda video: exports.RunLengths(out / "masks.json", media)
     return makers
 
 
 def check_products(
-    output: output_folder.OutputFolder, makers: dict, media: video_files.Media, num_frames: int
+    output: output_folder.OutputFolder, makers: dict, media: media_lib.Media, num_frames: int
 ) -> None:
     """Raises VosError if a product would replace a file of the user's."""
     for name in makers:
@@ -240,7 +241,7 @@ def check_frames(prompts: dict, num_frames: int) -> None:
         )
 
 
-def settings(config, media: video_files.Media, prompts: dict, model: str) -> dict:
+def settings(config, media: media_lib.Media, prompts: dict, model: str) -> dict:
     """Returns what decides how the masks look."""
     return result_store.run_settings(
         configs.flatten(config),
@@ -252,7 +253,7 @@ def settings(config, media: video_files.Media, prompts: dict, model: str) -> dic
 
 
 def segment(
-    media: video_files.Media,
+    media: media_lib.Media,
     session: session_lib.Session,
     prompts: dict,
     results: video_results.VideoResults,
@@ -292,7 +293,7 @@ def last_seen(results: video_results.VideoResults, done: int, prompts: dict) -> 
 
 
 def draw(
-    media: video_files.Media, makers: dict, results: video_results.VideoResults, done: int, update
+    media: media_lib.Media, makers: dict, results: video_results.VideoResults, done: int, update
 ) -> None:
     """Makes overlay, cut-out and run-length code from the masks on disk, in one pass over the video."""
     start, drawn = time.perf_counter(), 0
@@ -303,7 +304,7 @@ def draw(
         drawn += 1
         update(completed=drawn, fps=drawn / (time.perf_counter() - start))
 
-    products.make(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
+    exports.make(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains the model; run the same command again and it goes on where it was stopped.
 
     python train.py --config train_static --workdir runs/static --data data/static evaluation=data/DAVIS
-    python -m vos_jax.export runs/static runs/static.safetensors
+    python -m vos_jax.tools.export runs/static runs/static.safetensors
     python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
     python train.py --config train_davis --compile_only --topology v5e:4x4 --config.train.data.batch=64
 
@@ -21,25 +21,24 @@ from collections.abc import Sequence
 import jax
 
 import vos_jax
-from vos_jax import checkout, command, devices, errors, files, processes
+from vos_jax import checkout, cli, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline
+from vos_jax.evaluation import held_out
 from vos_jax.models import vos, weights
 from vos_jax.train import (
-    ahead_of_time,
     checkpoints,
     clip_loss,
-    evaluation,
+    compile_report,
     optim,
     parallel,
-    preview,
+    run_log,
     setup,
     signals,
     state,
-    watch,
 )
 from vos_jax.train import workdir as workdir_lib
-from vos_jax.visualize import console
+from vos_jax.visualize import clip_preview
 
 UNUSED = configs.Unused(
     "train.py",
@@ -58,7 +57,7 @@ UNUSED = configs.Unused(
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = command.Parser("train.py", __doc__, example="train.data.batch=4")
+    parser = cli.Parser("train.py", __doc__, example="train.data.batch=4")
     parser.add_argument("--workdir", metavar="DIR", help="where everything goes; an existing one is resumed")
     parser.add_argument(
         "--data",
@@ -91,14 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train = setup.apply_data(config.train, options.data)
     train = dataclasses.replace(train, init=options.init or train.init)
     config = dataclasses.replace(config, train=train)
-    screen = console.make_console()
+    screen = cli.make_console()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     checkpoints.be_quiet()
 
     # ---------------------------------------------------------------- devices
     if options.compile_only:
-        report = ahead_of_time.compile_step(config.model, config.train, options.topology)
-        screen.print(ahead_of_time.describe(report))
+        report = compile_report.compile_step(config.model, config.train, options.topology)
+        screen.print(compile_report.describe(report))
         return
     workdir = pathlib.Path(options.workdir)
     roots = [train.data.sources[name].root for name in train.data.drawn()]
@@ -129,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         process_count=group.count,
     )
     videos = setup.evaluation_videos(train)
-    evaluate = evaluation.Evaluator(model, videos, config.inference) if videos else None
-    draw = preview.make_preview(model)
+    evaluate = held_out.Evaluator(model, videos, config.inference) if videos else None
+    draw = clip_preview.make_preview(model)
 
     # ---------------------------------------------------------------- model, optimiser, devices
     schedule = optim.schedule(train.optim, train.steps)
@@ -168,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files.write_json(workdir / workdir_lib.CONFIG, note)
 
         # ---------------------------------------------------------------- train
-        with watch.Watch(workdir, screen, start=start, total=train.steps, clips=train.data.batch) as view:
+        with run_log.Watch(workdir, screen, start=start, total=train.steps, clips=train.data.batch) as view:
             pending = None
 
             def settle() -> None:
@@ -182,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 metrics = {"loss": metrics.pop("loss"), **metrics}
                 last = max(saved.steps(), default=None)
                 hint = f"The last checkpoint is of step {last}; a lower train.optim.learning_rate may help"
-                watch.check_finite(number, metrics, batch, workdir, hint)
+                run_log.check_finite(number, metrics, batch, workdir, hint)
                 if number == start + 1:
                     view.begin(number)
                 if number % train.log_every == 0 or number == train.steps:
@@ -197,10 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     settle()
                     assert evaluate is not None
                     with view.pause():
-                        found = evaluate(evaluation.to_host(run.ema), lambda: stop.signal is not None)
+                        found = evaluate(parallel.to_host(run.ema), lambda: stop.signal is not None)
                     if found is not None:
                         score, scored_at = found.score, number
-                        view.evaluation(number, found)
+                        view.evaluation(number, found.score, found.sequences)
                 stopping = stop.requested(number)
                 save = last or stopping or score is not None or number % train.checkpoint.every == 0
                 if save and number and number != saved_at or (score is not None and number == 0):
@@ -219,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pending = number, batch, metrics
                 if train.picture_every and number % train.picture_every == 0:
                     with view.pause():
-                        averaged = evaluation.to_host(run.ema)
+                        averaged = parallel.to_host(run.ema)
                         if group.is_leader:
                             clip = {name: value[0] for name, value in batch.items()}
                             view.picture(number, draw(averaged, clip))
@@ -234,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"saved: the same command goes on"
             )
         else:
-            say(f"trained to step {number}; python -m vos_jax.export {workdir} OUT.safetensors")
+            say(f"trained to step {number}; python -m vos_jax.tools.export {workdir} OUT.safetensors")
     if stop.signal is not None and stop.signal.name == "SIGINT":
         raise KeyboardInterrupt
 

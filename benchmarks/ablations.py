@@ -25,9 +25,9 @@ from vos_jax import api, errors
 from vos_jax import config as configs
 from vos_jax.data import config as data_config
 from vos_jax.data import datasets, pipeline, pseudo_clips
+from vos_jax.evaluation import davis
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
-from vos_jax.metrics import davis
 
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 STAGES = ("final", "coarse", "propagated")

@@ -23,9 +23,10 @@ from vos_jax import devices, errors, geometry
 from vos_jax.data.datasets import rendered
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
-from vos_jax.models import masks, weights
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.models import weights
+from vos_jax.ops import masks
 
 
 def full_state(engine: engine_lib.Engine, size: tuple[int, int], objects: int):

@@ -32,10 +32,11 @@ from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
-from vos_jax.models import masks, vos, weights
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.models import vos, weights
+from vos_jax.ops import masks
 
 ROWS = ("own/own", "own/true", "true/own", "true/true", "first/own")
 SHARES = {"seen > 90 %": 0.9, "60 to 90 %": 0.6, "30 to 60 %": 0.3}

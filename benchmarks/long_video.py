@@ -23,9 +23,9 @@ from benchmarks import speed
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
+from vos_jax.evaluation import davis, reappearance
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
-from vos_jax.metrics import davis, returns
 from vos_jax.models import memory, weights
 
 EVICTIONS = tuple(memory.EVICTIONS)
@@ -102,7 +102,7 @@ def segment(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> Run:
 
     truth, found = [mask(m) for m in truth], [mask(m) for m in found]
     similarity = [davis.region_similarity(a, b) for a, b in zip(truth, found, strict=True)]
-    return Run(milliseconds, resident, sizes, similarity[1:], returns.recovered(truth, found))
+    return Run(milliseconds, resident, sizes, similarity[1:], reappearance.recovered(truth, found))
 
 
 def row(name: str, run: Run) -> str:

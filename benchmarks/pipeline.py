@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vos_jax.data import builders, datasets, pipeline
 from vos_jax.data import config as data_config
+from vos_jax.data import datasets, pipeline
+from vos_jax.tools import builders
 
 STAGES = {
     "frames: read, decode": ("frame",),

@@ -23,9 +23,9 @@ from benchmarks import long_video
 from vos_jax import config as configs
 from vos_jax import devices, errors
 from vos_jax.data.datasets import rendered
+from vos_jax.evaluation import davis, reappearance
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
-from vos_jax.metrics import davis, returns
 from vos_jax.models import weights
 
 KINDS = {
@@ -58,7 +58,7 @@ def score(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> tuple[lis
     recovered, similarity, empty = [], [], []
     for object_id, first in video.first_frames.items():
         truth, predicted = ([x == object_id for x in masks[first:]] for masks in (ids, found))
-        recovered += returns.recovered(truth, predicted)
+        recovered += reappearance.recovered(truth, predicted)
         for a, b in zip(truth[1:], predicted[1:], strict=True):
             if np.any(a):
                 similarity.append(davis.region_similarity(a, b))

@@ -9,7 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models import roi_align
+from vos_jax.ops import roi_align
 
 SHAPES = ((30, 54, 128, 16), (30, 54, 256, 16), (60, 108, 64, 8))
 BOXES, SIZE, REPEATS = 33, 14, 15

@@ -26,7 +26,7 @@ from benchmarks import long_video, speed
 from vos_jax import Prompt, Session, devices, errors, load
 from vos_jax.data.datasets import rendered
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import session_file, writer
+from vos_jax.inference import mask_writer, session_file
 
 CYCLE, VIDEO, ROW = 48, 40 * 48, 1000
 GROWTH = 1.02
@@ -70,7 +70,7 @@ def soak(engine: engine_lib.Engine, frames: int, size: tuple[int, int]) -> list[
     shown = there + there[::-1]  # so that the loop has no cut
     first, rows, times, session = video.mask(0), [], [], Session(engine)
     print("| frames | ms | resident MB | objects | threads | files | compiled |\n|" + "---:|" * 7)
-    with tempfile.TemporaryDirectory() as place, writer.MaskWriter(place) as out:
+    with tempfile.TemporaryDirectory() as place, mask_writer.MaskWriter(place) as out:
         folder = pathlib.Path(place)
         for index in range(frames):
             if index % VIDEO == 0:

@@ -33,15 +33,15 @@ import numpy as np
 from benchmarks import cost, peaks, stages
 from vos_jax import config as configs
 from vos_jax import errors, geometry
-from vos_jax.data import frames as frame_lib
-from vos_jax.data import masks as mask_files
+from vos_jax.data import image_files as frame_lib
+from vos_jax.data import mask_files
 from vos_jax.data.datasets import rendered
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
 from vos_jax.models import read as read_lib
-from vos_jax.models import search_region, vos, weights, windows
+from vos_jax.models import search_region, vos, weights
 from vos_jax.models import state as state_lib
-from vos_jax.ops import attention
+from vos_jax.ops import attention, windows
 
 SIZE = (480, 854)
 

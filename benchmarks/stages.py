@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import masks, matcher, vos
+from vos_jax.models import matcher, vos
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.ops import masks
 
 WHOLE = "whole step, compiled as one"
 

@@ -23,7 +23,7 @@ from vos_jax import errors
 from vos_jax.data import config as data_config
 from vos_jax.data import pipeline
 from vos_jax.models import vos
-from vos_jax.train import ahead_of_time, clip_loss, optim, parallel, setup, state
+from vos_jax.train import clip_loss, compile_report, optim, parallel, setup, state
 
 
 def pipeline_rate(config, seconds: float) -> float:
@@ -43,7 +43,7 @@ def pipeline_rate(config, seconds: float) -> float:
 def make_batch(data: data_config.ClipDataConfig) -> dict[str, np.ndarray]:
     """Noise with a moving square: what a step costs does not depend on what it sees."""
     rng = np.random.default_rng(0)
-    batch = {name: np.zeros(x.shape, x.dtype) for name, x in ahead_of_time.batch_shapes(data).items()}
+    batch = {name: np.zeros(x.shape, x.dtype) for name, x in compile_report.batch_shapes(data).items()}
     batch["frames"] = rng.integers(0, 256, batch["frames"].shape, np.uint8)
     side = data.crop // 3
     for time_index in range(data.clip_length):

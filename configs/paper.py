@@ -1,9 +1,9 @@
 """The paper's setting as far as its text gives it: ResNet-50, 352 x 352 crops, DAVIS after pseudo-clips.
 
-Command:  python -m vos_jax.convert resnet50 resnet50-XXXXXXXX.pth vos_jax/weights/resnet50.safetensors
+Command:  python -m vos_jax.tools.convert resnet50 resnet50-XXXXXXXX.pth vos_jax/weights/resnet50.safetensors
           python train.py --config train_static --config.model.variant=resnet50 --workdir runs/paper_static
           --data static=data/static evaluation=data/DAVIS
-          python -m vos_jax.export runs/paper_static runs/paper_static.safetensors
+          python -m vos_jax.tools.export runs/paper_static runs/paper_static.safetensors
           python train.py --config paper --workdir runs/paper --init runs/paper_static.safetensors
           --data static=data/static davis=data/DAVIS
 Hardware: eight GPUs or a TPU slice (docs/scaling.md); --config.train.parallel.accumulate=2 saves memory

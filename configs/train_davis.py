@@ -1,6 +1,6 @@
 """Second stage: clips of DAVIS train with a growing gap, mixed with pseudo-clips from photos.
 
-Command:  python -m vos_jax.export runs/static runs/static.safetensors
+Command:  python -m vos_jax.tools.export runs/static runs/static.safetensors
           python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
           --data static=data/static davis=data/DAVIS
 Small:    ... --config.train.optim.frozen=backbone --config.train.data.crop=256 --config.train.data.batch=4

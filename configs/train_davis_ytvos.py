@@ -1,6 +1,6 @@
 """Second stage with YouTube-VOS: the paper's second row.
 
-Command:  python -m vos_jax.export runs/static runs/static.safetensors
+Command:  python -m vos_jax.tools.export runs/static runs/static.safetensors
           python train.py --config train_davis_ytvos --workdir runs/davis_ytvos --init runs/static.safetensors
           --data static=data/static davis=data/DAVIS youtube_vos=data/YouTubeVOS
           --config.model.variant=resnet50

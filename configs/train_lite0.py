@@ -1,8 +1,8 @@
 """The long run of lite0: photos and DAVIS train together, several objects, wrong masks in the memory.
 
-Data:     python -m vos_jax.data.build --root data/static --out packed
+Data:     python -m vos_jax.tools.pack_data --root data/static --out packed
               --exclude "coco128/*" "pennfudan/*"
-          python -m vos_jax.data.build --root data/DAVIS --out packed
+          python -m vos_jax.tools.pack_data --root data/DAVIS --out packed
               --exclude bmx-bumps car-turn dance-jump dog-agility flamingo horsejump-low scooter-gray
 Command:  python train.py --config train_lite0 --workdir runs/lite0 --init vos_jax/weights/lite0.safetensors
           --data static=packed/packed_sequences/static/1.0.0 davis=packed/packed_sequences/DAVIS/1.0.0

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tests.inference import coloured
-from vos_jax.data import datasets, masks
+from vos_jax.data import datasets, mask_files
 
 LATE = 2  # the frame in which object 7 appears
 
@@ -28,7 +28,7 @@ def write_masks(folder: pathlib.Path, planes: dict[str, np.ndarray]) -> None:
     """Masks by frame name."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, ids in planes.items():
-        masks.write_mask(folder / f"{name}.png", ids)
+        mask_files.write_mask(folder / f"{name}.png", ids)
 
 
 def only(ids: np.ndarray, *objects: int) -> np.ndarray:

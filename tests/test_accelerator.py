@@ -20,7 +20,8 @@ from benchmarks.accelerator import __main__ as program
 from benchmarks.accelerator import clock, figures, kernels, state_files
 from tests.data import tiny_training
 from vos_jax import errors, weights_io
-from vos_jax.data import builders, datasets
+from vos_jax.data import datasets
+from vos_jax.tools import builders
 from vos_jax.train import state as state_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -11,10 +11,11 @@ from PIL import Image
 import eval as program
 from tests import layouts
 from tests.inference import coloured
-from vos_jax import merge
-from vos_jax.data import masks, submission
+from vos_jax.data import mask_files
+from vos_jax.evaluation import submission
 from vos_jax.inference import probabilities
 from vos_jax.models import weights
+from vos_jax.tools import merge
 
 SPACED = [f"{5 * index:05d}" for index in range(6)]
 
@@ -45,7 +46,7 @@ def results_of(out):
 
 
 def masks_in(folder):
-    return {path.stem: masks.read_mask(path) for path in sorted(folder.glob("*.png"))}
+    return {path.stem: mask_files.read_mask(path) for path in sorted(folder.glob("*.png"))}
 
 
 def iou(a, b):
@@ -78,7 +79,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
     path = out / "cow" / f"{SPACED[3]}.png"
     with Image.open(path) as image:
         assert image.mode == "P" and set(np.unique(image)) == {0, 3, 7}
-        np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], masks.PALETTE[np.asarray(image)])
+        np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], mask_files.PALETTE[np.asarray(image)])
     followed.clear()
     assert run("ytvos19", root, out, every) == 0
     assert followed == [] and results_of(out)["presence"] == results["presence"], "kept, with who is there"
@@ -146,7 +147,7 @@ def test_a_single_grey_frame(tmp_path, followed):
 def test_a_wide_mask_of_a_late_object_is_refused_before_work(tmp_path, followed, capsys):
     root = layouts.youtube_vos(tmp_path / "data")
     path = root / "valid/Annotations/duck" / f"{SPACED[layouts.LATE]}.png"
-    Image.fromarray(masks.read_mask(path).astype(np.uint16)).save(path)
+    Image.fromarray(mask_files.read_mask(path).astype(np.uint16)).save(path)
     assert run("ytvos19", root, tmp_path / "out") == 2
     message = capsys.readouterr().err
     assert "duck/00010.png: 16-bit PNG" in message and message.count("\n") == 1

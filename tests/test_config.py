@@ -11,8 +11,9 @@ import app
 import eval  # noqa: A004
 import segment
 import train
-from vos_jax import api, config, stablehlo
+from vos_jax import api, config
 from vos_jax.errors import VosError
+from vos_jax.tools import stablehlo
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -16,7 +16,7 @@ import train as train_program
 from tests.data import video_maker
 from tests.inference import coloured
 from vos_jax import errors, files, processes
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HOLDER = """
@@ -47,7 +47,7 @@ def test_a_name_is_given_once_the_disk_holds_the_file(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (done.append(name), real(*a)))
     files.write_json(tmp_path / "run.json", {})
     assert done == ["fsync", "replace"]
-    masks.write_mask(tmp_path / "00000.png", np.zeros((4, 6), np.uint8))
+    mask_files.write_mask(tmp_path / "00000.png", np.zeros((4, 6), np.uint8))
     assert done == ["fsync", "replace", "replace"]
 
     def broken(_):
@@ -126,7 +126,7 @@ def test_a_second_eval_segment_or_train_on_one_folder_stops(tmp_path, holder, ca
     assert refused(capsys)
     frames, ids = coloured.make_video()
     video_maker.write(tmp_path / "v.mp4", frames)
-    masks.write_mask(tmp_path / "first.png", ids[0])
+    mask_files.write_mask(tmp_path / "first.png", ids[0])
     arguments = [str(tmp_path / "v.mp4"), "--masks", str(tmp_path / "first.png"), "--out", out]
     assert segment_program.main([*arguments, "--checkpoint", "none"]) == 2
     assert refused(capsys)

@@ -32,43 +32,12 @@ ONE_ROW = {"programs", "tools"}, {"config", "cli", "api"}
 PLACES = {
     "vos_jax/__init__": "api",
     "vos_jax/api": "api",
-    "vos_jax/command": "cli",
+    "vos_jax/cli": "cli",
     "vos_jax/config": "config",
-    "vos_jax/convert/folding": "models",
-    "vos_jax/convert/plans": "models",
-    "vos_jax/data/build": "tools",
-    "vos_jax/data/builders": "tools",
-    "vos_jax/data/check": "tools",
-    "vos_jax/data/submission": "evaluation",
-    "vos_jax/export": "tools",
-    "vos_jax/inference/results": "evaluation",
-    "vos_jax/inference/spread": "evaluation",
-    "vos_jax/merge": "tools",
-    "vos_jax/models/backbones/bottleneck": "ops",
-    "vos_jax/models/backbones/depthwise": "ops",
-    "vos_jax/models/boxes": "ops",
-    "vos_jax/models/mask_paste": "ops",
-    "vos_jax/models/masks": "ops",
-    "vos_jax/models/roi_align": "ops",
-    "vos_jax/models/windows": "ops",
-    "vos_jax/stablehlo": "tools",
-    "vos_jax/train/adaptation": "inference",
-    "vos_jax/train/evaluation": "evaluation",
-    "vos_jax/train/preview": "visualize",
-    "vos_jax/visualize/console": "cli",
 }
-"""Files whose package in the target architecture is not that of their folder."""
+"""Files at the root of vos_jax that do not lie in the lowest layer."""
 
-FOLDERS = {"convert": "tools", "metrics": "evaluation"}
-"""Folders whose package has another name."""
-
-ALLOWED = """
-vos_jax/data/proposal_files -> vos_jax/models/proposals
-vos_jax/data/submission -> vos_jax/config
-vos_jax/inference/results -> vos_jax/config
-vos_jax/inference/results -> vos_jax/visualize/console
-vos_jax/train/watch -> vos_jax/train/evaluation
-"""
+ALLOWED = ""
 """IMPORTER -> IMPORTED, sorted."""
 
 
@@ -85,7 +54,7 @@ def package_of(module: str) -> str:
     parts = module.split("/")
     if parts[0] != "vos_jax":
         return "programs"
-    return "base" if len(parts) == 2 else FOLDERS.get(parts[1], parts[1])
+    return "base" if len(parts) == 2 else parts[1]
 
 
 def layer_of(package: str) -> int:

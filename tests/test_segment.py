@@ -14,12 +14,12 @@ from pycocotools import coco
 import segment as program
 from tests.data import video_maker
 from tests.inference.coloured import iou, make_engine, make_model, make_video
-from vos_jax.data import masks, video_files
+from vos_jax.data import mask_files, media
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
 from vos_jax.inference import video_results
 from vos_jax.models import weights
-from vos_jax.visualize import movie, products
+from vos_jax.visualize import exports, video_writer
 
 SIZE = (64, 96)
 LENGTH = 8
@@ -47,8 +47,8 @@ def here(tmp_path, monkeypatch, clip):
     monkeypatch.chdir(tmp_path)
     frames, ids = clip
     video_maker.write("v.mp4", frames, times=TIMES, sound="aac")
-    masks.write_mask("first.png", np.where(ids[0] == 3, ids[0], 0).astype(np.uint8))
-    masks.write_mask("second.png", np.where(ids[2] == 7, ids[2], 0).astype(np.uint8))
+    mask_files.write_mask("first.png", np.where(ids[0] == 3, ids[0], 0).astype(np.uint8))
+    mask_files.write_mask("second.png", np.where(ids[2] == 7, ids[2], 0).astype(np.uint8))
     return tmp_path
 
 
@@ -61,7 +61,7 @@ BOTH = ("--masks", "first.png", "--masks", "2:second.png")
 
 def written(out="out"):
     paths = sorted((program.pathlib.Path(out) / "masks").iterdir())
-    return {path.stem: masks.read_mask(path) for path in paths}
+    return {path.stem: mask_files.read_mask(path) for path in paths}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -143,7 +143,7 @@ def test_containers(here, clip, name, codec, pixels, sound):
         with av.open("out/overlay.mp4") as container:
             assert sum(piece.samples for piece in container.decode(audio=0)) > 12_000
     times = [float(time) for time, _ in video_maker.packets("out/overlay.mp4", "video")]
-    assert times == pytest.approx([float(f.time) for f in video_files.open_media(name).frames()], abs=0.02)
+    assert times == pytest.approx([float(f.time) for f in media.open_media(name).frames()], abs=0.02)
 
 
 def test_a_folder_of_images_keeps_their_names(here, clip):
@@ -175,7 +175,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
     assert run("v.mp4", *BOTH, "--rle", out="through") == 0
     monkeypatch.setattr(video_results, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(video_results, "SAVE_SHARE", 1e9)
-    step, write, steps = session_lib.Session.step, masks.write_mask, []
+    step, write, steps = session_lib.Session.step, mask_files.write_mask, []
 
     def stepped(self, *args, **kwargs):
         if trouble == "ctrl-c" and len(steps) == 5:
@@ -190,14 +190,14 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
 
     with monkeypatch.context() as broken:
         broken.setattr(session_lib.Session, "step", stepped)
-        broken.setattr(masks, "write_mask", full)
+        broken.setattr(mask_files, "write_mask", full)
         assert run("v.mp4", *BOTH, "--rle") == (130 if trouble == "ctrl-c" else 2)
         errors = capsys.readouterr().err.strip()
         if trouble == "disk full":
             assert "000005.png: cannot write: No space left" in errors and "\n" not in errors
         assert list(written()) == [f"{i:06d}" for i in range(5)] and not os.path.exists("out/overlay.mp4")
         steps.clear()
-        broken.setattr(masks, "write_mask", write)
+        broken.setattr(mask_files, "write_mask", write)
         trouble = None
         assert run("v.mp4", *BOTH, "--rle") == 0
     assert steps[0] == 5 and steps[-1] == LENGTH - 1, "went on where it was interrupted"
@@ -226,7 +226,7 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_not_mixed_in(here, 
     assert 7 in np.unique(written()["000004"])
     os.mkdir("mine")
     os.mkdir("mine/masks")
-    masks.write_mask("mine/masks/painted.png", np.ones(SIZE, np.uint8))
+    mask_files.write_mask("mine/masks/painted.png", np.ones(SIZE, np.uint8))
     assert run("v.mp4", *BOTH, "--overwrite", out="mine") == 2
     assert "this program did not write" in capsys.readouterr().err and os.listdir("mine/masks") == [
         "painted.png"
@@ -237,7 +237,7 @@ def test_a_disk_full_while_drawing_keeps_the_masks(here, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for target, name in ((movie.Movie, "write"), (products.RunLengths, "_finish")):
+    for target, name in ((video_writer.Movie, "write"), (exports.RunLengths, "_finish")):
         with monkeypatch.context() as broken:
             broken.setattr(target, name, full)
             assert run("v.mp4", *BOTH, "--rle") == 2
@@ -267,9 +267,9 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
     with av.open("zero.avi", "w") as container:
         container.add_stream("mpeg4", rate=12).pix_fmt = "yuv420p"
         container.start_encoding()
-    masks.write_mask("small.png", np.ones((32, 48), np.uint8))
-    masks.write_mask("turned.png", np.ones((96, 64), np.uint8))
-    masks.write_mask("black.png", np.zeros(SIZE, np.uint8))
+    mask_files.write_mask("small.png", np.ones((32, 48), np.uint8))
+    mask_files.write_mask("turned.png", np.ones((96, 64), np.uint8))
+    mask_files.write_mask("black.png", np.zeros(SIZE, np.uint8))
     Image.fromarray(np.uint8(255 * (ids[0] > 0))).save("white.png")
     Image.fromarray(np.full((*SIZE, 3), 77, np.uint8)).save("colour.png")
     Image.fromarray(frames[0]).save("photo.jpg")
@@ -304,7 +304,7 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
         error = capsys.readouterr().err.strip()
         assert "\n" not in error and re.search(match, error), (arguments, error)
         assert not os.path.exists("out"), arguments
-    monkeypatch.setattr(movie, "_CODECS", {".mp4": ("libnothing", "yuv420p", {})})
+    monkeypatch.setattr(video_writer, "_CODECS", {".mp4": ("libnothing", "yuv420p", {})})
     assert run("v.mp4", *first) == 2
     assert "no encoder libnothing" in capsys.readouterr().err and not os.path.exists("out")
     assert run("v.mp4", *first, "--no-overlay", "--masks", "9:second.png") == 2
@@ -314,7 +314,7 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
 def test_a_mask_behind_the_end_of_a_very_short_video_is_refused(here, clip, capsys):
     # Matroska counts no frames, and 10 ms at 12 frames per second are less than half of one.
     video_maker.write("flash.mkv", clip[0][:1], codec="mpeg4", lasts=12)
-    assert video_files.open_media("flash.mkv").num_frames == 1
+    assert media.open_media("flash.mkv").num_frames == 1
     assert run("flash.mkv", "--masks", "first.png", "--masks", "99:second.png") == 2
     assert "there is no frame 99, the video has 1: 0 to 0" in capsys.readouterr().err
 
@@ -322,7 +322,7 @@ def test_a_mask_behind_the_end_of_a_very_short_video_is_refused(here, clip, caps
 def test_masks_are_fitted_shared_and_renamed_when_asked(here, clip):
     frames, ids = clip
     small = np.kron(ids[0], np.ones((2, 2), np.uint8))
-    masks.write_mask("large.png", small)
+    mask_files.write_mask("large.png", small)
     Image.fromarray(np.uint8(255 * (ids[2] == 7))).save("white.png")
     arguments = ("--masks", "large.png", "--masks", "2:white.png@9", "--resize-masks", "--no-overlay")
     assert run("v.mp4", *arguments) == 0
@@ -337,8 +337,8 @@ def test_an_object_that_is_lost_is_named(here, capsys):
     assert "last seen" not in capsys.readouterr().out
     for index in range(5, LENGTH):
         path = program.pathlib.Path(f"out/masks/{index:06d}.png")
-        ids = masks.read_mask(path)
-        masks.write_mask(path, np.where(ids == 7, 0, ids).astype(np.uint8))
+        ids = mask_files.read_mask(path)
+        mask_files.write_mask(path, np.where(ids == 7, 0, ids).astype(np.uint8))
     assert run("v.mp4", *BOTH, "--no-overlay") == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "object 7 was last seen in frame 4;" in out and "FRAME:FILE.png@7" in out and "object 3" not in out

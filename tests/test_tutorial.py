@@ -10,7 +10,8 @@ import eval as eval_program
 import segment
 import train
 from vos_jax import geometry
-from vos_jax.data import build, masks
+from vos_jax.data import mask_files
+from vos_jax.tools import pack_data
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/tutorial.md").read_text()
@@ -38,7 +39,7 @@ def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
     found = sorted((tmp_path / "results/holiday/masks").iterdir())
     exec(track + edit, code)
     assert len(found) == len(code["frames"]) == 8
-    last = masks.read_mask(found[-1])
+    last = mask_files.read_mask(found[-1])
     assert set(np.unique(last)) == {0, 1, 2, 3}
     assert code["session"].index == 3 and code["session"].objects == (1, 2, 3, 8)
 
@@ -55,10 +56,14 @@ def test_the_commands_are_understood():
             seen.add(command[1])
         elif command[1] == "-m":
             seen.add(command[2])
-    assert seen == {"segment.py", "eval.py", "train.py", "vos_jax.data.check", "vos_jax.data.build"} | {
-        "vos_jax.export"
-    }
-    assert build.parse([*next(c for c in commands() if "vos_jax.data.build" in c)[3:]]).root
+    assert seen == {
+        "segment.py",
+        "eval.py",
+        "train.py",
+        "vos_jax.tools.check_data",
+        "vos_jax.tools.pack_data",
+    } | {"vos_jax.tools.export"}
+    assert pack_data.parse([*next(c for c in commands() if "vos_jax.tools.pack_data" in c)[3:]]).root
 
 
 def test_the_quick_start_in_the_readme_is_the_tutorials():

@@ -15,15 +15,9 @@ from tests import layouts
 from tests.data import video_maker
 from vos_jax import config as configs
 from vos_jax import errors, files
-from vos_jax.data import (
-    frames,
-    masks,
-    prompts,
-    proposal_files,
-    video_files,
-)
+from vos_jax.data import image_files, mask_files, media, prompts, proposal_files
 from vos_jax.data.datasets import records, youtube_vos
-from vos_jax.inference import probabilities, result_store, writer
+from vos_jax.inference import mask_writer, probabilities, result_store
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
@@ -59,10 +53,10 @@ def test_frame_bombs_are_refused_by_the_header_wherever_frames_are_decoded(
     path = tmp_path / "bomb.jpg"
     path.write_bytes(make(*claim))
     for read in (
-        lambda: frames.read_frame(path),
-        lambda: frames.frame_size(path),
-        lambda: frames.read_frame(path, short_side=100),
-        lambda: frames.decode(path.read_bytes(), "packed"),
+        lambda: image_files.read_frame(path),
+        lambda: image_files.frame_size(path),
+        lambda: image_files.read_frame(path, short_side=100),
+        lambda: image_files.decode(path.read_bytes(), "packed"),
         lambda: records.decode_ids(path.read_bytes(), "packed"),
     ):
         with pytest.raises(errors.VosError, match="pixels|decompression bomb"):
@@ -75,7 +69,7 @@ def test_a_second_header_in_a_mask_does_not_pass_the_size_check(tmp_path, little
     path = tmp_path / "bomb.png"
     path.write_bytes(png_claiming(*claim, second=True))
     with pytest.raises(errors.VosError, match="damaged"):
-        masks.read_mask(path)
+        mask_files.read_mask(path)
 
 
 def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory):
@@ -86,7 +80,7 @@ def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory)
     evil = data.getvalue()[:end] + struct.pack(">I", 0x7FFFFFF0) + b"IDAT" + data.getvalue()[end:]
     (tmp_path / "a.png").write_bytes(evil)
     with pytest.raises(errors.VosError, match="longer than the file"):
-        frames.read_frame(tmp_path / "a.png")
+        image_files.read_frame(tmp_path / "a.png")
     with pytest.raises(errors.VosError, match="longer than the file"):
         records.decode_ids(evil, "packed")
 
@@ -94,11 +88,11 @@ def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory)
 def test_a_mask_whose_last_chunk_claims_four_gigabytes_is_looked_at_without_them(tmp_path, little_memory):
     """`is_binary` let Pillow read from the file, and reading 4 GB allocates them first."""
     path = tmp_path / "a.png"
-    masks.write_mask(path, np.array([[0, 255]], np.uint8))
+    mask_files.write_mask(path, np.array([[0, 255]], np.uint8))
     data = path.read_bytes()
     at = data.index(b"IDAT") - 4
     path.write_bytes(data[:at] + b"\xff\0\0\0" + data[at + 4 :])
-    assert masks.read_mask(path).tolist() == [[0, 1]] and masks.is_binary(path)
+    assert mask_files.read_mask(path).tolist() == [[0, 1]] and mask_files.is_binary(path)
 
 
 def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
@@ -113,10 +107,10 @@ def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
 
 def test_a_film_bomb_is_refused_before_its_frames_are_allocated(tmp_path, monkeypatch):
     path = video_maker.write(tmp_path / "v.mp4", [np.zeros((64, 96, 3), np.uint8)] * 2)
-    monkeypatch.setattr(masks, "MAX_PIXELS", 64 * 96 - 1)
-    monkeypatch.setattr(masks, "check_size", lambda *_: pytest.fail("decoded already"))
+    monkeypatch.setattr(mask_files, "MAX_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(mask_files, "check_size", lambda *_: pytest.fail("decoded already"))
     with pytest.raises(errors.VosError, match=r"v\.mp4"):
-        video_files.open_media(path)
+        media.open_media(path)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.webm"])
@@ -125,7 +119,7 @@ def test_titles_in_no_encoding_do_not_lose_a_film(tmp_path, name):
     path = video_maker.write(tmp_path / name, [np.zeros((64, 96, 3), np.uint8)] * 2, codec=codec)
     assert b"Lavf" in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
-    assert len(list(video_files.open_media(path).frames())) == 2
+    assert len(list(media.open_media(path).frames())) == 2
 
 
 @pytest.mark.parametrize(
@@ -143,7 +137,7 @@ def test_playlists_and_texts_are_no_films(tmp_path, name, text):
         video_maker.write(tmp_path / secret, [np.zeros((64, 96, 3), np.uint8)] * 2)
     (tmp_path / name).write_text(text)
     with pytest.raises(errors.VosError, match="cannot be opened as a video"):
-        video_files.open_media(tmp_path / name)
+        media.open_media(tmp_path / name)
 
 
 def test_pipes_devices_and_folders_are_not_read_by_anybody(tmp_path):
@@ -153,10 +147,10 @@ def test_pipes_devices_and_folders_are_not_read_by_anybody(tmp_path):
     device.symlink_to("/dev/zero")
     folder.mkdir()
     readers = (
-        masks.read_mask,
-        masks.png_size,
-        frames.read_frame,
-        frames.frame_size,
+        mask_files.read_mask,
+        mask_files.png_size,
+        image_files.read_frame,
+        image_files.frame_size,
         proposal_files.read,
         youtube_vos.read_meta,
         probabilities.read,
@@ -167,14 +161,14 @@ def test_pipes_devices_and_folders_are_not_read_by_anybody(tmp_path):
                 read(path)
     for path in (pipe, device):
         with pytest.raises(errors.VosError, match="not a plain file"):
-            video_files.open_media(path)
+            media.open_media(path)
 
 
 def test_files_larger_than_any_honest_one_are_not_read(tmp_path, little_memory):
     with open(tmp_path / "huge.png", "wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(errors.VosError, match="at most 1024 MiB"):
-        masks.read_mask(tmp_path / "huge.png")
+        mask_files.read_mask(tmp_path / "huge.png")
     with pytest.raises(OSError, match="512 MiB"):
         files.read_json(tmp_path / "huge.png")
 
@@ -182,9 +176,9 @@ def test_files_larger_than_any_honest_one_are_not_read(tmp_path, little_memory):
 def test_links_within_a_data_set_are_followed(tmp_path):
     """People link data sets into place; that goes on working."""
     (tmp_path / "there").mkdir()
-    masks.write_mask(tmp_path / "there" / "a.png", IDS)
+    mask_files.write_mask(tmp_path / "there" / "a.png", IDS)
     (tmp_path / "here").symlink_to(tmp_path / "there")
-    assert np.array_equal(masks.read_mask(tmp_path / "here" / "a.png"), IDS)
+    assert np.array_equal(mask_files.read_mask(tmp_path / "here" / "a.png"), IDS)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +210,7 @@ def test_names_that_leave_their_folder_or_command_the_terminal_are_refused(tmp_p
     with pytest.raises(errors.VosError):
         proposal_files.path_of(tmp_path, name)
     with pytest.raises(errors.VosError):
-        writer.mask_path(tmp_path, name, "00000")
+        mask_writer.mask_path(tmp_path, name, "00000")
 
 
 def test_a_list_of_sequences_cannot_name_a_folder_elsewhere(tmp_path):
@@ -234,13 +228,13 @@ def test_results_are_not_written_through_a_link_out_of_the_folder(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "00000.png").write_bytes(b"precious")
     (out / "cow").symlink_to(elsewhere)
-    with pytest.raises(errors.VosError, match="link out of"), writer.MaskWriter(out) as results:
+    with pytest.raises(errors.VosError, match="link out of"), mask_writer.MaskWriter(out) as results:
         results.write("cow", "00000", IDS)
         results.flush()
     assert (elsewhere / "00000.png").read_bytes() == b"precious"
     linked = tmp_path / "linked"
     linked.symlink_to(out)
-    with writer.MaskWriter(linked) as results:
+    with mask_writer.MaskWriter(linked) as results:
         results.write("dog", "00000", IDS)
     assert (out / "dog" / "00000.png").is_file(), "the folder itself may be a link"
 

@@ -17,11 +17,11 @@ from PIL import Image
 from tests import layouts
 from tests.inference import coloured
 from vos_jax import errors, files, weights_io
-from vos_jax.convert import torch_pickle
 from vos_jax.data import proposal_files
 from vos_jax.data.datasets import tfds
-from vos_jax.inference import objects, probabilities, result_store, session_file, writer
+from vos_jax.inference import mask_writer, objects, probabilities, result_store, session_file
 from vos_jax.inference import session as session_lib
+from vos_jax.tools import torch_pickle
 
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
@@ -114,9 +114,7 @@ def test_no_reader_unpickles():
         )
         if word in path.read_text()
     ]
-    assert found == ["convert/torch_pickle.py: import pickle\n", "inference/probabilities.py: np.load("], (
-        found
-    )
+    assert found == ["tools/torch_pickle.py: import pickle\n", "inference/probabilities.py: np.load("], found
     assert issubclass(pickle.UnpicklingError, Exception)
 
 
@@ -199,7 +197,7 @@ def test_a_sequence_folder_that_is_no_text_is_named_not_a_traceback(tmp_path, ca
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(os.fsdecode(folder) + "/0.png")
     with pytest.raises(errors.VosError) as told:
         for video in layouts.open_as("folders", tmp_path):
-            writer.mask_path(tmp_path, video.name, "0")
+            mask_writer.mask_path(tmp_path, video.name, "0")
     str(told.value).encode()
 
 

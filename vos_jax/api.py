@@ -26,7 +26,7 @@ def load(
 
     Args:
       name: "lite0" or "resnet50"; "training_free" needs no trained weights and always works.
-      checkpoint: exported weights (`python -m vos_jax.export`); None takes those that ship.
+      checkpoint: exported weights (`python -m vos_jax.tools.export`); None takes those that ship.
       overrides: keys of docs/configuration.md to change, as "model.dtype=bfloat16".
 
     Raises:
@@ -92,9 +92,9 @@ def shipped_weights(name: str) -> pathlib.Path:
     backbone = model_config.change_variant(model_config.ModelConfig(), name).backbone
     convert = ""
     if not (pretrained.WEIGHTS / f"{backbone}.safetensors").is_file():
-        convert = f"`python -m vos_jax.convert {backbone} FILE.pth` for the backbone, "
+        convert = f"`python -m vos_jax.tools.convert {backbone} FILE.pth` for the backbone, "
     raise errors.VosError(
         f"no trained weights for {name!r} come with this version; train them ({convert}`python train.py "
-        f"--config train_davis --config.model.variant={name} --workdir RUN`, `python -m vos_jax.export RUN "
-        f"{name}.safetensors`) and say checkpoint={name + '.safetensors'!r}, or take {TRAINING_FREE!r}"
+        f"--config train_davis --config.model.variant={name} --workdir RUN`, `python -m vos_jax.tools.export "
+        f"RUN {name}.safetensors`) and say checkpoint={name + '.safetensors'!r}, or take {TRAINING_FREE!r}"
     )

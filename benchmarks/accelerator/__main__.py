@@ -13,7 +13,7 @@ Figures of the same device and settings that DIR holds already are not measured 
 
 Training logs DIR/curve.jsonl and keeps the averaged weights and its state in files of at most 15 MiB
 (benchmarks/accelerator/state_files.py says what resuming from them loses). --data takes folders that
-`python -m vos_jax.data.build` packed; reading them needs no tensorflow-datasets.
+`python -m vos_jax.tools.pack_data` packed; reading them needs no tensorflow-datasets.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A training run in a few small files, each at most `MOST` bytes, so that all of them can be brought home.
 
-    weights.safetensors, weights.json   averaged weights and their record, as `vos_jax.export` writes them
+    weights.safetensors, weights.json   averaged weights and their record, as vos_jax.tools.export writes them
     state-1-of-N.safetensors, ...       parameters, the optimiser's state; step, position in the data, config
 
 Resuming from them is not bit for bit: the optimiser's moments are rounded to bfloat16, and the averaged
@@ -21,8 +21,9 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, export, files, weights_io
+from vos_jax import errors, files, weights_io
 from vos_jax.models import weights
+from vos_jax.tools import export
 from vos_jax.train import state as state_lib
 
 MOST = 15 * 2**20

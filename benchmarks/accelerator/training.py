@@ -15,7 +15,7 @@ from vos_jax import config as configs
 from vos_jax import errors
 from vos_jax.data import pipeline
 from vos_jax.models import vos, weights
-from vos_jax.train import clip_loss, optim, parallel, setup, signals, state, watch
+from vos_jax.train import clip_loss, optim, parallel, run_log, setup, signals, state
 
 CURVE = "curve.jsonl"
 
@@ -93,7 +93,7 @@ def train(
         run, start = program.trainer.place(found.replace(key=run.key)), int(found.step)
         data.set_state(position)
         say(f"training goes on from step {start}")
-    watch.keep_until(folder / CURVE, start)
+    run_log.keep_until(folder / CURVE, start)
     began = saved_when = logged_when = time.monotonic()
     number = saved_at = logged = start
     pending: dict[str, Any] | None = None
@@ -116,7 +116,7 @@ def train(
             row = {"step": number, "seconds": now - began}
             row["clips_per_second"] = (number - logged) * batch / (now - logged_when)
             row |= {"lr": float(program.schedule(number - 1)), **metrics}
-            watch.append(folder / CURVE, row)
+            run_log.append(folder / CURVE, row)
             say(f"step {number}/{total}: loss {row['loss']:.4g}, {row['clips_per_second']:.4g} clips/s")
             logged, logged_when = number, now
 

@@ -12,11 +12,11 @@ from tests.cases.user_files import MINE, SIZE, check_refused, tree, write
 from tests.eval import runs
 from tests.eval.conftest import copy_model, davis, pristine  # noqa: F401 - fixtures
 from tests.inference.coloured import make_model
-from vos_jax import errors, export, files, merge, output_folder, weights_io
-from vos_jax.convert import __main__ as convert
+from vos_jax import errors, files, output_folder, weights_io
 from vos_jax.data import proposal_files
 from vos_jax.inference import result_store, video_results
 from vos_jax.models import weights
+from vos_jax.tools import convert, convert_proposals, export, merge
 from vos_jax.train import workdir
 
 
@@ -143,12 +143,12 @@ def test_proposals_of_others_are_not_replaced(tmp_path, capsys):
         {"image_id": f"{name}/0.jpg", "score": 0.5, "segmentation": segmentation} for name in ("v", "results")
     ]
     write(tmp_path / "results.json", json.dumps(entries).encode())
-    arguments = ["convert", str(tmp_path / "results.json"), "--out"]
-    assert proposal_files.main([*arguments, str(tmp_path)]) == 2
+    arguments = [str(tmp_path / "results.json"), "--out"]
+    assert convert_proposals.main([*arguments, str(tmp_path)]) == 2
     check_refused(capsys, "results.json")
     assert json.loads((tmp_path / "results.json").read_text()) == entries
     for _ in range(2):
-        assert proposal_files.main([*arguments, str(tmp_path / "out")]) == 0
+        assert convert_proposals.main([*arguments, str(tmp_path / "out")]) == 0
 
 
 # ---------------------------------------------------------------- the store itself

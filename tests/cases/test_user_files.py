@@ -18,7 +18,7 @@ from tests.eval import runs
 from tests.eval.conftest import copy_model, davis, pristine  # noqa: F401 - fixtures
 from tests.inference.coloured import make_model, make_video
 from vos_jax import files, output_folder
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.models import weights
 
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_lib, "Engine", lambda *_, **__: test_segment.ENGINE)
     frames, ids = make_video(SIZE, LENGTH)
     video_maker.write("film.mp4", frames)
-    masks.write_mask("first.png", ids[0])
+    mask_files.write_mask("first.png", ids[0])
     return tmp_path
 
 
@@ -207,7 +207,7 @@ def lvos(tmp_path):
     for index in range(LENGTH):
         os.makedirs(tmp_path / "set/ant/masks", exist_ok=True)
         Image.fromarray(frames[index]).save(tmp_path / f"set/ant/{index:05d}.jpg")
-        masks.write_mask(tmp_path / f"set/ant/masks/{index:05d}.png", ids[index])
+        mask_files.write_mask(tmp_path / f"set/ant/masks/{index:05d}.png", ids[index])
     return tmp_path / "set"
 
 
@@ -317,7 +317,7 @@ def test_a34_masks_of_a_corrected_first_mask_are_not_kept(davis, tmp_path, copy_
     out = tmp_path / "out"
     assert runs.run(davis, out, "--sequences", "ant") == 0
     path = davis / "Annotations/480p/ant/00000.png"
-    masks.write_mask(path, np.roll(masks.read_mask(path), 3, axis=1))
+    mask_files.write_mask(path, np.roll(mask_files.read_mask(path), 3, axis=1))
     assert runs.run(davis, out, "--sequences", "ant") == 2
     check_refused(capsys, "made with other settings (prompts.0")
     assert runs.run(davis, out, "--sequences", "ant", "--overwrite") == 0

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests import layouts
 from vos_jax import errors, files
-from vos_jax.data import datasets, masks
+from vos_jax.data import datasets, mask_files
 
 SIZE = (24, 32)
 
@@ -25,7 +25,7 @@ def write_ids(path, objects, size=SIZE):
     ids = np.zeros(size, np.uint8)
     for n, object_id in enumerate(objects):
         ids[4:8, 4 * n : 4 * n + 4] = object_id
-    masks.write_mask(path, ids)
+    mask_files.write_mask(path, ids)
 
 
 def davis(root, **options) -> datasets.VideoDataset:
@@ -79,7 +79,7 @@ def test_davis_2016_merges_objects(tmp_path):
     video = davis(make_davis(tmp_path, year=2016), year=2016)["dog"]
     assert video.merge_objects and video.first_frames == {1: 0}
     np.testing.assert_array_equal(
-        video.mask(0), masks.read_mask(tmp_path / "Annotations/480p/dog/00000.png") > 0
+        video.mask(0), mask_files.read_mask(tmp_path / "Annotations/480p/dog/00000.png") > 0
     )
 
 
@@ -219,7 +219,7 @@ def test_more_objects_than_can_be_tracked(tmp_path):
     for i in range(3):
         ids = np.zeros(SIZE, np.uint8)
         ids[0, :30] = 1 + 30 * i + np.arange(30)
-        masks.write_mask(folders / f"Annotations/cat/{i:05d}.png", ids)
+        mask_files.write_mask(folders / f"Annotations/cat/{i:05d}.png", ids)
     message = message_of(folder_of_folders(folders)["cat"].check)
     assert "'cat'" in message and "90 objects" in message and "64" in message
 

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 from vos_jax import errors
-from vos_jax.data import masks, prompts
+from vos_jax.data import mask_files, prompts
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "120:odd.png", "me@2.png"):
-        masks.write_mask(name, np.eye(8, dtype=np.uint8))
+        mask_files.write_mask(name, np.eye(8, dtype=np.uint8))
     return tmp_path
 
 
@@ -48,17 +48,17 @@ def test_black_and_white_is_told_from_ids():
         "one_bit.png": (Image.fromarray(255 * ids).convert("1"), True),
         "colour.png": (Image.fromarray(np.dstack([255 * ids] * 3)), True),
         "blue.png": (Image.fromarray(np.dstack([0 * ids, 0 * ids, 255 * ids])), False),
-        "red.png": (Image.fromarray(masks.PALETTE[ids]), False),
+        "red.png": (Image.fromarray(mask_files.PALETTE[ids]), False),
     }
     for name, (image, binary) in forms.items():
         image.save(name)
-        assert masks.is_binary(name) == binary, name
-    assert not masks.is_binary("a.png"), "indexed: object 1 and no other"
+        assert mask_files.is_binary(name) == binary, name
+    assert not mask_files.is_binary("a.png"), "indexed: object 1 and no other"
 
 
 def test_later_masks_correct_and_add_and_the_same_frame_is_shared():
-    masks.write_mask("two.png", np.uint8([[1, 1, 0, 0], [0, 0, 2, 0]]))
-    masks.write_mask("three.png", np.uint8([[0, 0, 3, 3], [0, 0, 0, 0]]))
+    mask_files.write_mask("two.png", np.uint8([[1, 1, 0, 0], [0, 0, 2, 0]]))
+    mask_files.write_mask("three.png", np.uint8([[0, 0, 3, 3], [0, 0, 0, 0]]))
     Image.fromarray(np.uint8([[255, 0, 0, 0], [0, 0, 0, 0]])).save("white.png")
     given = [
         prompts.parse_mask_option(text) for text in ("5:two.png", "two.png", "three.png", "7:white.png@2")

@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 
 from vos_jax import errors
 from vos_jax.data import proposal_files
+from vos_jax.tools import convert_proposals
 
 SIZE = (24, 40)
 
@@ -161,7 +162,7 @@ def test_coco_results_are_converted(tmp_path, capsys):
     files = {7: "JPEGImages/480p/bike/00003.jpg", 9: "bike/00004.jpg", 11: "car/0.jpg"}
     images.write_text(json.dumps({"images": [{"id": i, "file_name": n} for i, n in files.items()]}))
     out = tmp_path / "out"
-    assert proposal_files.main(["convert", str(results), "--images", str(images), "--out", str(out)]) == 0
+    assert convert_proposals.main([str(results), "--images", str(images), "--out", str(out)]) == 0
     assert "2 videos" in capsys.readouterr().out
     bike = proposal_files.read(out / "bike.json")
     assert list(bike.frames) == ["00003", "00004"] and len(bike.frames["00003"]) == 2
@@ -171,7 +172,7 @@ def test_coco_results_are_converted(tmp_path, capsys):
 
 def test_image_ids_may_be_the_names(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(coco_results(["a/0", "a/1", "b/0.png", "b/1"])))
-    paths = proposal_files.convert(tmp_path / "r.json", tmp_path)
+    paths = convert_proposals.convert(tmp_path / "r.json", tmp_path)
     assert [path.name for path in paths] == ["a.json", "b.json"]
 
 
@@ -187,13 +188,13 @@ def test_image_ids_may_be_the_names(tmp_path):
 def test_unusable_images_are_named(images, message, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(coco_results(images)))
     with pytest.raises(errors.VosError, match=message):
-        proposal_files.convert(tmp_path / "r.json", tmp_path / "out")
+        convert_proposals.convert(tmp_path / "r.json", tmp_path / "out")
 
 
 def test_unusable_results_are_one_line_and_exit_2(tmp_path, capsys):
     results = coco_results(["a/0"] * 4)
     results[2]["segmentation"] = [[0, 0, 5, 0, 5, 5]]
     (tmp_path / "r.json").write_text(json.dumps(results))
-    assert proposal_files.main(["convert", str(tmp_path / "r.json"), "--out", str(tmp_path)]) == 2
+    assert convert_proposals.main([str(tmp_path / "r.json"), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "entry 2" in error and "polygons" in error

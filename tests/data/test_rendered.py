@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.data.datasets import rendered, sprites
 from vos_jax.errors import VosError
 
@@ -141,7 +141,7 @@ def test_davis_layout(tmp_path):
     assert (root / "ImageSets/2017/val.txt").read_text().split() == ["a", "b"]
     video = rendered.make_video("b", frames=2, size=(32, 45), objects=2)
     path = root / "Annotations/480p/b/00001.png"
-    np.testing.assert_array_equal(masks.read_mask(path), video.mask(1))
+    np.testing.assert_array_equal(mask_files.read_mask(path), video.mask(1))
     with Image.open(root / "JPEGImages/480p/b/00001.jpg") as image:
         error = np.abs(np.asarray(image).astype(int) - video.frame(1).astype(int))
     assert image.size == (45, 32) and error.mean() < 8

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.eval import runs
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 
 
 def _drop_frame(davis):
@@ -25,12 +25,12 @@ def _truncate_frame(davis):
 
 
 def _resize_mask(davis):
-    masks.write_mask(davis / "Annotations/480p/bee/00000.png", np.ones((24, 35), np.uint8))
+    mask_files.write_mask(davis / "Annotations/480p/bee/00000.png", np.ones((24, 35), np.uint8))
     return "bee/00000.png"
 
 
 def _empty_mask(davis):
-    masks.write_mask(davis / "Annotations/480p/bee/00000.png", np.zeros(runs.SIZE, np.uint8))
+    mask_files.write_mask(davis / "Annotations/480p/bee/00000.png", np.zeros(runs.SIZE, np.uint8))
     return "bee/00000.png"
 
 
@@ -43,7 +43,7 @@ def _wide_ids(davis):
 
 def _many_objects(davis):
     ids = np.arange(runs.SIZE[0] * runs.SIZE[1]).reshape(runs.SIZE) % 201
-    masks.write_mask(davis / "Annotations/480p/bee/00000.png", ids.astype(np.uint8))
+    mask_files.write_mask(davis / "Annotations/480p/bee/00000.png", ids.astype(np.uint8))
     return "200 objects"
 
 

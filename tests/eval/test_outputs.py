@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.eval import runs
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.data.datasets import rendered
 
 
@@ -90,7 +90,7 @@ def test_davis16_merges_the_objects(davis, tmp_path, copy_model):
         ("ant", 1),
         ("bee", 1),
     ]
-    assert set(np.unique(masks.read_mask(tmp_path / "out/ant/00000.png"))) == {0, 1}
+    assert set(np.unique(mask_files.read_mask(tmp_path / "out/ant/00000.png"))) == {0, 1}
 
 
 def test_overlay_draws_a_video_and_a_contact_sheet(davis, tmp_path, copy_model, capsys):
@@ -126,7 +126,7 @@ def test_training_free_model_follows_the_rendered_objects(tmp_path):
     results = runs.results_of(out)
     still = []
     for name in ("ant", "bee"):
-        truth = [masks.read_mask(path) for path in sorted((davis / "Annotations/480p" / name).iterdir())]
+        truth = [mask_files.read_mask(path) for path in sorted((davis / "Annotations/480p" / name).iterdir())]
         for object_id in (1, 2):
             first = truth[0] == object_id
             still += [

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.eval import runs
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.data import masks, proposal_files
+from vos_jax.data import mask_files, proposal_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import session as session_lib
 from vos_jax.train import setup
@@ -61,7 +61,7 @@ def proposals(pristine, tmp_path_factory):
     for video in ("ant", "bee"):
         frames = {}
         for path in sorted((pristine / "Annotations/480p" / video).iterdir()):
-            ids = masks.read_mask(path)
+            ids = mask_files.read_mask(path)
             frames[path.stem] = [proposal_files.record_of(ids == i, 0.9) for i in range(1, ids.max() + 1)]
         if video == "bee":
             del frames["00003"]
@@ -105,7 +105,7 @@ def run(davis, out, weights, folder=None, *more):
 
 
 def written(out):
-    return np.stack([masks.read_mask(path) for path in sorted(out.glob("*/*.png"))])
+    return np.stack([mask_files.read_mask(path) for path in sorted(out.glob("*/*.png"))])
 
 
 def test_proposals_of_files_are_matched_and_compile_once(

@@ -7,7 +7,7 @@ import pytest
 
 import eval as program
 from tests.eval import runs
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 
 
 def test_score_only_scores_what_is_there(davis, tmp_path, capsys):
@@ -45,9 +45,9 @@ def _missing_sequence(folder):
 
 
 def _surplus_id(folder):
-    ids = masks.read_mask(folder / "bee/00003.png")
+    ids = mask_files.read_mask(folder / "bee/00003.png")
     ids[0, 0] = 9
-    masks.write_mask(folder / "bee/00003.png", ids)
+    mask_files.write_mask(folder / "bee/00003.png", ids)
     return "bee/00003.png"
 
 

@@ -15,12 +15,12 @@ from tests.fuzz import folders, mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import output_folder, weights_io
-from vos_jax.convert import foreign_weights
-from vos_jax.data import masks, prompts, proposal_files, submission
+from vos_jax.data import mask_files, prompts, proposal_files
 from vos_jax.data.datasets import tfds, youtube_vos
-from vos_jax.inference import probabilities, result_store, session_file, writer
+from vos_jax.evaluation import scoring, submission
+from vos_jax.inference import mask_writer, probabilities, result_store, session_file
 from vos_jax.inference import session as session_lib
-from vos_jax.metrics import scoring
+from vos_jax.tools import convert_proposals, foreign_weights
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 SIZE = (24, 40)
@@ -84,7 +84,7 @@ class Submission:
         root = layouts.davis(folder / "DAVIS", split="val", size=SIZE, length=3)
         self.dataset = layouts.open_as("davis", root)
         for name in ("00000", "00001", "00002"):
-            ids = masks.read_mask(root / "Annotations/480p/cow/00000.png")
+            ids = mask_files.read_mask(root / "Annotations/480p/cow/00000.png")
             layouts.write_masks(folder / "out/cow", {name: ids})
         return [submission.pack(self.dataset, folder / "out", folder / "s.zip").read_bytes()]
 
@@ -125,7 +125,7 @@ def meta_seeds(folder: pathlib.Path) -> list[bytes]:
 
 def read_meta(path: pathlib.Path) -> None:
     for video, listed in youtube_vos.read_meta(path).items():
-        writer.mask_path("out", video, "0")
+        mask_writer.mask_path("out", video, "0")
         assert all(isinstance(o, int) and isinstance(x.frames, tuple) for o, x in listed.items())
 
 
@@ -245,7 +245,7 @@ class Results:
 
 def _result(path: pathlib.Path, kind: int) -> None:
     if kind < 3:
-        masks.write_mask(path, (pictures.plane() > 0).astype(np.uint8) * np.uint8(kind))
+        mask_files.write_mask(path, (pictures.plane() > 0).astype(np.uint8) * np.uint8(kind))
     elif kind == 3:
         path.mkdir()
     elif kind == 4:
@@ -304,7 +304,7 @@ DOORS = {
     "proposals, COCO-RLE": Door(proposal_seeds, read_proposals, mutations.json_file, ".json", 60),
     "COCO results": Door(
         coco_seeds,
-        lambda path: proposal_files.convert(path, path.parent / "converted"),
+        lambda path: convert_proposals.convert(path, path.parent / "converted"),
         mutations.json_file,
         ".json",
         20,

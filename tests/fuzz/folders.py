@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from tests.data import tiny_training
 from vos_jax import config as configs
-from vos_jax import export
-from vos_jax.data import builders, datasets
+from vos_jax.data import datasets
+from vos_jax.tools import builders, export
 from vos_jax.train import checkpoints
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from tests.data import video_maker
 from vos_jax import errors
-from vos_jax.data import frames, masks, video_files
+from vos_jax.data import image_files, mask_files
+from vos_jax.data import media as media_lib
 from vos_jax.data.datasets import records
 
 SIZE = (24, 40)
@@ -33,19 +34,19 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def mask_seeds(folder: pathlib.Path) -> list[bytes]:
-    masks.write_mask(folder / "m.png", plane())
+    mask_files.write_mask(folder / "m.png", plane())
     ids = plane()
     images = [
         Image.fromarray(ids),
         Image.fromarray((ids > 0).astype(np.uint8) * 255),
-        Image.fromarray(masks.PALETTE[ids]),
-        Image.fromarray(masks.PALETTE[ids]).convert("RGBA"),
+        Image.fromarray(mask_files.PALETTE[ids]),
+        Image.fromarray(mask_files.PALETTE[ids]).convert("RGBA"),
         Image.fromarray(ids).convert("LA"),
         Image.fromarray(ids > 0),
         Image.fromarray(ids.astype(np.uint16)),
     ]
     few = Image.fromarray(ids)
-    few.putpalette(masks.PALETTE[:4].tobytes())
+    few.putpalette(mask_files.PALETTE[:4].tobytes())
     return [
         (folder / "m.png").read_bytes(),
         *(encoded(i, "PNG") for i in images),
@@ -64,9 +65,9 @@ def frame_seeds(*kinds: tuple[str, dict]) -> Callable[[pathlib.Path], list[bytes
 
 def read_frame(path: pathlib.Path) -> None:
     """As the programs do: the header first, the pixels later; and as training does."""
-    size = or_refused(lambda: frames.frame_size(path))
-    frame = or_refused(lambda: frames.read_frame(path))
-    reduced = or_refused(lambda: frames.read_frame(path, short_side=SIZE[0] // 2))
+    size = or_refused(lambda: image_files.frame_size(path))
+    frame = or_refused(lambda: image_files.read_frame(path))
+    reduced = or_refused(lambda: image_files.read_frame(path, short_side=SIZE[0] // 2))
     ids = or_refused(lambda: records.decode_ids(path.read_bytes(), "packed"))
     if isinstance(frame, np.ndarray):
         assert frame.dtype == np.uint8 and frame.shape[2] == 3
@@ -75,12 +76,12 @@ def read_frame(path: pathlib.Path) -> None:
 
 
 def read_mask(path: pathlib.Path) -> None:
-    size = or_refused(lambda: masks.png_size(path))
-    ids = or_refused(lambda: masks.read_mask(path))
+    size = or_refused(lambda: mask_files.png_size(path))
+    ids = or_refused(lambda: mask_files.read_mask(path))
     if isinstance(ids, np.ndarray):
         assert ids.dtype == np.uint8 and ids.max() < 255 and ids.shape == size
-        masks.is_binary(path)
-        or_refused(lambda: masks.check_indexed(path.read_bytes(), path))
+        mask_files.is_binary(path)
+        or_refused(lambda: mask_files.check_indexed(path.read_bytes(), path))
     _raise_if_all_refused(ids)
 
 
@@ -108,11 +109,11 @@ def film_seeds(folder: pathlib.Path) -> list[bytes]:
 
 
 def read_film(path: pathlib.Path) -> None:
-    media = video_files.open_media(path)
+    media = media_lib.open_media(path)
     count = 0
     with media.open() as reader:
         for item in reader:
-            if isinstance(item, video_files.Frame):
+            if isinstance(item, media_lib.Frame):
                 assert item.image.shape[:2] == media.size
                 count += 1
             if count > 50:

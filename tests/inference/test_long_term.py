@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.inference import coloured
+from vos_jax.evaluation import davis
 from vos_jax.inference import session as session_lib
 from vos_jax.inference import session_file
-from vos_jax.metrics import davis
 from vos_jax.models import training_free
 
 SIZE, STEPS, AWAY, BACK = (32, 48), 20, 20, 3

@@ -7,9 +7,10 @@ import eval as program
 from tests import layouts, tiny
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.data.datasets import rendered
-from vos_jax.inference import dataset_results, result_store, segmentation, writer
+from vos_jax.evaluation import dataset_results
+from vos_jax.inference import mask_writer, result_store, segmentation
 from vos_jax.models import vos
 
 
@@ -23,13 +24,13 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
         segmentation.segment(video, engine, results)
     for name in video.frame_names:
         final, coarse, propagated = (
-            masks.read_mask(writer.mask_path(tmp_path / "out" / folder, "ant", name))
+            mask_files.read_mask(mask_writer.mask_path(tmp_path / "out" / folder, "ant", name))
             for folder in ("", "stages/coarse", "stages/propagated")
         )
         np.testing.assert_array_equal(final, coarse)
         assert propagated.shape == final.shape
     np.testing.assert_array_equal(
-        video.mask(0), masks.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
+        video.mask(0), mask_files.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.inference.coloured import make_engine, make_video
-from vos_jax import command, config, errors
+from vos_jax import cli, config, errors
 from vos_jax.inference import session as session_lib
 from vos_jax.inference import session_file, view
 
@@ -84,10 +84,10 @@ def test_impossible_views_are_refused_by_name(change, named):
 
 def test_wrong_options_are_refused_by_name():
     with pytest.raises(errors.VosError, match="--scales a: takes numbers"):
-        command.parse_scales("a")
+        cli.parse_scales("a")
     changes = {
         "inference.max_size": 20,
-        "inference.scales": command.parse_scales("0.5, 1"),
+        "inference.scales": cli.parse_scales("0.5, 1"),
         "inference.flip": True,
     }
     inference = config.replace(config.default(), changes).inference

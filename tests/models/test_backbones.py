@@ -12,10 +12,10 @@ import pytest
 
 from tests.golden import patterns
 from vos_jax import errors
-from vos_jax.convert import __main__ as convert
-from vos_jax.convert import folding, plans
 from vos_jax.models import backbones
-from vos_jax.models.backbones import bottleneck, depthwise, pretrained
+from vos_jax.models.backbones import folding, pretrained
+from vos_jax.ops import bottleneck, depthwise
+from vos_jax.tools import convert
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LEVELS = ("c2", "c3", "c4", "c5")
@@ -28,7 +28,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def features_of(name: str, params: dict, frame: np.ndarray) -> dict[str, np.ndarray]:
-    module = backbones.BACKBONES[name]()
+    module = backbones.make(name)
     features = jax.jit(lambda params, frame: module.apply({"params": params}, frame))(params, frame)
     return {level: np.asarray(getattr(features, level)) for level in LEVELS}
 
@@ -49,7 +49,8 @@ def test_lite0_computes_what_the_pytorch_original_does():
 def test_resnet_computes_what_pytorch_does_from_a_torchvision_state_dict(name, blocks, step):
     state = patterns.resnet_state(blocks, bottleneck=name == "resnet50")
     state |= {"fc.weight": np.zeros((1000, 8), np.float32), "fc.bias": np.zeros(1000, np.float32)}
-    flat = folding.convert(state, convert.kernel_shapes(name), plans.PLANS[name], name="state dict")
+    plan = backbones.BACKBONES[name].conversion
+    flat = folding.convert(state, convert.kernel_shapes(name), plan, name="state dict")
     frame = patterns.frame(64, 96).astype(np.float32) / 255
     found = features_of(name, pretrained.unflatten(flat), frame)
     golden = np.load(GOLDEN / "resnet.npz")
@@ -59,7 +60,7 @@ def test_resnet_computes_what_pytorch_does_from_a_torchvision_state_dict(name, b
 
 @pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_every_backbone_has_four_levels_of_the_announced_channels_and_parameters_by_stage(name):
-    module = backbones.BACKBONES[name](dtype=jnp.bfloat16)
+    module = backbones.make(name, jnp.bfloat16)
     frame = jax.ShapeDtypeStruct((96, 64, 3), jnp.uint8)
     features, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), frame)
     for level, stride in backbones.STRIDES.items():
@@ -190,14 +191,12 @@ def test_shipped_weights_are_those_of_their_record():
     assert sum(leaf.size for leaf in leaves) == record["parameters"]
     assert record["source"]["licence"] == "Apache-2.0"
     frame = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
-    fresh = jax.eval_shape(backbones.BACKBONES["efficientnet_lite0"]().init, jax.random.key(0), frame)[
-        "params"
-    ]
+    fresh = jax.eval_shape(backbones.make("efficientnet_lite0").init, jax.random.key(0), frame)["params"]
     assert jax.tree.map(lambda a: a.shape, params) == jax.tree.map(lambda a: a.shape, fresh)
 
 
 def test_weights_that_do_not_ship_are_asked_for_with_the_command_that_makes_them(tmp_path):
-    with pytest.raises(errors.VosError, match=r"python -m vos_jax.convert resnet50 resnet50-\S+\.pth"):
+    with pytest.raises(errors.VosError, match=r"python -m vos_jax.tools.convert resnet50 resnet50-\S+\.pth"):
         backbones.load_pretrained("resnet50", tmp_path / "resnet50.safetensors")
 
 

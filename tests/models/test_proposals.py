@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import mask_paste, proposals, roi_align
+from vos_jax.models import proposals
 from vos_jax.models.backbones import Features
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import paste, roi_align
 
 # Compiling takes far longer than running here, so the compiler may leave the code as it is.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -107,16 +108,16 @@ def test_matrix_nms_decays_duplicates_only():
 
 
 def test_pasting_a_full_mask_fills_the_box_and_nothing_else():
-    paste = jit(lambda box: mask_paste.paste(jnp.ones((28, 28)), box, height=16, width=24))
+    pasted = jit(lambda box: paste.paste(jnp.ones((28, 28)), box, height=16, width=24))
     full = np.zeros((16, 24))
     full[2:10, 5:20] = 1
-    np.testing.assert_allclose(paste(jnp.array([8.0, 20, 40, 80])), full, atol=1e-6)
+    np.testing.assert_allclose(pasted(jnp.array([8.0, 20, 40, 80])), full, atol=1e-6)
     # Hanging out, only the part inside; empty or inside-out, nothing.
     full[:] = 0
     full[:3, :4] = 1
-    np.testing.assert_allclose(paste(jnp.array([-50.0, -9, 12, 16])), full, atol=1e-6)
+    np.testing.assert_allclose(pasted(jnp.array([-50.0, -9, 12, 16])), full, atol=1e-6)
     for box in ([8, 8, 8, 30], [30, 30, 8, 8], [0, 0, 0, 0], [200, 200, 300, 300]):
-        np.testing.assert_array_equal(paste(jnp.array(box, jnp.float32)), 0.0)
+        np.testing.assert_array_equal(pasted(jnp.array(box, jnp.float32)), 0.0)
 
 
 def test_pasting_inverts_roi_align_on_a_smooth_mask():
@@ -127,7 +128,7 @@ def test_pasting_inverts_roi_align_on_a_smooth_mask():
     @jit
     def there_and_back(blob):
         region = roi_align.roi_align(blob[..., None], box, size=28, stride=4)[..., 0]
-        return mask_paste.paste(region, box, height=32, width=48)
+        return paste.paste(region, box, height=32, width=48)
 
     back = np.asarray(there_and_back(blob))
     # Cells whose centre (·4 + 2) is in the box.
@@ -139,7 +140,7 @@ def test_moving_a_mask():
     mask = np.zeros((12, 16), np.float32)
     mask[2:6, 4:8] = 1
     source = np.array([8, 16, 24, 32], np.float32)
-    move = jit(mask_paste.move)
+    move = jit(paste.move)
     np.testing.assert_allclose(move(mask, source, source), mask, atol=1e-6)
     shifted = move(mask, source, source + np.float32([4, 8, 4, 8]))
     np.testing.assert_allclose(shifted, np.roll(mask, (1, 2), (0, 1)), atol=1e-6)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.models import backbones, masks, refine, windows
+from vos_jax.models import backbones, refine
 from vos_jax.models import read as read_lib
+from vos_jax.ops import masks, windows
 
 
 def features(h=2, w=3, seed=0):

@@ -19,7 +19,7 @@ import train as train_program
 from tests import tiny
 from tests.data import tiny_training, video_maker
 from vos_jax import output_folder
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.inference import video_results
 from vos_jax.train import checkpoints
 
@@ -47,7 +47,7 @@ def prepare(place: pathlib.Path) -> None:
     tiny_training.write_sequence(place / "data", "held", 7, frames=4, objects=2, size=SIZE)
     frames, ids = tiny.video(10, SIZE)
     video_maker.write(str(place / "film.mp4"), frames)
-    masks.write_mask(place / "first.png", ids[0])
+    mask_files.write_mask(place / "first.png", ids[0])
     params = jax.device_get(tiny.params(proposals=tiny.NO_NETWORK))
     flat = {"/".join(str(key.key) for key in path): x for path, x in jax.tree.leaves_with_path(params)}
     safetensors.numpy.save_file(flat, place / "tiny.safetensors", metadata={"variant": "tiny"})

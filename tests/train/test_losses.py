@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from vos_jax import errors
-from vos_jax.models import masks, matcher, proposals, vos
+from vos_jax.models import matcher, proposals, vos
 from vos_jax.models import read as read_lib
+from vos_jax.ops import masks
 from vos_jax.train import losses
 
 CONFIG = losses.LossConfig()

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 
 from tests import tiny
-from vos_jax.models import masks
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.ops import masks
 from vos_jax.train import clip_loss
 from vos_jax.train import oracle as oracle_lib
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from vos_jax.models import boxes as box_lib
 from vos_jax.models import fpn, proposals
 from vos_jax.models.backbones import Features
+from vos_jax.ops import boxes as box_lib
 from vos_jax.train import proposal_losses
 
 SIZE = 128

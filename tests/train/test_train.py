@@ -21,7 +21,8 @@ from flax import traverse_util
 import train as program
 from tests import tiny
 from tests.data import tiny_training
-from vos_jax import export, processes
+from vos_jax import processes
+from vos_jax.tools import export
 from vos_jax.train import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

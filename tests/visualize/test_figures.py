@@ -11,11 +11,11 @@ from tests import layouts, tiny
 from tests.inference.coloured import make_engine, make_model
 from vos_jax import errors
 from vos_jax.data.datasets import rendered
-from vos_jax.metrics import scoring
+from vos_jax.evaluation import scoring
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import weights
-from vos_jax.visualize import alignment, failures, figures, memory, sheet
+from vos_jax.visualize import figure_alignment, figure_failures, figure_memory, figures, layout
 
 
 def random_memory(seed=0, grid=(3, 4), slots=3, objects=2):
@@ -37,7 +37,7 @@ def test_relevance_is_the_softmax_of_the_read():
     memory_, query = random_memory()
     weights = np.zeros((2, 3, 4), np.float32)
     weights[:, 1, 1:3] = 1
-    relevance = jax.jit(memory.relevance, static_argnums=2)
+    relevance = jax.jit(figure_memory.relevance, static_argnums=2)
     heat = np.asarray(
         relevance(query, memory_, read_lib.ReadConfig(affinity="dot", search_radius=0.0), weights)
     )
@@ -55,7 +55,7 @@ def test_relevance_is_the_softmax_of_the_read():
 def test_heat_lies_where_it_is_hot_and_padding_is_cut_off():
     heat = np.zeros((4, 6), np.float32)
     heat[1, 2] = 1
-    picture = memory.lay_heat(np.full((50, 90, 3), 128, np.uint8), heat, (64, 96))
+    picture = figure_memory.lay_heat(np.full((50, 90, 3), 128, np.uint8), heat, (64, 96))
     assert picture.shape == (50, 90, 3)
     red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
     assert red[24, 40] > 120 > blue[24, 40] and blue[5, 80] > red[5, 80]
@@ -64,8 +64,10 @@ def test_heat_lies_where_it_is_hot_and_padding_is_cut_off():
 def test_crops_are_what_a_box_holds():
     frame = np.arange(40 * 60, dtype=np.int64).reshape(40, 60) % 251
     frame = np.dstack([frame] * 3).astype(np.uint8)
-    np.testing.assert_array_equal(alignment.crop(frame, np.array([4, 10, 24, 30]), 20), frame[4:24, 10:30])
-    assert alignment.crop(frame, np.array([-8, 0, 8, 16]), 16).shape == (16, 16, 3)
+    np.testing.assert_array_equal(
+        figure_alignment.crop(frame, np.array([4, 10, 24, 30]), 20), frame[4:24, 10:30]
+    )
+    assert figure_alignment.crop(frame, np.array([-8, 0, 8, 16]), 16).shape == (16, 16, 3)
 
 
 def test_checkpoints_lie_apart_inside_the_object_and_arrows_end_where_they_should():
@@ -73,19 +75,22 @@ def test_checkpoints_lie_apart_inside_the_object_and_arrows_end_where_they_shoul
     inside = np.zeros((14, 14), bool)
     inside[2:10, 3:12] = True
     weights[inside.ravel()] = 0.8
-    points = alignment.checkpoints(weights, 4)
+    points = figure_alignment.checkpoints(weights, 4)
     assert len(set(points.tolist())) == 4 and inside.ravel()[points].all()
     rows, columns = np.divmod(points, 14)
     assert np.hypot(*np.subtract.outer(np.c_[rows, columns], np.c_[rows, columns])[:, 0].T[:2]).max() > 5
-    assert len(alignment.checkpoints(np.zeros(196), 4)) == 4, "an object that is nowhere has its grid"
-    grey = np.full((alignment.PROPOSAL,) * 2 + (3,), 90, np.uint8)
-    template = np.full((alignment.TEMPLATE,) * 2 + (3,), 90, np.uint8)
+    assert len(figure_alignment.checkpoints(np.zeros(196), 4)) == 4, "an object that is nowhere has its grid"
+    grey = np.full((figure_alignment.PROPOSAL,) * 2 + (3,), 90, np.uint8)
+    template = np.full((figure_alignment.TEMPLATE,) * 2 + (3,), 90, np.uint8)
     targets = [np.array([0]), np.array([195])]
-    picture = alignment.panel(template, [grey, grey], np.array([105]), targets, [0.5, 0.25], 196)
-    right = sheet.panel_width(2) - alignment.PROPOSAL - 90
-    half, step = alignment.PROPOSAL / 28, alignment.PROPOSAL + sheet.GAP
-    ends = [(half, right + half), (step + alignment.PROPOSAL - half, right + alignment.PROPOSAL - half)]
-    for (y, x), colour in zip(ends, alignment.COLOURS, strict=False):
+    picture = figure_alignment.panel(template, [grey, grey], np.array([105]), targets, [0.5, 0.25], 196)
+    right = layout.panel_width(2) - figure_alignment.PROPOSAL - 90
+    half, step = figure_alignment.PROPOSAL / 28, figure_alignment.PROPOSAL + layout.GAP
+    ends = [
+        (half, right + half),
+        (step + figure_alignment.PROPOSAL - half, right + figure_alignment.PROPOSAL - half),
+    ]
+    for (y, x), colour in zip(ends, figure_alignment.COLOURS, strict=False):
         near = picture[round(y) - 4 : round(y) + 5, round(x) - 4 : round(x) + 5].reshape(-1, 3)
         assert (np.abs(near.astype(int) - colour).sum(axis=-1) < 60).any()
 
@@ -94,7 +99,7 @@ def test_the_same_place_is_shown_once():
     boxes = np.array([[0, 0, 20, 20], [1, 0, 21, 20], [40, 40, 60, 60], [0, 0, 9, 9], [5, 50, 9, 60]], float)
     similarity = np.array([0.7, 0.9, 0.2, 0.95, 0.1])
     valid = np.array([True, True, True, False, True])
-    assert alignment.distinct(similarity, boxes, valid) == [1, 2, 4]
+    assert figure_alignment.distinct(similarity, boxes, valid) == [1, 2, 4]
 
 
 def test_failures_show_the_worst_objects_where_they_are_worst():
@@ -104,7 +109,7 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
         scoring.ObjectScore(sequence="rendered", object_id=i, J=np.array(v), F=np.array(v))
         for i, v in values.items()
     ]
-    assert failures.worst_frame(scores[1], video) == (3, 0.1)
+    assert figure_failures.worst_frame(scores[1], video) == (3, 0.1)
     asked = []
 
     def mask_path(sequence, name):
@@ -115,10 +120,10 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
         return video.mask(int(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(failures.masks, "read_mask", read)
-        picture = failures.draw(scores, {"rendered": video}, mask_path, count=1)
-    assert asked == ["00003"] and picture.shape[1] <= sheet.WIDTH
-    assert failures.draw([], {}, mask_path) is None
+        patch.setattr(figure_failures.masks, "read_mask", read)
+        picture = figure_failures.draw(scores, {"rendered": video}, mask_path, count=1)
+    assert asked == ["00003"] and picture.shape[1] <= layout.WIDTH
+    assert figure_failures.draw([], {}, mask_path) is None
 
 
 def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
@@ -129,10 +134,10 @@ def test_the_worst_frame_is_one_of_those_that_the_data_set_lists(tmp_path):
     wrong = {name: video.mask(index) for index, name in enumerate(video.frame_names) if index % 5 == 0}
     wrong["00025"] = layouts.only(wrong["00025"], 7)
     first, second = scoring.score_sequence(video, wrong)
-    assert len(first.J) == 5 and failures.worst_frame(first, video) == (25, 0.0)
+    assert len(first.J) == 5 and figure_failures.worst_frame(first, video) == (25, 0.0)
     wrong["00015"] = layouts.only(wrong["00015"], 3)
     first, second = scoring.score_sequence(video, wrong)
-    assert len(second.J) == 3 and failures.worst_frame(second, video) == (15, 0.0)
+    assert len(second.J) == 3 and figure_failures.worst_frame(second, video) == (15, 0.0)
 
 
 def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
@@ -145,7 +150,7 @@ def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
     for name in found:
         with Image.open(tmp_path / "out/figures" / name) as image:
             pixels = np.asarray(image)
-        assert 1500 < pixels.shape[1] <= sheet.WIDTH and pixels.std() > 20, name
+        assert 1500 < pixels.shape[1] <= layout.WIDTH and pixels.std() > 20, name
     assert capsys.readouterr().out.count("look at:") == len(found)
     return found
 

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from vos_jax.data import masks, video_files
+from vos_jax.data import mask_files, media
 from vos_jax.errors import VosError
-from vos_jax.visualize import overlay, products
+from vos_jax.visualize import exports, overlay
 
 
 def _example(height=40, width=60):
@@ -25,14 +25,14 @@ def test_background_stays_objects_are_tinted_edges_have_the_full_colour():
     # Palette colour of object 1 is (128, 0, 0): half of it and half of 100.
     assert out[20, 20].tolist() == [114, 50, 50]
     for row, column in ((10, 20), (20, 10), (20, 29), (29, 20)):
-        assert out[row, column].tolist() == masks.PALETTE[1].tolist()
-    assert out[20, 30].tolist() == masks.PALETTE[2].tolist()
+        assert out[row, column].tolist() == mask_files.PALETTE[1].tolist()
+    assert out[20, 30].tolist() == mask_files.PALETTE[2].tolist()
 
 
 def test_alpha_is_the_share_of_the_tint():
     frame, ids = _example()
     assert overlay.overlay(frame, ids, 0.0)[20, 20].tolist() == [100] * 3
-    assert overlay.overlay(frame, ids, 1.0)[20, 20].tolist() == masks.PALETTE[1].tolist()
+    assert overlay.overlay(frame, ids, 1.0)[20, 20].tolist() == mask_files.PALETTE[1].tolist()
 
 
 def test_object_on_the_frame_border_has_no_outline_there():
@@ -92,12 +92,12 @@ def test_picked_frames_are_spread_and_hold_both_ends():
 def test_a_cut_out_that_lost_its_end_is_made_anew(tmp_path):
     """A power cut leaves empty files; those that are whole are not drawn twice."""
     frame, ids = _example()
-    shown = video_files.Frame(frame, fractions.Fraction(0))
-    with products.CutoutImages(tmp_path) as cutouts:
+    shown = media.Frame(frame, fractions.Fraction(0))
+    with exports.CutoutImages(tmp_path) as cutouts:
         cutouts.add("0", shown, ids)
         whole = (tmp_path / "0.png").read_bytes()
         (tmp_path / "0.png").write_bytes(whole[:-5])
         cutouts.add("0", shown, ids)
         assert (tmp_path / "0.png").read_bytes() == whole
-        cutouts.add("0", video_files.Frame(frame * 0, fractions.Fraction(0)), ids)
+        cutouts.add("0", media.Frame(frame * 0, fractions.Fraction(0)), ids)
         assert (tmp_path / "0.png").read_bytes() == whole

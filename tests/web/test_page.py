@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.web import test_project
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.visualize import overlay
 
 if importlib.util.find_spec("gradio") is None:
@@ -142,7 +142,7 @@ def test_a_video_is_boxed_segmented_and_fetched(browser, page, tmp_path):
     if shots := os.environ.get("VOS_JAX_SCREENSHOTS"):
         browser.save_screenshot(str(pathlib.Path(shots) / "page.png"))
     project = next((tmp_path / "root").glob("vos_jax-*/project-*"))
-    found = [masks.read_mask(path, (256, 384)) for path in sorted((project / "masks").glob("*.png"))]
+    found = [mask_files.read_mask(path, (256, 384)) for path in sorted((project / "masks").glob("*.png"))]
     assert len(found) == 6
     assert np.mean((found[0] == 1) == (truth[0] == 1)) > 0.95
     dab = found[0] == 2

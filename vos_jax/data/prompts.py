@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.typing import UInt8
 
 # A mask whose sides' ratio differs by more is of another picture, or of a turned one.
 MAX_STRETCH = 1.05
 
-MAX_ID = masks.VOID - 1
+MAX_ID = mask_files.VOID - 1
 """Largest object id; 255 means "void" in mask files."""
 
 Box = tuple[float, float, float, float]
@@ -124,8 +124,8 @@ def parse_mask_option(text: str) -> MaskOption:
     path, object_id = pathlib.Path(name), None
     if not _is_file(path) and (found := re.fullmatch(r"(.+)@(\d+)", str(path), re.DOTALL)):
         path, object_id = pathlib.Path(found[1]), int(found[2])
-        if not 1 <= object_id < masks.VOID:
-            raise errors.VosError(f"--masks {text}: object ids are 1 to {masks.VOID - 1}")
+        if not 1 <= object_id < mask_files.VOID:
+            raise errors.VosError(f"--masks {text}: object ids are 1 to {mask_files.VOID - 1}")
     if not _is_file(path):
         raise errors.VosError(f"--masks {text}: no such file: {path} (it is written [FRAME:]FILE.png[@ID])")
     return MaskOption(int(frame or 0), path, object_id)
@@ -152,14 +152,14 @@ def read_mask_options(
     prompts: dict[int, np.ndarray] = {}
     origin: dict[tuple[int, int], pathlib.Path] = {}  # (frame, object) -> its mask
     for mask in sorted(options, key=lambda mask: mask.frame):
-        ids = _fitted(mask, masks.read_mask(mask.path), size, resize)
+        ids = _fitted(mask, mask_files.read_mask(mask.path), size, resize)
         if mask.object_id is not None:
             ids = (ids > 0).astype(np.uint8) * np.uint8(mask.object_id)
         present = [int(i) for i in np.unique(ids) if i]
         if not present:
             raise errors.VosError(f"{mask}: holds no object (every pixel is background)")
         known = {object_id for frame, object_id in origin if frame < mask.frame}
-        if mask.object_id is None and len(known) > 1 and masks.is_binary(mask.path):
+        if mask.object_id is None and len(known) > 1 and mask_files.is_binary(mask.path):
             listed = ", ".join(map(str, sorted(known)))
             raise errors.VosError(
                 f"{mask}: is black and white: which of the objects {listed} does it correct, or is it a new "

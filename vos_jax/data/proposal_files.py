@@ -12,11 +12,9 @@
 Frames are named by their files' stems; one that is not listed has no proposals. Other keys are ignored.
 Boxes are not stored: they are those of the masks. A COCO result list becomes such files by
 
-    python -m vos_jax.data.proposal_files convert results.json --images annotations.json --out DIR
+    python -m vos_jax.tools.convert_proposals results.json --images annotations.json --out DIR
 """
 
-import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -24,16 +22,15 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from vos_jax import errors, files, geometry, output_folder
-from vos_jax.data import masks
+from vos_jax import errors, files, geometry
+from vos_jax.data import mask_files
 from vos_jax.data import video as video_lib
-from vos_jax.models.proposals import Proposals
 from vos_jax.typing import Bool, Float
 
 FORMAT = "vos_jax.proposals/1"
@@ -62,6 +59,15 @@ class VideoProposals:
     origin: str = "proposals"
 
 
+class ProposalArrays(NamedTuple):
+    """A frame's proposals in P fixed places, best first; places that are not `valid` hold nothing."""
+
+    boxes: Float[np.ndarray, "P 4"]  # pixels of the padded frame
+    scores: Float[np.ndarray, "P"]  # [0, 1]
+    masks: Float[np.ndarray, "P H4 W4"]  # probability at stride 4
+    valid: Bool[np.ndarray, "P"]
+
+
 def record_of(mask: Bool[np.ndarray, "H W"], score: float) -> Record:
     """Encodes a mask; `score` in [0, 1]."""
     code: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))  # its stubs promise text
@@ -74,16 +80,16 @@ def read(path: str | os.PathLike) -> VideoProposals:
     Raises:
       VosError: the file is missing, is not such a JSON file, or a proposal in it is malformed (named).
     """
-    data = _read_json(path)
+    data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else f"a JSON {type(data).__name__}"
     if found != FORMAT:
         raise errors.VosError(
             f"{path}: expected proposals of format {FORMAT!r}, found {found!r}; convert COCO results with "
-            "`python -m vos_jax.data.proposal_files convert`"
+            "`python -m vos_jax.tools.convert_proposals`"
         )
     size: Any = data.get("size")
     video, frames = data.get("video"), data.get("frames")
-    if not _is_size(size):
+    if not is_size(size):
         raise errors.VosError(f"{path}: 'size' must be [height, width], not {size!r}")
     if not isinstance(video, str) or not isinstance(frames, dict):
         raise errors.VosError(f"{path}: needs 'video' (a name) and 'frames' (lists by frame name)")
@@ -93,7 +99,8 @@ def read(path: str | os.PathLike) -> VideoProposals:
         if not isinstance(entries, list):
             raise errors.VosError(f"{path}: frame '{frame}' holds no list of proposals")
         where = f"{path}: frame '{frame}', proposal"
-        read_frames[frame] = tuple(_record(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
+        records = (record_of_json(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
+        read_frames[frame] = tuple(records)
     return VideoProposals(video, (height, width), read_frames, str(path))
 
 
@@ -158,9 +165,8 @@ def arrays(
     capacity: int,
     nms_threshold: float = NMS_THRESHOLD,
     score_threshold: float = 0.0,
-) -> Proposals:
-    """One frame's proposals as the model takes them: P = `capacity` places, best first, leaves are numpy
-    arrays.
+) -> ProposalArrays:
+    """One frame's proposals as the model takes them: P = `capacity` places, best first.
 
     Masks are scaled from the file's size to the frame's, padded at the bottom and right, and averaged to
     stride 4; boxes are tight around the masks. Empty masks are dropped.
@@ -174,13 +180,12 @@ def arrays(
     """
     (height, width), stride = frame_size, geometry.MASK_STRIDE
     cells = padded_size[0] // stride, padded_size[1] // stride
-    leaves: dict[str, Any] = dict(
+    out = ProposalArrays(
         boxes=np.zeros((capacity, 4), np.float32),
         scores=np.zeros(capacity, np.float32),
         masks=np.zeros((capacity, *cells), np.float32),
         valid=np.zeros(capacity, bool),
     )
-    out = Proposals(**leaves)
     records = proposals.frames.get(frame, ())
     records = sorted(records, key=lambda record: -record.score)[:MAX_PER_FRAME]
     codes: list[Any] = [{"size": list(proposals.size), "counts": record.counts} for record in records]
@@ -202,63 +207,6 @@ def arrays(
         out.scores[place] = records[index].score
         out.valid[place] = True
     return out
-
-
-def convert(
-    results: str | os.PathLike, out: str | os.PathLike, images: str | os.PathLike | None = None
-) -> list[pathlib.Path]:
-    """Turns a COCO result list into one proposal file per video.
-
-    Args:
-      results: JSON list of {"image_id", "score", "segmentation"}; categories and boxes are ignored.
-      out: folder for the files, made if missing.
-      images: COCO annotation JSON whose "images" map each "id" to a "file_name" ending in video/frame.ext.
-        Without it every image_id must itself read "video/frame".
-
-    Returns:
-      the files written.
-
-    Raises:
-      VosError: unreadable input, an unknown image, no mask, or masks of several sizes in one video (entry
-      named).
-    """
-    entries = _read_json(results)
-    if not isinstance(entries, list):
-        raise errors.VosError(f"{results}: a COCO result file is a list, not {type(entries).__name__}")
-    known = None if images is None else _image_names(images)
-    videos: dict[str, tuple[tuple[int, int], dict[str, list[Record]]]] = {}
-    for index, entry in enumerate(entries):
-        where = f"{results}: entry {index}"
-        if not isinstance(entry, dict) or "image_id" not in entry:
-            raise errors.VosError(f"{where}: no image_id")
-        image = entry["image_id"]
-        if known is not None and image not in known:
-            raise errors.VosError(f"{where}: image_id {image!r} is not among the images of {images}")
-        if known is None and not isinstance(image, str):
-            raise errors.VosError(
-                f"{where}: image_id {image!r} names no video; give the images file (--images)"
-            )
-        video, frame = _split(image if known is None else known[image], where)
-        segmentation = entry.get("segmentation")
-        size: Any = segmentation.get("size") if isinstance(segmentation, dict) else None
-        if not _is_size(size):
-            raise errors.VosError(
-                f"{where}: no run-length coded mask with a size (boxes and polygons do not do)"
-            )
-        height, width = size
-        known_size, frames = videos.setdefault(video, ((height, width), {}))
-        if known_size != (height, width):
-            raise errors.VosError(
-                f"{where}: mask size {size}, others of video '{video}' have {list(known_size)}"
-            )
-        frames.setdefault(frame, []).append(_record(entry, known_size, where))
-    folder = pathlib.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for video, (size, frames) in sorted(videos.items()):
-        paths.append(folder / f"{video}.json")
-        write(paths[-1], VideoProposals(video, size, dict(sorted(frames.items()))))
-    return paths
 
 
 def _decode(code: Any) -> Float[np.ndarray, "H W"]:
@@ -304,7 +252,7 @@ def _suppress(xywh: np.ndarray, threshold: float) -> list[int]:
     return kept
 
 
-def _record(entry: Any, size: tuple[int, int], where: str) -> Record:
+def record_of_json(entry: Any, size: tuple[int, int], where: str) -> Record:
     entry = entry if isinstance(entry, dict) else {}
     score, segmentation = entry.get("score"), entry.get("segmentation")
     number = isinstance(score, int | float) and not isinstance(score, bool)
@@ -327,59 +275,20 @@ def _record(entry: Any, size: tuple[int, int], where: str) -> Record:
     return Record(float(score), counts)
 
 
-def _is_size(size: object) -> bool:
+def is_size(size: object) -> bool:
     """Whether it is [height, width] of an image that would be read, too."""
     return (
         isinstance(size, list)
         and len(size) == 2
-        and all(type(n) is int and 0 < n <= masks.MAX_SIDE for n in size)
-        and size[0] * size[1] <= masks.MAX_PIXELS
+        and all(type(n) is int and 0 < n <= mask_files.MAX_SIDE for n in size)
+        and size[0] * size[1] <= mask_files.MAX_PIXELS
     )
 
 
-def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
-    data = _read_json(path)
-    listed: Any = data.get("images") if isinstance(data, dict) else None
-    try:
-        return {image["id"]: str(image["file_name"]) for image in listed}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise errors.VosError(f"{path}: needs 'images', each with 'id' and 'file_name'") from error
-
-
-def _split(name: str, where: str) -> tuple[str, str]:
-    """video and frame name of ".../video/frame.ext"."""
-    parts = pathlib.PurePosixPath(name).parts
-    if len(parts) < 2:
-        raise errors.VosError(f"{where}: image name {name!r} must end in video/frame")
-    stem = parts[-1].rsplit(".", 1)[0] if "." in parts[-1] else parts[-1]
-    return files.safe_name(parts[-2], "video"), files.safe_name(stem, "frame")
-
-
-def _read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike) -> Any:
     try:
         return files.read_json(path)
     except OSError as error:
         raise errors.VosError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise errors.VosError(f"{path}: not a JSON file ({error})") from error
-
-
-@errors.entry_point
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m vos_jax.data.proposal_files")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("convert", help="COCO result list -> one proposal file per video")
-    command.add_argument("results", help="COCO result list (JSON) with run-length coded masks")
-    command.add_argument(
-        "--images", help="COCO annotation JSON that names the images (id -> video/frame.jpg)"
-    )
-    command.add_argument("--out", required=True, help="folder for <video>.json")
-    options = parser.parse_args(arguments)
-    with contextlib.closing(output_folder.OutputFolder(options.out)) as output:
-        paths = convert(options.results, options.out, options.images)
-        output.compact()
-    print(f"wrote {len(paths)} videos to {options.out}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

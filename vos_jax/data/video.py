@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import frames, masks
+from vos_jax.data import image_files, mask_files
 from vos_jax.typing import UInt8, cached_property
 
 PROMPT_RULES = ("first_frame", "first", "all")
@@ -106,10 +106,10 @@ class Video(abc.ABC):
                 "object (every pixel is background); draw the objects to follow, or delete the file if they "
                 "appear in a later mask"
             )
-        if len(first) > masks.MAX_OBJECTS:
+        if len(first) > mask_files.MAX_OBJECTS:
             raise errors.VosError(
-                f"sequence '{self.name}': {len(first)} objects in its masks; at most {masks.MAX_OBJECTS} are "
-                "tracked in one video"
+                f"sequence '{self.name}': {len(first)} objects in masks; at most {mask_files.MAX_OBJECTS} "
+                "are tracked in one video"
             )
         return first
 
@@ -190,17 +190,17 @@ class FolderVideo(Video):
     @cached_property
     def size(self) -> tuple[int, int]:
         """(height, width), from the first frame's header."""
-        return frames.frame_size(self.frame_paths[0])
+        return image_files.frame_size(self.frame_paths[0])
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Returns frame `index` in RGB; VosError if it cannot be decoded whole."""
-        return frames.read_frame(self.frame_paths[index], short_side=self.short_side)
+        return image_files.read_frame(self.frame_paths[index], short_side=self.short_side)
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"] | None:
         """Returns the object ids of frame `index`, None without a file; VosError if the file is broken."""
         if index not in self.mask_paths:
             return None
-        ids = masks.read_mask(self.mask_paths[index])
+        ids = mask_files.read_mask(self.mask_paths[index])
         return np.minimum(ids, np.uint8(1)) if self.merge_objects else ids
 
     def check(self) -> None:
@@ -213,7 +213,7 @@ class FolderVideo(Video):
         """
         self.check_frames()
         for index in self.annotated:
-            size = masks.png_size(self.mask_paths[index])
+            size = mask_files.png_size(self.mask_paths[index])
             if size != self.size:
                 raise errors.VosError(
                     f"{self.mask_paths[index]}: the mask is {size[1]}x{size[0]}, its frame {self.size[1]}x"
@@ -224,7 +224,7 @@ class FolderVideo(Video):
     def check_frames(self) -> None:
         """Checks every frame's header: whole, and of the first one's size; VosError names the first other."""
         for path in self.frame_paths[: len(self)]:
-            size = frames.frame_size(path)
+            size = image_files.frame_size(path)
             if size != self.size:
                 raise errors.VosError(
                     f"{path}: the frame is {size[1]}x{size[0]}, the first of its sequence "
@@ -251,12 +251,12 @@ def open_folder_video(
     Raises:
       VosError: no frames, two frames of one name, or a mask without its frame.
     """
-    paths = [path for path in files.list_files(frame_folder) if frames.is_frame(path)]
+    paths = [path for path in files.list_files(frame_folder) if image_files.is_frame(path)]
     if not paths:
         found = "no frames in it" if frame_folder.is_dir() else "no such folder"
         raise errors.VosError(
             f"{frame_folder}: sequence '{name}' has no images ({found}; "
-            f"{', '.join(frames.EXTENSIONS)} are read)"
+            f"{', '.join(image_files.EXTENSIONS)} are read)"
         )
     index_of: dict[str, int] = {}
     for index, path in enumerate(paths):

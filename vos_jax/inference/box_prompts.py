@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.models import masks, vos
 from vos_jax.models import state as state_lib
+from vos_jax.models import vos
+from vos_jax.ops import masks
 from vos_jax.typing import Bool, Float, UInt8
 
 CERTAIN = 0.9

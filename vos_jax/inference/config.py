@@ -3,8 +3,8 @@
 import dataclasses
 
 from vos_jax import checks, errors
+from vos_jax.inference import adaptation as adaptation_lib
 from vos_jax.models import vos
-from vos_jax.train import adaptation as adaptation_lib
 
 DIRECTIONS = ("forward", "backward", "both")
 
@@ -55,7 +55,7 @@ class EvalConfig:
       overwrite: Whether what is finished is segmented anew; --overwrite.
       intermediates: Masks before the final ones, written to OUT/stages/NAME (--score_only scores them):
         "coarse", the matched proposals; "propagated", what the memory says by itself. Trained weights only.
-      save_probabilities: Whether soft masks are written for `python -m vos_jax.merge`; --save_probabilities.
+      save_probabilities: Whether soft masks are written for vos_jax.tools.merge; --save_probabilities.
 
     Raises:
       VosError: a value out of range.

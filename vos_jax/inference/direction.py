@@ -8,14 +8,14 @@ import numpy as np
 
 from vos_jax import errors
 from vos_jax.data import prompts as prompts_lib
+from vos_jax.data import proposal_files
 from vos_jax.inference import config as config_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import session as session_lib
 from vos_jax.inference.frame_result import FrameResult
-from vos_jax.models import proposals as proposals_lib
 
-Item = np.ndarray | tuple[np.ndarray, proposals_lib.Proposals]
+Item = np.ndarray | tuple[np.ndarray, proposal_files.ProposalArrays]
 """A frame, or one with its proposals."""
 
 Frames = Callable[[Iterable[int]], Iterator[Item]]

@@ -11,14 +11,15 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import prompts as prompts_lib
-from vos_jax.inference import box_prompts
+from vos_jax.data import proposal_files
+from vos_jax.inference import adaptation, box_prompts
 from vos_jax.inference import config as config_lib
 from vos_jax.inference import view as view_lib
-from vos_jax.models import masks, vos, weights
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
-from vos_jax.train import adaptation
+from vos_jax.models import vos, weights
+from vos_jax.ops import masks
 from vos_jax.typing import Bool, Float, UInt8
 
 
@@ -142,7 +143,7 @@ class Engine:
         return self._no_prompts[key]
 
     def check_proposals(
-        self, view: view_lib.View, proposals: proposals_lib.Proposals | None, index: int
+        self, view: view_lib.View, proposals: proposal_files.ProposalArrays | None, index: int
     ) -> proposals_lib.Proposals | None:
         """Returns the proposals of frame `index`, empty ones for None; None for a model with its own.
 
@@ -164,7 +165,7 @@ class Engine:
                 f"proposals of frame {index} have masks of shape {proposals.masks.shape}; "
                 f"this video takes {empty.masks.shape}"
             )
-        return proposals
+        return proposals_lib.Proposals(*map(jax.numpy.asarray, proposals))
 
     def _empty_proposals(self, size: tuple[int, int]) -> proposals_lib.Proposals:
         if size not in self._empty:

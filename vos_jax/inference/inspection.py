@@ -10,11 +10,11 @@ import numpy as np
 from vos_jax import geometry
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import view as view_lib
-from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.ops import masks
 from vos_jax.typing import Array, Float, UInt8
 
 Inputs = tuple[np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None]

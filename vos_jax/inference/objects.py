@@ -10,9 +10,9 @@ from vos_jax import errors
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import view as view_lib
-from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import state as state_lib
+from vos_jax.ops import masks
 from vos_jax.typing import UInt8
 
 

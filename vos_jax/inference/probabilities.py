@@ -1,4 +1,4 @@
-"""Soft masks on disk, OUT/probabilities/SEQUENCE/FRAME.npz, for ensembles (`python -m vos_jax.merge`)."""
+"""Soft masks on disk, OUT/probabilities/SEQUENCE/FRAME.npz, for ensembles (tools/merge.py)."""
 
 import dataclasses
 import io

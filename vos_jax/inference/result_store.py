@@ -12,7 +12,7 @@ import numpy as np
 
 from vos_jax import files, output_folder
 from vos_jax.errors import VosError
-from vos_jax.inference import video_results, writer
+from vos_jax.inference import mask_writer, video_results
 
 NAME = "run.json"
 
@@ -54,7 +54,7 @@ class ResultStore:
             self._own: set[str] = set()
             if process == 0:
                 self.merge_processes()
-            self._writer = writer.MaskWriter(self.folder)
+            self._writer = mask_writer.MaskWriter(self.folder)
         except BaseException:
             self.output.close()
             raise

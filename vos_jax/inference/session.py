@@ -48,13 +48,13 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import prompts as prompts_lib
+from vos_jax.data import proposal_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import frame_result, inspection
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import view as view_lib
-from vos_jax.models import masks as mask_lib
-from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
+from vos_jax.ops import masks as mask_lib
 from vos_jax.typing import Float, UInt8
 
 
@@ -92,7 +92,7 @@ class _Last(NamedTuple):
     frame: np.ndarray
     ids: np.ndarray | None
     remove: AbstractSet[int]
-    proposals: proposals_lib.Proposals | None
+    proposals: proposal_files.ProposalArrays | None
     soft: bool
 
 
@@ -221,7 +221,7 @@ class Session:
         frame: UInt8[np.ndarray, "H W 3"],
         prompt: prompts_lib.PromptLike | None = None,
         *,
-        proposals: proposals_lib.Proposals | None = None,
+        proposals: proposal_files.ProposalArrays | None = None,
         soft: bool = False,
     ) -> frame_result.FrameResult:
         """Segments the next frame of the video.
@@ -283,7 +283,7 @@ class Session:
         frame: UInt8[np.ndarray, "H W 3"],
         prompt: prompts_lib.PromptLike | None = None,
         *,
-        proposals: proposals_lib.Proposals | None = None,
+        proposals: proposal_files.ProposalArrays | None = None,
     ) -> Inputs:
         """Returns the arguments of the next step without taking it; arguments and errors as `step`."""
         frame = _as_frame(frame, self.index)
@@ -337,7 +337,7 @@ class Session:
         frame: np.ndarray,
         ids: np.ndarray | None,
         remove: AbstractSet[int],
-        proposals: proposals_lib.Proposals | None,
+        proposals: proposal_files.ProposalArrays | None,
     ) -> Inputs:
         engine, states, views = self.engine, before.states, self.engine.views(before.size)
         present = [] if ids is None else [int(i) for i in np.unique(ids) if i]
@@ -363,7 +363,7 @@ class Session:
         frame: np.ndarray,
         ids: np.ndarray | None,
         remove: AbstractSet[int],
-        proposals: proposals_lib.Proposals | None,
+        proposals: proposal_files.ProposalArrays | None,
         soft: bool,
     ) -> tuple[Snapshot, frame_result.FrameResult]:
         engine, views = self.engine, self.engine.views(before.size)

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from vos_jax import errors, files, weights_io
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import session as session_lib
@@ -169,11 +169,11 @@ def _read_about(
         raise errors.VosError(
             f"{path}: damaged: what it notes of the video is unreadable ({error})"
         ) from error
-    if not (0 < height <= masks.MAX_SIDE and 0 < width <= masks.MAX_SIDE and 0 <= index < 2**31):
+    if not (0 < height <= mask_files.MAX_SIDE and 0 < width <= mask_files.MAX_SIDE and 0 <= index < 2**31):
         raise errors.VosError(f"{path}: damaged: frame {index} of {width}x{height} pixels")
     slots = set(objects.values())
     if not (
-        all(0 < i < masks.VOID for i in objects)
+        all(0 < i < mask_files.VOID for i in objects)
         and slots <= set(range(capacity))
         and len(slots) == len(objects)
         and objects.keys() == first_frames.keys()

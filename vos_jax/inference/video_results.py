@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vos_jax import errors, files, output_folder
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import probabilities, session_file, writer
+from vos_jax.inference import mask_writer, probabilities, session_file
 from vos_jax.inference import session as session_lib
 from vos_jax.inference.frame_result import FrameResult
 from vos_jax.typing import UInt8
@@ -80,7 +80,7 @@ class VideoResults:
     def __init__(
         self,
         output: output_folder.OutputFolder,
-        masks_out: writer.MaskWriter,
+        masks_out: mask_writer.MaskWriter,
         note: Callable[[VideoSummary | None], None],
         *,
         name: str,
@@ -131,13 +131,13 @@ class VideoResults:
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """Reads the mask of a frame; raises VosError if it is missing or broken."""
-        return masks.read_mask(self.path(index), self.size)
+        return mask_files.read_mask(self.path(index), self.size)
 
     def path(self, index: int) -> pathlib.Path:
         """Returns the path of a frame's mask."""
         name = self._frame_name(index)
         assert name is not None  # its mask is a result
-        return writer.mask_path(self._output.path, self.name, name)
+        return mask_writer.mask_path(self._output.path, self.name, name)
 
     # ---------------------------------------------------------------- what changes it
 
@@ -168,7 +168,7 @@ class VideoResults:
                 if path not in kept:
                     self._remove(path)
             if start == 0:
-                for below in (probabilities.FOLDER, writer.STAGES):
+                for below in (probabilities.FOLDER, mask_writer.STAGES):
                     for path in out.recorded(below):
                         if path.parent.name == self.name:
                             self._remove(path)
@@ -285,10 +285,10 @@ class VideoResults:
         except IndexError:
             return False
         return all(
-            self._is_mask(writer.mask_path(out, self.name, name))
+            self._is_mask(mask_writer.mask_path(out, self.name, name))
             and (not self.soft or probabilities.path_of(out, self.name, name).is_file())
             and all(
-                writer.mask_path(out / writer.STAGES / stage, self.name, name).is_file()
+                mask_writer.mask_path(out / mask_writer.STAGES / stage, self.name, name).is_file()
                 for stage in self._stages
             )
             for name in names
@@ -296,7 +296,7 @@ class VideoResults:
 
     def _is_mask(self, path: pathlib.Path) -> bool:
         try:
-            return masks.png_size(path) == self.size
+            return mask_files.png_size(path) == self.size
         except errors.VosError:
             return False
 

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import Features, conv, depthwise
+from vos_jax.models.backbones import Features, conv
+from vos_jax.ops import depthwise
 from vos_jax.typing import Array, Bool, DTypeLike, Float
 
 STRIDES = (8, 16, 32, 64)  # of P3..P6

@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import checks, geometry
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import fpn, mask_paste, roi_align
+from vos_jax.models import fpn
 from vos_jax.models.backbones import Features
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import paste as paste_lib
+from vos_jax.ops import roi_align
 from vos_jax.typing import Array, Bool, DTypeLike, Float
 
 ROI_STRIDE = 8  # of P3
@@ -263,7 +265,7 @@ def paste(
     """Masks on their boxes' grids -> masks at stride 4, height×width cells; zero where not valid."""
 
     def one(prob: Array, box: Array) -> Array:
-        return mask_paste.paste(prob, box, height=height, width=width, stride=geometry.MASK_STRIDE)
+        return paste_lib.paste(prob, box, height=height, width=width, stride=geometry.MASK_STRIDE)
 
     return jnp.where(valid[:, None, None], jax.vmap(one)(prob, boxes), 0.0)
 

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models import backbones, masks, windows
+from vos_jax.models import backbones
 from vos_jax.models import read as read_lib
+from vos_jax.ops import masks, windows
 from vos_jax.typing import Array, DTypeLike, Float
 
 # Odds are taken of probabilities clipped to this; a certain pixel stays within +-9.2 logits.

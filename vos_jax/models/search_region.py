@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
+from vos_jax.ops import masks
 from vos_jax.typing import Array, Bool, Float
 
 SHRUNKEN = 0.25

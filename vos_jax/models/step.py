@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import masks
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import masks
 from vos_jax.typing import Array, Bool, Float, Shaped
 
 

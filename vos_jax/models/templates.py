@@ -15,8 +15,8 @@ import flax.struct
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import masks, roi_align
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import masks, roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
 ENLARGED = 1.25  # reference box over the box of the propagated mask

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import backbones, masks
+from vos_jax.models import backbones
 from vos_jax.models import config as config_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
+from vos_jax.ops import masks
 from vos_jax.typing import Array, Float, Shaped
 
 # A mask that peaks below this is taken for noise and not lifted to certainty.

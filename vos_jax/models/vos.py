@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
-from vos_jax.models import backbones, masks, matcher, refine, roi_align, search_region, templates, value
+from vos_jax.models import backbones, matcher, refine, search_region, templates, value
 from vos_jax.models import config as config_lib
 from vos_jax.models import matching as matching_lib
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
+from vos_jax.ops import masks, roi_align
 from vos_jax.typing import Array, Float, PRNGKeyArray, Shaped
 
 

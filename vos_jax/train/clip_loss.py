@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from vos_jax import checks, geometry
 from vos_jax.errors import VosError
-from vos_jax.models import masks, vos
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
+from vos_jax.models import vos
+from vos_jax.ops import masks
 from vos_jax.train import corruption as corruption_lib
 from vos_jax.train import losses as losses_lib
 from vos_jax.train import optim, oracle, proposal_losses

@@ -16,9 +16,10 @@ import optax
 
 from vos_jax import checks, geometry
 from vos_jax.errors import VosError
-from vos_jax.models import masks, matching, vos
+from vos_jax.models import matching, vos
 from vos_jax.models import read as read_lib
 from vos_jax.models.proposals import Proposals
+from vos_jax.ops import masks
 from vos_jax.typing import Array, Bool, Float
 
 # The terms of the loss; each has a weight of its name in `LossConfig`.

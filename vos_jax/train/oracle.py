@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from vos_jax import geometry
 from vos_jax.errors import VosError
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import mask_paste
 from vos_jax.models.proposals import Proposals
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import paste
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray
 
 JITTER = 0.1
@@ -67,7 +67,7 @@ def oracle(
     source = jnp.concatenate([jnp.arange(count), chosen])
     targets = jnp.concatenate([jittered, distractors])
     valid = jnp.concatenate([visible, jnp.broadcast_to(visible.any(), (others,))])
-    masks = jax.vmap(lambda index, box: mask_paste.move(truth[index], boxes[index], box))(source, targets)
+    masks = jax.vmap(lambda index, box: paste.move(truth[index], boxes[index], box))(source, targets)
     inside = jnp.arange(height)[:, None] * geometry.MASK_STRIDE < frame_size[0]
     inside = inside & (jnp.arange(width)[None, :] * geometry.MASK_STRIDE < frame_size[1])
     masks = jnp.where(valid[:, None, None] & inside[None], masks, 0.0)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -277,3 +278,10 @@ class Trainer:
         state = self._update(state, gradients)
         state = jax.lax.with_sharding_constraint(state, self.shardings(state))
         return state, {**metrics, "grad_norm": optax.tree.norm(gradients)}
+
+
+def to_host(tree: Any) -> Any:
+    """Returns whole arrays as numpy, however they are spread over devices and processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -6,9 +6,10 @@ import optax
 from flax import struct
 
 from vos_jax import geometry
-from vos_jax.models import boxes as box_lib
-from vos_jax.models import fpn, roi_align
+from vos_jax.models import fpn
 from vos_jax.models.proposals import Detections
+from vos_jax.ops import boxes as box_lib
+from vos_jax.ops import roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
 # A level is responsible for boxes whose farthest side, seen from the location, lies in (low, high] strides

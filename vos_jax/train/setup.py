@@ -43,7 +43,7 @@ NOT_LEARNED_FROM = (
 def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_lib.TrainConfig:
     """Returns settings with the folders of `--data`: `NAME=DIR`; a plain `DIR` where there is one source.
 
-    A folder that `vos_jax.data.build` packed is read as such, whatever kind the recipe names.
+    A folder that `vos_jax.tools.pack_data` packed is read as such, whatever kind the recipe names.
 
     Raises:
       VosError: a name that is no source, or a folder without one where several are drawn from.

@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Iterable
 
 from vos_jax import errors, files, output_folder
-from vos_jax.train import checkpoints, watch
+from vos_jax.train import checkpoints, run_log
 
 CONFIG = "config.json"
-LOGS = (watch.METRICS, watch.EVALUATIONS)
+LOGS = (run_log.METRICS, run_log.EVALUATIONS)
 
 _KEYS = {"config", "version", "commit", "command"}
 
@@ -29,7 +29,7 @@ def check(workdir: pathlib.Path, inputs: Iterable[str], every: int) -> None:
     output_folder.check_apart(workdir, [folder for folder in inputs if folder], "--workdir")
     folder = workdir / checkpoints.FOLDER
     there = [workdir / name for name in (CONFIG, *LOGS) if os.path.lexists(workdir / name)]
-    there += [path for path in (folder, workdir / watch.TENSORBOARD) if files.list_files(path)]
+    there += [path for path in (folder, workdir / run_log.TENSORBOARD) if files.list_files(path)]
     noted = _noted(workdir / CONFIG)
     if there and noted is None:
         raise errors.VosError(

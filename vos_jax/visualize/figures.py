@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from vos_jax import errors
 from vos_jax.data import video as video_lib
+from vos_jax.evaluation import scoring
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import inspection, writer
+from vos_jax.inference import inspection, mask_writer
 from vos_jax.inference import session as session_lib
-from vos_jax.metrics import scoring
 from vos_jax.models import state as state_lib
 from vos_jax.models import vos
-from vos_jax.visualize import alignment, failures, masks, memory, sheet
+from vos_jax.visualize import figure_alignment, figure_failures, figure_masks, figure_memory, layout
 
 KINDS = ("masks", "memory", "alignment", "failures")
 FOLDER = "figures"
@@ -97,12 +97,12 @@ def draw(
         found = inspect(engine, video, index)
         stem = f"{video.name}_{video.frame_names[index]}"
         if "masks" in kinds:
-            yield sheet.save(folder / f"{stem}_masks.png", masks.draw(video, found))
-        for kind, make in (("memory", memory.draw), ("alignment", alignment.draw)):
+            yield layout.save(folder / f"{stem}_masks.png", figure_masks.draw(video, found))
+        for kind, make in (("memory", figure_memory.draw), ("alignment", figure_alignment.draw)):
             for object_id, picture in make(video, found) if kind in kinds else ():
-                yield sheet.save(folder / f"{stem}_{kind}_object{object_id}.png", picture)
+                yield layout.save(folder / f"{stem}_{kind}_object{object_id}.png", picture)
     if "failures" in kinds:
         named = {video.name: video for video in videos}
-        picture = failures.draw(scores, named, lambda *names: writer.mask_path(out, *names))
+        picture = figure_failures.draw(scores, named, lambda *names: mask_writer.mask_path(out, *names))
         if picture is not None:
-            yield sheet.save(folder / "failures.png", picture)
+            yield layout.save(folder / "failures.png", picture)

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from vos_jax import files
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.data import video as video_lib
 from vos_jax.errors import VosError
 from vos_jax.typing import UInt8
-from vos_jax.visualize import movie
+from vos_jax.visualize import video_writer
 
 FOLDER = "overlays"
 """The folder below OUT in which eval.py draws."""
@@ -31,7 +31,7 @@ def overlay(
     """
     if frame.shape[:2] != ids.shape:
         raise VosError(f"cannot lay a mask of {ids.shape} over a frame of {frame.shape[:2]}")
-    colours = masks.PALETTE[ids]
+    colours = mask_files.PALETTE[ids]
     tinted = np.round((1 - alpha) * frame + alpha * colours).astype(np.uint8)
     out = np.where(ids[..., None] > 0, tinted, frame)
     # The outline lies inside the object: a pixel is on it where its neighbourhood holds another id.
@@ -50,7 +50,7 @@ def write_video(
     file appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
     """
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    with movie.Movie(path, rate=rate) as film:
+    with video_writer.Movie(path, rate=rate) as film:
         for index, frame in enumerate(frames):
             film.write(frame, index / rate)
     return film.path
@@ -113,7 +113,7 @@ def draw_video(
 
     def drawn() -> Iterator[np.ndarray]:
         for index in indices:
-            ids = masks.read_mask(mask_path(video.frame_names[index]), video.size)
+            ids = mask_files.read_mask(mask_path(video.frame_names[index]), video.size)
             picture = overlay(video.frame(index), ids)
             if index in shown:
                 sheet.append(picture)

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.data import media
 from vos_jax.data import prompts as prompts_lib
-from vos_jax.data import video_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import result_store
 from vos_jax.inference import session as session_lib
 from vos_jax.typing import Bool, UInt8
-from vos_jax.visualize import overlay, products
+from vos_jax.visualize import exports, overlay
 
 MAX_FRAMES = 3000
 """Longer videos are for segment.py, which holds nothing of them."""
@@ -54,7 +54,7 @@ class Project:
         try:
             path = self.folder / f"video{pathlib.Path(video).suffix.lower()}"
             shutil.copyfile(video, path)
-            self.media = video_files.open_media(path)
+            self.media = media.open_media(path)
             self._engine.views(self.media.size)  # raises if frames are too small
             self.num_frames = self._unpack()
             self._store = result_store.ResultStore(self.folder / "results", {})
@@ -192,8 +192,8 @@ class Project:
         path = self.folder / "overlay.mp4"
         path.unlink(missing_ok=True)
         names = {self.media.frame_name(index): index for index in range(self.num_frames)}
-        products.make(
-            [lambda video: products.Overlay(path, self.media, video.audio)],
+        exports.make(
+            [lambda video: exports.Overlay(path, self.media, video.audio)],
             self.media,
             lambda name: self.ids(names[name]),
             lambda: None,

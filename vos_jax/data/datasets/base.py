@@ -16,7 +16,7 @@ class DatasetConfig:
     Attributes:
       kind: Its layout: "davis" (ImageSets, resolution folders), "folders" (a folder of folders of frames),
         "youtube_vos" (meta.json), "photos" (images/ and masks/, or folders holding these two), "array_record"
-        (packed by `python -m vos_jax.data.build`), "tfds" (the catalogue's davis, prepared below `root`),
+        (packed by vos_jax.tools.pack_data), "tfds" (the catalogue's davis, prepared below `root`),
         "rendered" (drawn by our code), or "auto" = found out from the folder.
       root: Its folder; --data.
       split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"), the folder of YouTube-VOS

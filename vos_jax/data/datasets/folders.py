@@ -3,7 +3,7 @@
 import pathlib
 
 from vos_jax import errors, files
-from vos_jax.data import frames
+from vos_jax.data import image_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base
 
@@ -30,7 +30,7 @@ def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
     names = tuple(
         path.name
         for path in files.list_files(folder)
-        if path.is_dir() and (paired or any(map(frames.is_frame, files.list_files(path))))
+        if path.is_dir() and (paired or any(map(image_files.is_frame, files.list_files(path))))
     )
     if not names:
         raise errors.VosError(
@@ -38,7 +38,7 @@ def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
             "SEQUENCE/*.jpg with SEQUENCE/masks/*.png"
         )
     inside = files.list_files(folder / names[0])
-    if not any(map(frames.is_frame, inside)) and any(path.is_dir() for path in inside):
+    if not any(map(image_files.is_frame, inside)) and any(path.is_dir() for path in inside):
         raise errors.VosError(
             f"{folder / names[0]}: holds folders, not frames; for the DAVIS layout say "
             "--config.data.kind=davis"

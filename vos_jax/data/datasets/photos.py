@@ -3,7 +3,7 @@
 import pathlib
 
 from vos_jax import errors, files
-from vos_jax.data import frames
+from vos_jax.data import image_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base
 
@@ -24,7 +24,7 @@ def open_photos(config: base.DatasetConfig) -> base.VideoDataset:
     for folder in folders:
         prefix = "" if folder == root else f"{folder.name}/"
         masks = {p.stem: p for p in files.list_files(folder / "masks") if p.suffix.lower() == ".png"}
-        for image in filter(frames.is_frame, files.list_files(folder / "images")):
+        for image in filter(image_files.is_frame, files.list_files(folder / "images")):
             name = prefix + image.stem
             if name in found:
                 raise errors.VosError(

@@ -1,4 +1,4 @@
-"""Data sets packed by `vos_jax.data.build`: one ArrayRecord record per frame, the index in metadata.json."""
+"""Data sets packed by tools/pack_data.py: one ArrayRecord record per frame, the index in metadata.json."""
 
 import abc
 import dataclasses
@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import examples, frames, masks
+from vos_jax.data import examples, image_files, mask_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base
 from vos_jax.typing import UInt8, cached_property
@@ -29,7 +29,7 @@ class Records(Protocol):
 
 
 class PackedRecords:
-    """Records written by `vos_jax.data.builders`: dicts of their byte strings, opened where used."""
+    """Records written by `vos_jax.tools.builders`: dicts of their byte strings, opened where used."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         self._folder, self._split = folder, split
@@ -46,7 +46,7 @@ class PackedRecords:
             except Exception as error:
                 raise errors.VosError(
                     f"{self._folder}: cannot open split '{self._split}' ({brief(error)}); "
-                    "pack it again with python -m vos_jax.data.build"
+                    "pack it again with python -m vos_jax.tools.pack_data"
                 ) from error
         return self._opened
 
@@ -108,7 +108,7 @@ class RecordVideo(video_lib.Video):
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Returns frame `index` in RGB; VosError if it cannot be decoded."""
-        return frames.shrink(self._decoded(index), self.short_side)
+        return image_files.shrink(self._decoded(index), self.short_side)
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"] | None:
         """Returns the object ids of frame `index`, None without annotation; VosError if they are broken."""
@@ -122,12 +122,12 @@ class RecordVideo(video_lib.Video):
         return f"{self.root}: {self.name} frame {index}"
 
     def _decoded(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        image = frames.decode(self.encoded(index, "frame"), self.where(index))
+        image = image_files.decode(self.encoded(index, "frame"), self.where(index))
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class PackedVideo(RecordVideo):
-    """A video packed by `vos_jax.data.builders`: one record per frame."""
+    """A video packed by `vos_jax.tools.builders`: one record per frame."""
 
     def encoded(self, index: int, part: str) -> bytes:
         """Returns the "frame" or the "mask" of a frame; VosError where its record has none."""
@@ -137,10 +137,10 @@ class PackedVideo(RecordVideo):
 
 def decode_ids(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     """Decodes object ids that a builder stored as an 8-bit grey PNG; void (255) becomes background."""
-    ids = frames.decode(data, where, cv2.IMREAD_UNCHANGED)
+    ids = image_files.decode(data, where, cv2.IMREAD_UNCHANGED)
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise errors.VosError(f"{where}: the packed mask is not an 8-bit grey PNG")
-    ids[ids == masks.VOID] = 0
+    ids[ids == mask_files.VOID] = 0
     return ids
 
 
@@ -157,7 +157,7 @@ def image_at(record: Any, path: tuple[str | int, ...], where: str) -> bytes:
 
 
 def open_records(config: base.DatasetConfig) -> base.VideoDataset:
-    """Opens a data set packed by `python -m vos_jax.data.build`; each object's first mask is its prompt.
+    """Opens a data set packed by `python -m vos_jax.tools.pack_data`; each object's first mask is its prompt.
 
     Raises:
       VosError: no packed data set at or below `root`, or a damaged one.
@@ -169,7 +169,7 @@ def open_records(config: base.DatasetConfig) -> base.VideoDataset:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.VosError(
             f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m "
-            "vos_jax.data.build have one. For the catalogue's davis say kind='tfds'"
+            "vos_jax.tools.pack_data have one. For the catalogue's davis say kind='tfds'"
         ) from error
     records = PackedRecords(folder, config.split)
     if type(photos) is not bool or not isinstance(index, list):

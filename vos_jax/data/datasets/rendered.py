@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax.data import masks
+from vos_jax.data import mask_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base, sprites
 from vos_jax.errors import VosError
@@ -152,8 +152,8 @@ def make_video(
     Raises:
       VosError: a number out of range.
     """
-    if not 1 <= objects <= masks.MAX_OBJECTS:
-        raise VosError(f"a rendered video holds 1 to {masks.MAX_OBJECTS} objects, not {objects}")
+    if not 1 <= objects <= mask_files.MAX_OBJECTS:
+        raise VosError(f"a rendered video holds 1 to {mask_files.MAX_OBJECTS} objects, not {objects}")
     if frames < 1 or min(size) < 16:
         raise VosError(f"a rendered video needs a frame and 16 pixels a side, not {frames} x {size}")
     return RenderedVideo(
@@ -214,7 +214,7 @@ def write_davis(
         annotations.mkdir(parents=True, exist_ok=True)
         for index, name in enumerate(video.frame_names):
             Image.fromarray(video.frame(index)).save(images / f"{name}.jpg", quality=95)
-            masks.write_mask(annotations / f"{name}.png", video.mask(index))
+            mask_files.write_mask(annotations / f"{name}.png", video.mask(index))
     listing = root / "ImageSets" / str(year) / f"{split}.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{sequence}\n" for sequence in sequences))

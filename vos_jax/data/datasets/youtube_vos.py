@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from vos_jax import errors, files
-from vos_jax.data import frames
+from vos_jax.data import image_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base
 
@@ -110,7 +110,7 @@ def _with_listed(
     shown = tuple(index for index in video.annotated if video.frame_names[index] in required)
     if not required:
         beside = files.list_files(folder / "JPEGImages" / video.name)
-        required = {path.stem for path in beside if frames.is_frame(path)}
+        required = {path.stem for path in beside if image_files.is_frame(path)}
     for name in sorted(required - index_of.keys()):
         raise errors.VosError(
             f"{video.frame_paths[0].parent / name}.jpg: missing; {folder / 'meta.json'} requires it of "

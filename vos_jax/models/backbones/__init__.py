@@ -1,31 +1,45 @@
 """Backbones behind one interface: `make(name).apply({"params": p}, frame) -> Features`."""
 
 import functools
+import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import efficientnet, resnet
+from vos_jax import errors
+from vos_jax.models.backbones import efficientnet, folding, pretrained, resnet
 from vos_jax.models.backbones.features import STRIDES, Features
-from vos_jax.models.backbones.pretrained import load_pretrained
 from vos_jax.typing import DTypeLike
 
-__all__ = ["BACKBONES", "STRIDES", "Features", "channels", "load_pretrained", "make"]
+__all__ = ["BACKBONES", "STRIDES", "Backbone", "Features", "channels", "load_pretrained", "make"]
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": resnet.resnet18,
-    "resnet50": resnet.resnet50,
-    "efficientnet_lite0": efficientnet.EfficientNetLite0,
+
+class Backbone(NamedTuple):
+    """A backbone.
+
+    Attributes:
+      make: a function `(dtype=...) -> Linen module`, from a frame to `Features`.
+      conversion: of its ImageNet weights from another project's.
+    """
+
+    make: Callable[..., nn.Module]
+    conversion: folding.Plan
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet18": Backbone(resnet.resnet18, resnet.CONVERSION),
+    "resnet50": Backbone(resnet.resnet50, resnet.CONVERSION),
+    "efficientnet_lite0": Backbone(efficientnet.EfficientNetLite0, efficientnet.CONVERSION),
 }
-"""Functions `(dtype=...) -> Linen module` by name."""
+"""The backbones by name."""
 
 
 def make(backbone: str | Callable[..., nn.Module], dtype: DTypeLike = jnp.float32) -> nn.Module:
     """Returns the Linen module of a name in `BACKBONES`, or of a callable `(dtype=...)`."""
-    return (BACKBONES[backbone] if isinstance(backbone, str) else backbone)(dtype=dtype)
+    return (BACKBONES[backbone].make if isinstance(backbone, str) else backbone)(dtype=dtype)
 
 
 @functools.cache
@@ -35,3 +49,14 @@ def channels(backbone: str | Callable[..., nn.Module]) -> dict[str, int]:
     init: Any = functools.partial(make(backbone).init_with_output, jax.random.key(0))
     features, _ = jax.eval_shape(init, frame)
     return {name: getattr(features, name).shape[-1] for name in STRIDES}
+
+
+def load_pretrained(name: str, path: str | pathlib.Path | None = None) -> dict:
+    """Reads the ImageNet parameters of a backbone; arguments and errors as `pretrained.load`.
+
+    Raises:
+      VosError: no such backbone.
+    """
+    if name not in BACKBONES:
+        raise errors.VosError(f"no backbone {name!r}; there are {', '.join(BACKBONES)}")
+    return pretrained.load(name, path)

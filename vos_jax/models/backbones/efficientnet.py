@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import bottleneck, conv, features
+from vos_jax.models.backbones import conv, features, folding
+from vos_jax.ops import bottleneck
 from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
 # Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
@@ -105,3 +106,18 @@ class EfficientNetLite0(nn.Module):
             if index in ENDPOINTS:
                 levels.append(x)
         return features.Features(*levels)
+
+
+def _layer_of(path: tuple[str, ...]) -> folding.Layer:
+    """Returns the source's names: one list of blocks; the norms keep their numbers without expansion."""
+    if path == ("stem",):
+        return folding.Layer("_conv_stem", "_bn0")
+    stage, block, layer = path
+    before = sum(s.blocks for s in LITE0[: int(stage.removeprefix("stage")) - 1])
+    prefix = f"_blocks.{before + int(block.removeprefix('block'))}"
+    norm = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}[layer]
+    return folding.Layer(f"{prefix}._{layer}_conv", f"{prefix}.{norm}")
+
+
+CONVERSION = folding.Plan(_layer_of, epsilon=1e-3, ignored=("_conv_head.", "_bn1.", "_fc."))
+"""Plan for efficientnet_lite_pytorch's names."""

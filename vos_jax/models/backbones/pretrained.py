@@ -8,31 +8,28 @@ import numpy as np
 
 from vos_jax import errors, files, weights_io
 
-NAMES = ("resnet18", "resnet50", "efficientnet_lite0")
 WEIGHTS = pathlib.Path(__file__).resolve().parents[2] / "weights"
 
 
-def load_pretrained(name: str, path: str | pathlib.Path | None = None) -> dict:
+def load(name: str, path: str | pathlib.Path | None = None) -> dict:
     """Reads the ImageNet parameters of a backbone, as float32 numpy arrays.
 
     Args:
         name: a key of `backbones.BACKBONES`.
-        path: a file made by `python -m vos_jax.convert`; None means the one in vos_jax/weights.
+        path: a file made by `python -m vos_jax.tools.convert`; None means the one in vos_jax/weights.
 
     Returns:
         The tree that goes into `module.apply({"params": tree}, frame)`.
 
     Raises:
-        VosError: no such backbone or file (the message tells how to make one), not a safetensors file, a
+        VosError: no such file (the message tells how to make one), not a safetensors file, a
             file of another backbone, or one whose sha256 is not its record's.
     """
-    if name not in NAMES:
-        raise errors.VosError(f"no backbone {name!r}; there are {', '.join(NAMES)}")
     file = pathlib.Path(path) if path is not None else WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
         raise errors.VosError(
             f"no weights for {name} at {file}: make them from torchvision's file of that name with "
-            f"`python -m vos_jax.convert {name} {name}-XXXXXXXX.pth {file}`"
+            f"`python -m vos_jax.tools.convert {name} {name}-XXXXXXXX.pth {file}`"
         )
     data = read_weights(file)
     check_record(file, data, required=path is None)

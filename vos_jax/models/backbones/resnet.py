@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.backbones import conv, features
+from vos_jax.models.backbones import conv, features, folding
 from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
 # ImageNet's, which torchvision's weights were trained with.
@@ -109,3 +109,18 @@ def resnet18(dtype: DTypeLike = jnp.float32) -> ResNet:
 def resnet50(dtype: DTypeLike = jnp.float32) -> ResNet:
     """ResNet-50: 23 M parameters to C5, channels 256, 512, 1024, 2048."""
     return ResNet(Bottleneck, (3, 4, 6, 3), dtype)
+
+
+def _layer_of(path: tuple[str, ...]) -> folding.Layer:
+    """Returns the source's names: conv1, bn1, layerS.B.convI, layerS.B.bnI, layerS.B.downsample.0 and .1."""
+    if path == ("stem",):
+        return folding.Layer("conv1", "bn1")
+    stage, block, layer = path
+    prefix = f"layer{stage.removeprefix('stage')}.{block.removeprefix('block')}"
+    if layer == "project":
+        return folding.Layer(f"{prefix}.downsample.0", f"{prefix}.downsample.1")
+    return folding.Layer(f"{prefix}.{layer}", f"{prefix}.bn{layer.removeprefix('conv')}")
+
+
+CONVERSION = folding.Plan(_layer_of, epsilon=1e-5, ignored=("fc.",))
+"""Plan for torchvision's names."""

@@ -1,0 +1,125 @@
+"""`python -m vos_jax.tools.check_data DIR`: whether a folder can be trained on, what is in it, what is wrong.
+
+    python -m vos_jax.tools.check_data my_videos
+
+reads every frame's header and every mask, names each broken one, and prints the commands that come next.
+Layouts (the kind is found out):
+
+    folders       SEQUENCE/*.jpg with SEQUENCE/masks/*.png, or JPEGImages/SEQUENCE/*.jpg with
+                  Annotations/SEQUENCE/*.png
+    davis         DAVIS itself (ImageSets, resolution folders)
+    youtube_vos   meta.json beside JPEGImages and Annotations
+    photos        images/*.jpg with masks/*.png, or SET/images and SET/masks
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import sys
+
+import numpy as np
+
+from vos_jax import errors
+from vos_jax.data import datasets, mask_files
+from vos_jax.data import video as video_lib
+
+KINDS = ("auto", "davis", "folders", "youtube_vos", "photos")
+"""Layouts of files, which can be checked and packed."""
+
+SHOWN = 20
+"""Most problems that are printed one by one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Counts and problems of one video."""
+
+    frames: int
+    masks: int
+    objects: int
+    problems: tuple[str, ...]
+
+
+def check_video(video: video_lib.FolderVideo) -> Found:
+    """Reads every header and every mask of a video."""
+    problems, objects = [], set()
+    try:
+        video.check_frames()
+        size = video.size
+    except errors.VosError as error:
+        problems.append(str(error))
+        size = None
+    for path in video.mask_paths.values():
+        try:
+            objects.update(np.unique(mask_files.read_mask(path, size)).tolist())
+        except errors.VosError as error:
+            problems.append(str(error))
+    objects.discard(0)
+    if not objects and not problems:
+        problems.append(
+            f"{video.mask_paths[video.annotated[0]].parent}: no mask of '{video.name}' holds an object"
+        )
+    if len(objects) > mask_files.MAX_OBJECTS:
+        problems.append(
+            f"'{video.name}': {len(objects)} objects; at most {mask_files.MAX_OBJECTS} in one video"
+        )
+    return Found(len(video), len(video.mask_paths), len(objects), tuple(problems))
+
+
+def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo, ...]:
+    """Opens the training videos of a source whose frames and masks are files.
+
+    Raises:
+      VosError: see `datasets.open_training_videos`, or the source is one of records.
+    """
+    opened = datasets.open_training_videos(config)
+    videos = tuple(video for video in opened if isinstance(video, video_lib.FolderVideo))
+    if len(videos) < len(opened):
+        raise errors.VosError(f"{config.root}: holds records; name a folder of images and masks")
+    return videos
+
+
+@errors.entry_point
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.tools.check_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", metavar="DIR")
+    parser.add_argument("--kind", choices=KINDS, default="auto", help="the layout; default: found out")
+    parser.add_argument("--split", default="train", help="ImageSets list or YouTube-VOS folder")
+    parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
+    parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
+    args = parser.parse_args(arguments)
+    # Sequences that can never give a clip are left out in training, too; say so in the same words.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    kind = datasets.detect(args.root) if args.kind == "auto" else args.kind
+    config = datasets.SourceConfig(
+        kind=kind, root=args.root, split=args.split, year=args.year, resolution=args.resolution
+    )
+    videos = folder_videos(config)
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(check_video, videos))
+
+    what = "photos" if kind == "photos" else "sequences"
+    frames, count = sum(f.frames for f in found), sum(f.masks for f in found)
+    print(f"{args.root}: {kind}: {len(found)} {what}, {frames} frames, {count} masks")
+    most = max(found, key=lambda f: f.objects)
+    print(f"objects: {sum(f.objects for f in found)} in all, at most {most.objects} in one of the {what}")
+    problems = [problem for f in found for problem in f.problems]
+    for problem in problems[:SHOWN]:
+        print(f"problem: {problem}")
+    if len(problems) > SHOWN:
+        print(f"... and {len(problems) - SHOWN} more")
+    if problems:
+        raise errors.VosError(f"{args.root}: {len(problems)} problem(s); mend or remove these files")
+    print("ready to train on. To pack it into one file per shard (faster, optional):")
+    print(f"  python -m vos_jax.tools.pack_data --root {args.root} --out packed")
+    print("To train on it: docs/tutorial.md, part 5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

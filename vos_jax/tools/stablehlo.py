@@ -1,0 +1,133 @@
+"""`python -m vos_jax.tools.export --stablehlo OUT.zip`: the model as two programs that need nothing but JAX.
+
+    python -m vos_jax.tools.export --stablehlo lite0.zip --size 480x854 --objects 3
+
+OUT holds two functions in StableHLO (`jax.export`), weights included, for frames of one size; videos of a
+shorter side than 480 are best enlarged before, which `inference.min_size` does elsewhere:
+
+    start() -> state                             the state before a video's first frame, a list of arrays
+    step(frame, ids, *state) -> (ids, *state)    frame uint8 RGB [H, W, 3]; ids uint8 [H, W]
+
+ids handed in are objects that appear or are corrected in this frame, 1 to N; 0 where nothing is said. Those
+that come back are the frame's masks. How to load it: docs/tutorial.md.
+"""
+
+import argparse
+import io
+import json
+import os
+import pathlib
+import re
+import zipfile
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from vos_jax import config as configs
+from vos_jax import errors, files, geometry
+from vos_jax.models import state as state_lib
+from vos_jax.models import step as step_lib
+from vos_jax.models import weights
+from vos_jax.ops import masks
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    model: state_lib.Model,
+    params: Any,
+    size: tuple[int, int],
+    num_objects: int,
+    *,
+    platforms: tuple[str, ...] = PLATFORMS,
+) -> bytes:
+    """Returns the zip file described above.
+
+    Args:
+      model, params: what becomes the programs.
+      size: (height, width) of the frames in pixels.
+      num_objects: N, how many objects there is room for.
+      platforms: what the programs can run on.
+    """
+    params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
+    padded = geometry.padded_size(size)
+    treedef = jax.tree.structure(
+        jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
+    )
+
+    def start():
+        return jax.tree.leaves(state_lib.init_state(model, num_objects, padded, size))
+
+    def step(frame, ids, *leaves):
+        drawn = masks.one_hot(geometry.pad(ids, padded, mode="constant"), num_objects)
+        prompt = state_lib.PromptArrays(
+            mask=drawn.astype(jnp.float32),
+            given=jnp.any(drawn, axis=(1, 2)),
+            removed=jnp.zeros((num_objects,), bool),
+        )
+        state, output = step_lib.step(
+            model, params, treedef.unflatten(leaves), geometry.pad(frame, padded), prompt
+        )
+        found = masks.to_ids(output.prob, geometry.MASK_STRIDE)[: size[0], : size[1]].astype(jnp.uint8)
+        return geometry.overwrite(found, ids), *jax.tree.leaves(state)
+
+    frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
+    ids = jax.ShapeDtypeStruct(size, jnp.uint8)
+    programs = {
+        "start": jax.export.export(jax.jit(start), platforms=platforms)(),
+        "step": jax.export.export(jax.jit(step), platforms=platforms)(frame, ids, *jax.eval_shape(start)),
+    }
+    about = {"size": size, "objects": num_objects, "platforms": platforms, "jax": jax.__version__}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("about.json", json.dumps(about, indent=1))
+        for name, program in programs.items():
+            archive.writestr(name, bytes(program.serialize()))
+    return out.getvalue()
+
+
+UNUSED = configs.Unused(
+    "export --stablehlo",
+    sections=("checkpoint", "data.", "eval.", "inference.", "seed", "train."),
+    keys=("model.proposals.source=file",),
+)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.tools.export --stablehlo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .zip")
+    parser.add_argument("--size", default="480x854", metavar="HxW", help="of the frames, in pixels")
+    parser.add_argument("--objects", type=int, default=1, help="how many there is room for")
+    parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
+    rest, overrides = configs.split_arguments(arguments)
+    options = parser.parse_args(rest)
+    if options.out.suffix != ".zip":
+        raise errors.VosError(f"{options.out}: name a file that ends in .zip")
+    if os.path.lexists(options.out):
+        raise errors.VosError(
+            f"{options.out}: is there, and is not replaced; move it away, or choose another OUT"
+        )
+    wanted = re.fullmatch(r"(\d{2,4})x(\d{2,4})", options.size)
+    if not wanted:
+        raise errors.VosError(f"--size {options.size}: height x width in pixels, as 480x854")
+    if not 1 <= options.objects <= 64:
+        raise errors.VosError(f"--objects {options.objects}: 1 to 64")
+    config = configs.load("default", overrides)
+    UNUSED.check(config, overrides)
+    model, params, label = weights.load_model(config.model, options.checkpoint)
+    packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic(options.out) as temporary:
+            temporary.write_bytes(packed)
+    except OSError as error:
+        raise errors.VosError(
+            f"{options.out}: cannot be written ({error.strerror}); choose another OUT"
+        ) from None
+    print(f"{options.out}: {label} for {options.objects} object(s) in {options.size}, {len(packed):,} bytes")

@@ -1,0 +1,231 @@
+"""What is made of a segmented video: overlay, cut-out, run-length code. Each takes frame after frame."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TextIO
+
+import av
+import av.error
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from vos_jax import errors, files
+from vos_jax.data import mask_files
+from vos_jax.data import media as media_lib
+from vos_jax.typing import UInt8
+from vos_jax.visualize import overlay, video_writer
+
+
+class Product(Protocol):
+    """A file or folder in the making; complete after `__exit__` without an error, else not there."""
+
+    path: pathlib.Path
+
+    def __enter__(self) -> "Product": ...
+
+    def __exit__(self, *error) -> None: ...
+
+    def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None: ...
+
+    def add_sound(self, packet: av.Packet) -> None: ...
+
+
+class Overlay:
+    """An mp4 of the frames with tinted objects, with the video's own times and sound."""
+
+    def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
+        self.path = path
+        self._movie = video_writer.Movie(
+            path,
+            rate=media.rate,
+            time_base=media.time_base,
+            aspect=media.aspect,
+            audio=audio,
+            size=media.size,
+        )
+
+    def __enter__(self) -> "Overlay":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._movie.__exit__(*error)
+
+    def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Draws one frame."""
+        self._movie.write(overlay.overlay(frame.image, ids), frame.time)
+
+    def add_sound(self, packet: av.Packet) -> None:
+        """Passes the sound on."""
+        self._movie.add_sound(packet)
+
+
+class CutoutMovie:
+    """A webm (VP9) of the objects alone: everything else is transparent."""
+
+    def __init__(self, path: pathlib.Path, media: media_lib.Media):
+        self.path = path
+        self._movie = video_writer.Movie(
+            path, rate=media.rate, time_base=media.time_base, aspect=media.aspect
+        )
+
+    def __enter__(self) -> "CutoutMovie":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._movie.__exit__(*error)
+
+    def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Cuts out one frame."""
+        self._movie.write(cut_out(frame.image, ids), frame.time)
+
+    def add_sound(self, packet: av.Packet) -> None:
+        """A cut-out is silent."""
+
+
+class CutoutImages:
+    """A folder of RGBA PNGs of the objects alone; those that are there from an interrupted run are kept."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "CutoutImages":
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Cuts out one frame."""
+        path = self.path / f"{name}.png"
+        with contextlib.suppress(errors.VosError):
+            if mask_files.png_size(path) == ids.shape:
+                return
+        with files.atomic(path, durable=False) as temporary:
+            Image.fromarray(cut_out(frame.image, ids)).save(temporary, "PNG", compress_level=1)
+
+    def add_sound(self, packet: av.Packet) -> None:
+        """Pictures are silent."""
+
+
+class RunLengths:
+    """A JSON file in the layout of COCO annotations, masks in its compressed run-length code.
+
+    `images` are the frames (with their times in seconds); an annotation's `category_id` is the object's id.
+    `pycocotools.coco.COCO` reads it. It is written line by line: memory does not grow with the video.
+    """
+
+    def __init__(self, path: pathlib.Path, media: media_lib.Media):
+        self.path = path
+        self._size = media.size
+        self._temporary = files.temporary_name(path)
+        self._images = files.temporary_name(path.with_suffix(".images"))
+        self._out: TextIO = self._temporary.open("w")
+        self._frames: TextIO = self._images.open("w+")
+        info = {"description": f"object masks of {media.name} by vos_jax", "video": media.name}
+        self._out.write(f'{{"info": {json.dumps(info)},\n"annotations": [')
+        self._count, self._objects, self._index = 0, set(), 0
+
+    def __enter__(self) -> "RunLengths":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            for file, path in ((self._out, self._temporary), (self._frames, self._images)):
+                try:
+                    file.close()
+                except OSError:
+                    pass  # a full disk: the file goes anyway
+                files.remove(path)
+
+    def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
+        """Encodes one frame."""
+        height, width = self._size
+        image = {"id": self._index, "file_name": name, "width": width, "height": height}
+        image["time"] = round(float(frame.time), 6)
+        self._frames.write(("," if self._index else "") + "\n" + json.dumps(image))
+        for object_id in np.unique(ids).tolist():
+            if object_id == 0:
+                continue
+            code: Any = coco_mask.encode(np.asfortranarray(ids == object_id, np.uint8))
+            annotation = {
+                "id": self._count + 1,
+                "image_id": self._index,
+                "category_id": object_id,
+                "iscrowd": 0,
+                "area": int(coco_mask.area(code)),
+                "bbox": coco_mask.toBbox(code).tolist(),
+                "segmentation": {"size": [height, width], "counts": code["counts"].decode("ascii")},
+            }
+            self._out.write(("," if self._count else "") + "\n" + json.dumps(annotation))
+            self._count += 1
+            self._objects.add(object_id)
+        self._index += 1
+
+    def add_sound(self, packet: av.Packet) -> None:
+        """Masks are silent."""
+
+    def _finish(self) -> None:
+        self._out.write('\n],\n"images": [')
+        self._frames.seek(0)
+        while piece := self._frames.read(2**20):
+            self._out.write(piece)
+        categories = [{"id": object_id, "name": f"object {object_id}"} for object_id in sorted(self._objects)]
+        self._out.write(f'\n],\n"categories": {json.dumps(categories)}}}\n')
+        self._out.close()
+        files.commit(self._temporary, self.path)
+
+
+def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:
+    """The frame as RGBA, transparent (and black, which packs well) where there is no object."""
+    alpha = np.where(ids > 0, np.uint8(255), np.uint8(0))
+    return np.dstack([np.where(alpha[..., None] > 0, image, np.uint8(0)), alpha])
+
+
+def make(
+    makers: Sequence[Callable[[media_lib.Reader], Product]],
+    media: media_lib.Media,
+    mask_of: Callable[[str], np.ndarray],
+    advance: Callable[[], None],
+) -> None:
+    """Makes all products in one pass over the video.
+
+    Args:
+      makers: each makes a product of an open video.
+      media: the video.
+      mask_of: from a frame's name to its ids.
+      advance: called after every frame.
+
+    Raises:
+      VosError: a mask or frame is broken, or a product cannot be written; none is half there then.
+    """
+    products: list[Product] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            reader = stack.enter_context(media.open())
+            for maker in makers:
+                products.append(stack.enter_context(maker(reader)))
+            index = 0
+            for item in reader:
+                if isinstance(item, av.Packet):
+                    for product in products:
+                        product.add_sound(item)
+                    continue
+                name = media.frame_name(index)
+                ids = mask_of(name)
+                for product in products:
+                    product.add(name, item, ids)
+                index += 1
+                advance()
+    except (OSError, av.error.FFmpegError) as error:
+        where = ", ".join(str(product.path) for product in products)
+        raise errors.VosError(
+            f"{where}: cannot write: {error.strerror or error}; the masks are kept: type the same command "
+            "again once it is solved"
+        ) from error
