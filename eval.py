@@ -15,16 +15,18 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
+
+from rich import console
 
 import vos_jax
 from vos_jax import api, cli, devices, errors, files, output_folder, processes
 from vos_jax import config as configs
-from vos_jax.data import datasets, proposal_files
+from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
-from vos_jax.evaluation import dataset_results, report, scoring, submission, workers
-from vos_jax.inference import direction, mask_writer, result_store, segmentation, video_results
-from vos_jax.inference import engine as engine_lib
+from vos_jax.evaluation import report, scoring, segment_dataset, submission, workers
+from vos_jax.inference import config as inference_config
+from vos_jax.inference import mask_writer, propagate, result_store, video_results
 from vos_jax.visualize import figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
@@ -58,7 +60,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--save_probabilities", action="store_true", help="soft masks, for vos_jax.tools.merge"
     )
-    parser.add_argument("--direction", choices=direction.DIRECTIONS, help="from the annotated frames on")
+    parser.add_argument("--direction", choices=inference_config.DIRECTIONS, help="which way from the masks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(
         "--coordinator", metavar="HOST:PORT", help="of process 0, where several share the work"
@@ -99,18 +101,18 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
-    with contextlib.ExitStack() as last:
-        evaluate(options, configure(options, overrides), last)
+    with contextlib.ExitStack() as cleanup:
+        evaluate(options, configure(options, overrides), cleanup)
 
 
-def evaluate(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
-    """Segments and scores the data set. Callbacks in `last` run on every exit."""
+def evaluate(options: argparse.Namespace, config: configs.Config, cleanup: contextlib.ExitStack) -> None:
+    """Segments and scores the data set. Callbacks in `cleanup` run on every exit."""
     screen = cli.make_console()
 
     # ---------------------------------------------------------------- data
     dataset = datasets.open_dataset(config.data)
     if options.score_only is not None:
-        score_only(screen, options, config, dataset, last)
+        score_only(screen, options, config, dataset, cleanup)
         return
     videos = list(dataset)
     for video in videos:
@@ -120,55 +122,74 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
     group = processes.join(options.coordinator, options.num_processes, options.process_id)
-    device = devices.choose(options.device)
-    local = devices.local()
+    device, local = devices.choose(options.device), devices.local()
     engines = workers.make_workers(
         lambda: api.make_engine(config, intermediates=config.eval.intermediates), local
     )
-    engine = engines[0]
-    api.check_adapt(engine, options.adapt)
+    api.check_adapt(engines[0], options.adapt)
     for video in videos:
-        check(video, config, engine)
-    figures.check(options.visualize, engine.model, videos, options.frame)
+        propagate.check(engines[0], video, video.prompts(), soft=config.eval.save_probabilities)
+    figures.check(options.visualize, engines[0].model, videos, options.frame)
 
     # ---------------------------------------------------------------- results folder
-    scores = scoring.ScorePool(config.eval.workers)
     with group.leader_first("record"):
-        store = last.enter_context(
-            result_store.ResultStore(
-                config.eval.out,
-                dataset_results.settings(configs.flatten(config), engine.source, vos_jax.__version__),
-                overwrite=config.eval.overwrite,
-                inputs=dataset_results.inputs(config.data, config.model.proposals, videos),
-                process=group.index,
-            )
-        )
-        results_of = open_results(options, config, store, dataset, videos)
-    finished = {name for name, found in results_of.items() if found.finished()}
+        store, results = open_store(options, config, engines[0].source, videos, group.index, cleanup)
+    finished = {name for name, found in results.items() if found.finished()}
+    # Before anything is noted: all processes partition the same videos.
+    group.barrier("finished")
+    cleanup.enter_context(group.together("done"))
+    todo = group.partition([v for v in videos if v.name not in finished], segment_dataset.cost)
     on = device if len(local) * group.count == 1 else f"{len(local) * group.count} x {device}"
     about = f"{dataset.name} {dataset.split}: {len(videos)} sequence(s)"
-    screen.print(f"{about} on {on}, checkpoint {engine.source}")
-    if engine.adapts:
+    screen.print(f"{about} on {on}, checkpoint {engines[0].source}")
+    if engines[0].adapts:
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame with masks given")
     if finished:
         screen.print(f"{len(finished)} finished before are kept (--overwrite does them again)")
-
-    # ---------------------------------------------------------------- segment, score, draw
-    # Before anything is noted: all processes partition the same videos.
-    group.barrier("finished")
-    last.enter_context(group.together("done"))
-    todo = group.partition([v for v in videos if v.name not in finished], segmentation.cost)
     if group.count > 1:
         screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
-    run = Run(screen, config, store, results_of, scores, engines, local)
-    object_scores, pictures = run.segment(group, videos, todo, finished)
+
+    # ---------------------------------------------------------------- segment, score, draw
+    with (
+        cli.make_progress(screen) as progress,
+        scoring.ScorePool(config.eval.workers) as scores,
+        concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
+    ):
+        drawn: list[concurrent.futures.Future] = []
+        total = sum(map(len, todo))
+        task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
+
+        def advance(frames: int, fps: float) -> None:
+            progress.update(task, advance=frames, fps=fps)
+
+        def score(ready: Iterable[video_lib.Video], *, draw: bool = True) -> None:
+            for video in ready:
+                scores.submit(video, store.folder)
+                if config.eval.overlay and draw:
+                    drawn.append(painter.submit(draw_overlay, video, store.folder))
+                print_scores(screen, store, scores)
+
+        if group.is_leader:
+            score(video for video in videos if video.name in finished)
+        with group.together("segmented"):
+            ready = segment_dataset.segment_dataset(engines, local, todo, results, advance)
+            with contextlib.closing(ready):
+                score(video for video, _ in ready)
+            # Before the leader merges the records of all processes: drawing adds to them.
+            pictures = [each.result() for each in drawn]
+        if group.is_leader:
+            store.merge_processes()
+            processes.check_finished(store.unfinished([video.name for video in videos]))
+            here = finished.union(video.name for video in todo)
+            score((video for video in videos if video.name not in here), draw=False)
+        print_scores(screen, store, scores, wait=True)
     for name in store.output.kept:
         screen.print(f"{store.folder / name} is not as this program wrote it, and was kept")
     if not group.is_leader:
         return
 
     # ---------------------------------------------------------------- results
-    found = run.report(dataset, videos, object_scores, on, engine.source)
+    found = make_report(config, dataset, videos, store, scores, on, engines[0].source)
     report.write(dataset, store.folder, found)
     print_report(screen, store.folder, found)
     if options.zip:
@@ -178,146 +199,79 @@ def evaluate(options: argparse.Namespace, config: configs.Config, last: contextl
         screen.print(f"look at: {picture} (and {picture.with_suffix('.mp4').name} beside it)")
     if options.visualize:
         one_view = configs.replace(config, {"inference.scales": (1.0,), "inference.flip": False})
-        plain = engine if one_view.inference == config.inference else api.make_engine(one_view)
-        arguments = options.visualize, videos, plain, store.folder, options.frame, object_scores
+        plain = engines[0] if one_view.inference == config.inference else api.make_engine(one_view)
+        arguments = options.visualize, videos, plain, store.folder, options.frame, scores.scores()
         for picture in figures.draw(*arguments):
             screen.print(f"look at: {picture}")
     store.compact()
 
 
-class Run:
-    """Segments the videos of this process, and scores and draws each as soon as it is ready."""
-
-    def __init__(self, screen, config, store, results_of, scores, engines, local):
-        self._screen, self._config, self._store, self._results_of = screen, config, store, results_of
-        self._scores, self._engines, self._local = scores, engines, local
-        self._scored: dict[str, concurrent.futures.Future] = {}
-        self._drawn: list[concurrent.futures.Future] = []
-        self._unprinted: list[video_lib.Video] = []
-
-    def segment(
-        self,
-        group: processes.ProcessGroup,
-        videos: Sequence[video_lib.Video],
-        todo: Sequence[video_lib.Video],
-        finished: Collection[str],
-    ) -> tuple[list[scoring.ObjectScore], list[pathlib.Path]]:
-        """Segments `todo`; returns the scores of all videos (in the leader) and the pictures drawn here."""
-        with (
-            cli.make_progress(self._screen) as progress,
-            self._scores,
-            concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
-        ):
-            total = sum(map(len, todo))
-            task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
-
-            def work(video: video_lib.Video, engine, stop) -> video_results.VideoSummary:
-                def advance(fps: float) -> None:
-                    stop()
-                    progress.update(task, advance=1, fps=fps)
-
-                folder, inference = self._config.model.proposals.folder, self._config.inference
-                return segmentation.segment(
-                    video,
-                    engine,
-                    self._results_of[video.name],
-                    advance,
-                    read=segmentation.reader(video, inference, engine.num_proposals, folder),
-                    direction=inference.direction,
-                )
-
-            if group.is_leader:
-                for video in videos:
-                    if video.name in finished:
-                        self._hand_on(video, painter)
-            with group.together("segmented"):
-                ready = workers.spread(work, todo, self._engines, self._local, segmentation.cost)
-                with contextlib.closing(ready):
-                    for video, _ in ready:
-                        self._hand_on(video, painter)
-                # Before the leader merges the records of all processes: drawing adds to them.
-                pictures = [drawing.result() for drawing in self._drawn]
-            if group.is_leader:
-                self._store.merge_processes()
-                processes.check_finished(self._store.unfinished([video.name for video in videos]))
-                for video in videos:
-                    if video.name not in self._scored:
-                        self._hand_on(video, None)
-            self._print_scored(wait=True)
-            if not group.is_leader:
-                return [], []
-            return [score for video in videos for score in self._scored[video.name].result()], pictures
-
-    def report(
-        self,
-        dataset: datasets.VideoDataset,
-        videos: Sequence[video_lib.Video],
-        object_scores,
-        on: str,
-        checkpoint: str,
-    ) -> dict:
-        """Returns the content of results.json."""
-        summaries = {video.name: self._store.summary(video.name) for video in videos}
-        seconds = {
-            kind: sum(summary.seconds.get(kind, 0.0) for summary in summaries.values())
-            for kind in ("compile", "adaptation", "inference", "io", "model")
-        }
-        frames, in_model = sum(map(len, videos)), seconds.pop("model")
-        speed = {
-            "fps": frames / max(sum(summary.working_seconds for summary in summaries.values()), 1e-9),
-            "fps_inference": frames / in_model if in_model else None,
-            "peak_memory_mb": devices.peak_memory_mb(),
-        }
-        seconds["score"] = self._scores.seconds
-        presence = {name: summary.to_json()["presence"] for name, summary in summaries.items()}
-        summary = scoring.table(dataset, object_scores)
-        settings = configs.flatten(self._config)
-        return report.make(dataset, settings, summary, frames, speed, seconds, on, checkpoint, presence)
-
-    def _hand_on(self, video: video_lib.Video, painter: concurrent.futures.Executor | None) -> None:
-        out = self._store.folder
-        self._scored[video.name] = self._scores.submit(video, out)
-        self._unprinted.append(video)
-        if self._config.eval.overlay and painter is not None:
-            self._drawn.append(painter.submit(draw, video, out))
-        self._print_scored(wait=False)
-
-    def _print_scored(self, *, wait: bool) -> None:
-        waiting = self._unprinted
-        while waiting and (wait or self._scored[waiting[0].name].done()):
-            video = waiting.pop(0)
-            line = cli.sequence_line(video.name, self._scored[video.name].result())
-            fps = len(video) / max(self._store.summary(video.name).working_seconds, 1e-9)
-            self._screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
-
-
-def check(video: video_lib.Video, config: configs.Config, engine: engine_lib.Engine) -> None:
-    """Refuses what would fail in mid-video: VosError."""
-    engine.views(video.size)  # raises if frames are too small
-    direction.check(video.prompts(), engine, config.inference.direction, config.eval.save_probabilities)
-    if engine.num_proposals:
-        proposal_files.read_video(config.model.proposals.folder, video)
-
-
-def open_results(
+def open_store(
     options: argparse.Namespace,
     config: configs.Config,
-    store: result_store.ResultStore,
-    dataset: datasets.VideoDataset,
+    checkpoint: str,
     videos: Sequence[video_lib.Video],
-) -> dict[str, video_results.VideoResults]:
-    """Returns each video's place in the store; VosError if files of others are there."""
+    process: int,
+    cleanup: contextlib.ExitStack,
+) -> tuple[result_store.ResultStore, dict[str, video_results.VideoResults]]:
+    """Returns OUT and each video's place in it; VosError if files of others are there."""
+    store = cleanup.enter_context(
+        result_store.ResultStore(
+            config.eval.out,
+            segment_dataset.settings(configs.flatten(config), checkpoint, vos_jax.__version__),
+            overwrite=config.eval.overwrite,
+            inputs=segment_dataset.inputs(config.data, config.model.proposals, videos),
+            process=process,
+        )
+    )
     drawn = [video.name for video in videos] if config.eval.overlay else []
     pictures = [f"{overlay.FOLDER}/{name}{suffix}" for name in drawn for suffix in (".mp4", ".png")]
     packed = [submission.NAME] if options.zip else []
-    for name in (*report.names(dataset.split), *packed, *pictures):
+    for name in (*report.names(config.data.split), *packed, *pictures):
         store.output.check(store.folder / name)
-    own = {
-        "proposals": config.model.proposals.folder if config.model.proposals.source == "file" else None,
-        "soft": config.eval.save_probabilities,
-        "stages": config.eval.intermediates,
+    proposals = config.model.proposals
+    return store, {
+        video.name: segment_dataset.open_results(store, video, config.eval, proposals) for video in videos
     }
-    return {video.name: dataset_results.open_results(store, video, **own) for video in videos}
+
+
+def make_report(
+    config: configs.Config,
+    dataset: datasets.VideoDataset,
+    videos: Sequence[video_lib.Video],
+    store: result_store.ResultStore,
+    scores: scoring.ScorePool,
+    on: str,
+    checkpoint: str,
+) -> dict:
+    """Returns the content of results.json; scores are in the order of the data set."""
+    summaries = {video.name: store.summary(video.name) for video in videos}
+    seconds = {
+        kind: sum(summary.seconds.get(kind, 0.0) for summary in summaries.values())
+        for kind in video_results.KINDS
+    }
+    frames = sum(map(len, videos))
+    speed = {
+        "fps": frames / max(sum(summary.working_seconds for summary in summaries.values()), 1e-9),
+        "fps_inference": frames / seconds["inference"] if seconds["inference"] else None,
+        "peak_memory_mb": devices.peak_memory_mb(),
+    }
+    seconds["score"] = scores.seconds
+    order = {video.name: place for place, video in enumerate(videos)}
+    table = scoring.table(dataset, sorted(scores.scores(), key=lambda score: order[score.sequence]))
+    presence = {name: summary.to_json()["presence"] for name, summary in summaries.items()}
+    settings = configs.flatten(config)
+    return report.make(dataset, settings, table, frames, speed, seconds, on, checkpoint, presence)
+
+
+def print_scores(
+    screen: console.Console, store: result_store.ResultStore, scores: scoring.ScorePool, *, wait: bool = False
+) -> None:
+    """Prints a line for each video that has been scored since the last call."""
+    for video, found in scores.ready(wait=wait):
+        fps = len(video) / max(store.summary(video.name).working_seconds, 1e-9)
+        line = cli.sequence_line(video.name, found)
+        screen.print(f"{line}  {len(video)} frames  {fps:.2f} fps")
 
 
 def score_only(
@@ -325,22 +279,22 @@ def score_only(
     options: argparse.Namespace,
     config: configs.Config,
     dataset: datasets.VideoDataset,
-    last: contextlib.ExitStack,
+    cleanup: contextlib.ExitStack,
 ) -> None:
     """Scores PNGs that are there. Results go to --out, or beside the PNGs where no file has their names."""
     folder = pathlib.Path(options.score_only)
     out = folder if options.out is None else pathlib.Path(options.out)
     own = None
-    read = dataset_results.inputs(config.data, config.model.proposals, dataset)
+    read = segment_dataset.inputs(config.data, config.model.proposals, dataset)
     output_folder.check_apart(out, read)
     if options.out is not None:
         own = output_folder.OutputFolder(out, inputs=[folder])
-        last.callback(own.close)
+        cleanup.callback(own.close)
         for name in (*report.names(dataset.split), *([submission.NAME] if options.zip else [])):
             own.check(out / name)
     elif os.path.lexists(folder / output_folder.NAME):
         own = output_folder.OutputFolder(out)
-        last.callback(own.close)
+        cleanup.callback(own.close)
     start = time.perf_counter()
     summary = scoring.score_folder(
         dataset,
@@ -349,7 +303,7 @@ def score_only(
         on_sequence=lambda name, scores: screen.print(cli.sequence_line(name, scores)),
     )
     frames = sum(map(len, dataset))
-    seconds: dict[str, float] = dict.fromkeys(("compile", "adaptation", "inference", "io"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(video_results.KINDS, 0.0)
     seconds["score"] = time.perf_counter() - start
     speed = dict.fromkeys(("fps", "fps_inference", "peak_memory_mb"))
     found = report.make(dataset, configs.flatten(config), summary, frames, speed, seconds, None, None, None)
@@ -379,7 +333,7 @@ def print_report(screen, out: pathlib.Path, found: dict) -> None:
     screen.print(f"masks and results.json: {out}")
 
 
-def draw(video: video_lib.Video, out: pathlib.Path) -> pathlib.Path:
+def draw_overlay(video: video_lib.Video, out: pathlib.Path) -> pathlib.Path:
     """Lays the masks in OUT over the frames: an mp4 and a contact sheet; returns the sheet's path."""
     return overlay.draw_video(
         video, lambda name: mask_writer.mask_path(out, video.name, name), out / overlay.FOLDER

@@ -25,14 +25,11 @@ import vos_jax
 from vos_jax import api, cli, devices, errors, output_folder
 from vos_jax import config as configs
 from vos_jax.data import media as media_lib
-from vos_jax.data import prefetch
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import objects as objects_lib
-from vos_jax.inference import result_store, video_results
-from vos_jax.inference import session as session_lib
+from vos_jax.inference import result_store, segment_video, video_results
 from vos_jax.visualize import exports, video_writer
 
-FRAMES_AHEAD = 4
 UNUSED = configs.Unused(
     "segment.py",
     sections=("data.", "eval.", "train."),
@@ -106,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     UNUSED.check(config, overrides)
     with contextlib.ExitStack() as last:
-        segment_video(options, config, last)
+        run(options, config, last)
 
 
-def segment_video(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
+def run(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
     """Segments the video and makes what is wanted of its masks. Callbacks in `last` run on every exit."""
     screen = cli.make_console()
 
@@ -137,7 +134,7 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
             inputs=[options.video, *(mask.path for mask in given)],
         )
     )
-    results = store.video(MASKS, media.size, media.frame_name, num_frames=media.num_frames)
+    results = store.video(media, name=MASKS, exports=PRODUCTS)
     check_products(store.output, makers, media, media.num_frames or 0)
     height, width = media.size
     screen.print(
@@ -154,14 +151,13 @@ def segment_video(options: argparse.Namespace, config: configs.Config, last: con
             done = results.summary.frames
             screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
         else:
-            session = results.resume(engine)
-            if session is None:
-                session = session_lib.Session(engine, media.size, prompts)
-            else:
-                screen.print(f"going on at frame {session.index}")
-            results.begin(session.index, PRODUCTS)
-            task = progress.add_task("segmenting", total=media.num_frames, completed=session.index, fps=0.0)
-            done = segment(media, session, prompts, results, functools.partial(progress.update, task))
+            segmented = segment_video.segment_video(engine, media, prompts, results)
+            if results.frames:
+                screen.print(f"going on at frame {results.frames}")
+            task = progress.add_task("segmenting", total=media.num_frames, completed=results.frames, fps=0.0)
+            for result in segmented:
+                progress.update(task, completed=result.index + 1, fps=results.fps)
+            done = results.frames
             progress.update(task, total=done)
 
         # ------------------------------------------------------------ overlay and the like
@@ -216,7 +212,7 @@ def check_products(
         if name == CUTOUTS:
             output.check_place(output.path / name / "any.png")
             for index in range(num_frames):
-                output.check(output.path / name / f"{media.frame_name(index)}.png")
+                output.check(output.path / name / f"{media.mask_name(index)}.png")
         else:
             output.check(output.path / name)
 
@@ -252,33 +248,6 @@ def settings(config, media: media_lib.Media, prompts: dict, model: str) -> dict:
     )
 
 
-def segment(
-    media: media_lib.Media,
-    session: session_lib.Session,
-    prompts: dict,
-    results: video_results.VideoResults,
-    update,
-) -> int:
-    """Segments from the session's frame on, writes every mask, and returns the number of frames."""
-    seconds = session.engine.seconds
-    begin, start, before = session.index, time.perf_counter(), dict(seconds)
-    frames = prefetch.prefetch(media.frames(session.index), FRAMES_AHEAD)
-
-    def spent() -> dict[str, float]:
-        now = {kind: value - before[kind] for kind, value in seconds.items()}
-        return {kind: results.seconds.get(kind, 0.0) + value for kind, value in now.items()}
-
-    with contextlib.closing(frames):
-        for frame in frames:
-            result = session.step(frame.image, prompts.get(session.index))
-            results.write(result.index, result)
-            results.save(session, spent())
-            passed = time.perf_counter() - start - (seconds["compile"] - before["compile"])
-            update(completed=session.index, fps=(session.index - begin) / max(passed, 1e-9))
-    results.finish(session.index, spent())
-    return session.index
-
-
 def last_seen(results: video_results.VideoResults, done: int, prompts: dict) -> dict[int, int]:
     """Returns the last frame with each object that the video's last frame is without."""
     missing = {int(i) for ids in prompts.values() for i in np.unique(ids) if i}
@@ -297,7 +266,7 @@ def draw(
 ) -> None:
     """Makes overlay, cut-out and run-length code from the masks on disk, in one pass over the video."""
     start, drawn = time.perf_counter(), 0
-    index_of = {media.frame_name(index): index for index in range(done)}
+    index_of = {media.mask_name(index): index for index in range(done)}
 
     def advance() -> None:
         nonlocal drawn

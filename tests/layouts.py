@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,11 @@ LATE = 2  # the frame in which object 7 appears
 def open_as(kind: str, root: pathlib.Path | str, **options) -> datasets.VideoDataset:
     """Opens a data set for evaluation, with the default settings but for `options`."""
     return datasets.open_dataset(datasets.EvalDatasetConfig(kind=kind, root=str(root), **options))
+
+
+def source(name: str, size: tuple[int, int], num_frames: int) -> types.SimpleNamespace:
+    """A `video.FrameSource` that nobody reads frames of."""
+    return types.SimpleNamespace(name=name, size=size, num_frames=num_frames, mask_name="{:05d}".format)
 
 
 def write_frames(folder: pathlib.Path, frames, names) -> None:

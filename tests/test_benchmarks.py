@@ -12,10 +12,9 @@ import eval as program
 from tests import layouts
 from tests.inference import coloured
 from vos_jax.data import mask_files
-from vos_jax.evaluation import submission
-from vos_jax.inference import probabilities
+from vos_jax.inference import probabilities, segment_video
 from vos_jax.models import weights
-from vos_jax.tools import merge
+from vos_jax.tools import check_submission, merge
 
 SPACED = [f"{5 * index:05d}" for index in range(6)]
 
@@ -24,16 +23,16 @@ SPACED = [f"{5 * index:05d}" for index in range(6)]
 def followed(monkeypatch):
     """Swaps the model for the tiny one; gives the list of videos that were segmented."""
     videos = []
-    segment = program.segmentation.segment
+    run = segment_video.segment_video
 
-    def noted(video, *args, **kwargs):
+    def noted(engine, video, *args, **kwargs):
         videos.append(video.name)
-        return segment(video, *args, **kwargs)
+        return run(engine, video, *args, **kwargs)
 
     monkeypatch.setattr(
         weights, "load_model", lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     )
-    monkeypatch.setattr(program.segmentation, "segment", noted)
+    monkeypatch.setattr(segment_video, "segment_video", noted)
     return videos
 
 
@@ -74,7 +73,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
     assert presence["7"][:3] == [None, None, 1.0] and min(presence["7"][3:]) > 0.5
     assert "[1.0, " in (out / "results.json").read_text(), "numbers on one line"
     archive = out / "submission.zip"
-    assert submission.main([str(archive), "--config", "ytvos19", "--data", str(root)]) == 0
+    assert check_submission.main([str(archive), "--config", "ytvos19", "--data", str(root)]) == 0
     assert "fit for ytvos2019 valid: 2 sequence(s), 12 masks, 4 object(s)" in capsys.readouterr().out
     path = out / "cow" / f"{SPACED[3]}.png"
     with Image.open(path) as image:

@@ -191,7 +191,7 @@ def test_a_damaged_state_that_is_not_ours_is_named_not_removed(tmp_path):
     with result_store.ResultStore(tmp_path, {}) as store:
         write(tmp_path / ".states/ant.safetensors")
         with pytest.raises(errors.VosError, match=r"ant.safetensors: is there"):
-            store.video("ant", SIZE, "{:05d}".format, num_frames=1).begin(0)
+            store.video(layouts.source("ant", SIZE, 1)).begin(0)
 
 
 def test_eval_goes_on_in_mid_video(tmp_path, monkeypatch):
@@ -203,11 +203,11 @@ def test_eval_goes_on_in_mid_video(tmp_path, monkeypatch):
     assert runs.run(data, tmp_path / "through", config="ytvos19") == 0
     write_frame, written = video_results.VideoResults.write, []
 
-    def interrupted(self, index, *arguments):
+    def interrupted(self, result):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(index)
-        write_frame(self, index, *arguments)
+        written.append(result.index)
+        write_frame(self, result)
 
     with monkeypatch.context() as broken:
         broken.setattr(video_results.VideoResults, "write", interrupted)

@@ -7,6 +7,7 @@ import sys
 
 import eval as program
 from tests.inference import coloured
+from vos_jax.inference import segment_video
 from vos_jax.models import weights
 
 
@@ -14,14 +15,14 @@ def main() -> int:
     arguments = sys.argv[1:]
     broken = arguments.pop(1) if arguments[0] == "--break" else None
     arguments = arguments[1:] if broken else arguments
-    segment = program.segmentation.segment
+    run = segment_video.segment_video
 
-    def break_one(video, *args, **kwargs):
+    def break_one(engine, video, *args, **kwargs):
         if video.name == broken:
             raise program.errors.VosError(f"{video.name}: broken on purpose")
-        return segment(video, *args, **kwargs)
+        return run(engine, video, *args, **kwargs)
 
-    program.segmentation.segment = break_one
+    segment_video.segment_video = break_one
     weights.load_model = lambda config, checkpoint: (coloured.make_model(6), {}, "colours")
     return program.main(arguments)
 

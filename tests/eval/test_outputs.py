@@ -37,7 +37,7 @@ def test_outputs_follow_the_contract(davis, tmp_path, copy_model, capsys):
     ]
     assert (results["dataset"], results["split"], results["frames"]) == ("davis2017", "val", 2 * runs.FRAMES)
     assert set(results["J"]) == set(results["F"]) == {"mean", "recall", "decay"}
-    assert set(results["seconds"]) == {"compile", "adaptation", "inference", "io", "score"}
+    assert set(results["seconds"]) == {"compile", "adaptation", "inference", "other", "score"}
     assert [(o["sequence"], o["object"]) for o in results["objects"]] == [
         (s, o) for s in ("ant", "bee") for o in (1, 2, 3)
     ]

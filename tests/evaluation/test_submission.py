@@ -12,6 +12,7 @@ from tests import layouts
 from vos_jax import errors
 from vos_jax.data import mask_files
 from vos_jax.evaluation import submission
+from vos_jax.tools import check_submission
 
 FRAMES = [f"{5 * index:05d}" for index in range(6)]
 
@@ -57,9 +58,9 @@ def test_youtube_vos_layout(dataset, results, tmp_path, capsys):
             np.testing.assert_array_equal(np.unique(image), [0, 3])
     assert submission.pack(dataset, results, tmp_path / "b.zip").read_bytes() == path.read_bytes()
     arguments = [str(path), "--config", "ytvos19", "--data", str(tmp_path / "data")]
-    assert submission.main([*arguments, "--config.data.sequences=cow"]) == 0
+    assert check_submission.main([*arguments, "--config.data.sequences=cow"]) == 0
     assert "1 sequence(s), 6 masks, 2 object(s)" in capsys.readouterr().out
-    assert submission.main(arguments) == 2, "duck is missing"
+    assert check_submission.main(arguments) == 2, "duck is missing"
     assert "lacks Annotations/duck/00000.png (6 of 12" in capsys.readouterr().err
 
 

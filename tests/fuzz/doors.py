@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import pickle
-import types
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from vos_jax import output_folder, weights_io
 from vos_jax.data import mask_files, prompts, proposal_files
 from vos_jax.data.datasets import tfds, youtube_vos
 from vos_jax.evaluation import scoring, submission
-from vos_jax.inference import mask_writer, probabilities, result_store, session_file
+from vos_jax.inference import frame_result, mask_writer, probabilities, result_store, session_file
 from vos_jax.inference import session as session_lib
 from vos_jax.tools import convert_proposals, foreign_weights
 
@@ -154,12 +153,12 @@ def coco_seeds(folder: pathlib.Path) -> list[bytes]:
 def run_seeds(folder: pathlib.Path) -> list[bytes]:
     with result_store.ResultStore(folder, {"memory": {"every": 5}, "a": [1, 2]}) as store:
         for name in ("cow", "dog"):
-            results = store.video(name, SIZE, "{:05d}".format, num_frames=1)
+            results = store.video(layouts.source(name, SIZE, 1))
             results.begin(0)
             if name == "cow":
                 ids = pictures.plane() % 2
-                results.write(0, types.SimpleNamespace(ids=ids, presence={1: 0.5}, intermediates={}))
-                results.finish(1, {"compile": 1.0, "inference": 2.0, "io": 0.5})
+                results.write(frame_result.FrameResult(index=0, ids=ids, presence={1: 0.5}))
+                results.finish()
     return [(folder / result_store.NAME).read_bytes()]
 
 
@@ -183,11 +182,11 @@ def _read_in_folder(path: pathlib.Path, name: str) -> None:
     folder.mkdir()
     (folder / name).write_bytes(path.read_bytes())
     with result_store.ResultStore(folder, {"memory": {"every": 5}, "a": [1, 2]}) as store:
-        results = store.video("cow", SIZE, "{:05d}".format, num_frames=1)
+        results = store.video(layouts.source("cow", SIZE, 1))
         if results.finished():
             assert store.summary("cow").working_seconds >= 0
         results.begin(0)
-        results.finish(1, {})
+        results.finish()
         store.compact()
 
 

@@ -9,8 +9,7 @@ from tests.inference import coloured
 from vos_jax import errors
 from vos_jax.data import mask_files
 from vos_jax.data.datasets import rendered
-from vos_jax.evaluation import dataset_results
-from vos_jax.inference import mask_writer, result_store, segmentation
+from vos_jax.inference import mask_writer, result_store, segment_video
 from vos_jax.models import vos
 
 
@@ -20,17 +19,18 @@ def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     model = tiny.model(refine=False)
     engine = coloured.make_engine(model, tiny.params(refine=False), intermediates=vos.INTERMEDIATES)
     with result_store.ResultStore(tmp_path / "out", {}) as store:
-        results = dataset_results.open_results(store, video, stages=vos.INTERMEDIATES)
-        segmentation.segment(video, engine, results)
+        results = store.video(video, intermediates=vos.INTERMEDIATES)
+        for _ in segment_video.segment_video(engine, video, video.prompts(), results):
+            pass
     for name in video.frame_names:
         final, coarse, propagated = (
             mask_files.read_mask(mask_writer.mask_path(tmp_path / "out" / folder, "ant", name))
-            for folder in ("", "stages/coarse", "stages/propagated")
+            for folder in ("", "intermediates/coarse", "intermediates/propagated")
         )
         np.testing.assert_array_equal(final, coarse)
         assert propagated.shape == final.shape
     np.testing.assert_array_equal(
-        video.mask(0), mask_files.read_mask(tmp_path / "out/stages/coarse/ant/00000.png")
+        video.mask(0), mask_files.read_mask(tmp_path / "out/intermediates/coarse/ant/00000.png")
     )
 
 

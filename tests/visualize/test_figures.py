@@ -120,7 +120,7 @@ def test_failures_show_the_worst_objects_where_they_are_worst():
         return video.mask(int(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure_failures.masks, "read_mask", read)
+        patch.setattr(figure_failures.mask_files, "read_mask", read)
         picture = figure_failures.draw(scores, {"rendered": video}, mask_path, count=1)
     assert asked == ["00003"] and picture.shape[1] <= layout.WIDTH
     assert figure_failures.draw([], {}, mask_path) is None

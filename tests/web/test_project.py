@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.inference import coloured
 from vos_jax import errors
+from vos_jax.inference import video_results
 from vos_jax.visualize import overlay
 from vos_jax.web import project as project_lib
 
@@ -67,7 +68,7 @@ def test_painted_objects_are_followed_and_the_files_hold_them(project):
 
 def test_a_correction_goes_on_from_its_frame(project, monkeypatch):
     _, ids = squares()
-    monkeypatch.setattr(project_lib, "SNAPSHOT_EVERY", 2)
+    monkeypatch.setattr(video_results, "STATE_FRAMES", 2)
     project.paint(0, 1, ids[0] == 1)
     list(project.run())
     before = [project.ids(t) for t in range(FRAMES)]

@@ -48,7 +48,7 @@ class Frame:
 
 
 class Media(Protocol):
-    """A video to be read in order, from any frame on, any number of times."""
+    """A `video.FrameSource` with times and sound, read any number of times, from any frame on."""
 
     @property
     def name(self) -> str: ...
@@ -71,9 +71,9 @@ class Media(Protocol):
     @property
     def time_base(self) -> fractions.Fraction: ...  # seconds; times are multiples of it
 
-    def frame_name(self, index: int) -> str: ...  # a file's stem
+    def mask_name(self, index: int) -> str: ...  # a file's stem
 
-    def frames(self, start: int = 0) -> Iterator[Frame]: ...
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "H W 3"]]: ...
 
     def open(self) -> "Reader": ...  # frames and sound, from the beginning
 
@@ -147,18 +147,17 @@ class ImageFolder:
         self.time_base, self.aspect = 1 / self.rate, fractions.Fraction(1)
         self._video.check_frames()
 
-    def frame_name(self, index: int) -> str:
-        """The image's own name."""
+    def mask_name(self, index: int) -> str:
+        """Returns the image's own name."""
         return self._video.frame_names[index]
 
-    def frames(self, start: int = 0) -> Generator[Frame, None, None]:
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields the frames from `start` on; VosError names an image that cannot be decoded."""
-        for index in range(start, len(self._video)):
-            yield Frame(self._video.frame(index), index * self.time_base)
+        return self._video.frames(start, reverse=reverse)
 
     def open(self) -> Reader:
         """Opens the frames; there is no sound."""
-        return Reader(self.frames())
+        return Reader(Frame(image, index * self.time_base) for index, image in enumerate(self.frames()))
 
     def identity(self) -> dict[str, Any]:
         """Names and bytes of the images."""
@@ -187,24 +186,26 @@ class VideoFile:
         first = next(self.frames(), None)
         if first is None:
             raise errors.VosError(f"{path}: has no frames")
-        self.size = first.image.shape[:2]
+        self.size = first.shape[:2]
         if self._is_turned:
             self.aspect = 1 / self.aspect
 
-    def frame_name(self, index: int) -> str:
-        """The number, wide enough for nine hours to sort by name."""
+    def mask_name(self, index: int) -> str:
+        """Returns the number, wide enough for nine hours to sort by name."""
         return f"{index:06d}"
 
-    def frames(self, start: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields the frames from `start` on; earlier ones are decoded, for later ones depend on them.
 
         Raises:
-          VosError: a frame cannot be decoded or has another size than the first.
+          VosError: a frame cannot be decoded or has another size than the first; `reverse` is asked for.
         """
+        if reverse:
+            raise errors.VosError(f"{self.path}: a video file is read forward only; extract its frames")
         with _opened(self.path) as container:
-            stream = _stream(self.path, container)
             # Without sound there is nothing but frames.
-            yield from cast(Iterator[Frame], self._read(container, stream, None, start))
+            for frame in self._read(container, _stream(self.path, container), None, start):
+                yield cast(Frame, frame).image
 
     def open(self) -> Reader:
         """Opens the frames and the first audio stream."""

@@ -22,7 +22,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from pycocotools import mask as coco_mask
 
 from vos_jax import errors, files, geometry
 from vos_jax.data import mask_files
+from vos_jax.data import proposals as proposals_lib
 from vos_jax.data import video as video_lib
 from vos_jax.typing import Bool, Float
 
@@ -57,15 +58,6 @@ class VideoProposals:
     size: tuple[int, int]
     frames: Mapping[str, Sequence[Record]]
     origin: str = "proposals"
-
-
-class ProposalArrays(NamedTuple):
-    """A frame's proposals in P fixed places, best first; places that are not `valid` hold nothing."""
-
-    boxes: Float[np.ndarray, "P 4"]  # pixels of the padded frame
-    scores: Float[np.ndarray, "P"]  # [0, 1]
-    masks: Float[np.ndarray, "P H4 W4"]  # probability at stride 4
-    valid: Bool[np.ndarray, "P"]
 
 
 def record_of(mask: Bool[np.ndarray, "H W"], score: float) -> Record:
@@ -165,7 +157,7 @@ def arrays(
     capacity: int,
     nms_threshold: float = NMS_THRESHOLD,
     score_threshold: float = 0.0,
-) -> ProposalArrays:
+) -> proposals_lib.ProposalArrays:
     """One frame's proposals as the model takes them: P = `capacity` places, best first.
 
     Masks are scaled from the file's size to the frame's, padded at the bottom and right, and averaged to
@@ -180,7 +172,7 @@ def arrays(
     """
     (height, width), stride = frame_size, geometry.MASK_STRIDE
     cells = padded_size[0] // stride, padded_size[1] // stride
-    out = ProposalArrays(
+    out = proposals_lib.ProposalArrays(
         boxes=np.zeros((capacity, 4), np.float32),
         scores=np.zeros(capacity, np.float32),
         masks=np.zeros((capacity, *cells), np.float32),

@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -16,9 +16,40 @@ PROMPT_RULES = ("first_frame", "first", "all")
 """Choices of the masks that are prompts: the first frame's; each object's first; every one there is."""
 
 
+class FrameSource(Protocol):
+    """Frames that can be segmented: a `Video`, a `media.Media`, frames of an application.
+
+    Attributes:
+      name: of the video.
+      size: (height, width) of the masks in pixels.
+      num_frames: None where it is not known before the video is read.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def num_frames(self) -> int | None: ...
+
+    def mask_name(self, index: int) -> str | None:
+        """Returns the file stem of a frame's mask; None: the frame's mask is not a result."""
+        ...
+
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yields the frames from `start` to the end, or with `reverse` to the beginning; RGB.
+
+        Raises:
+          VosError: a frame cannot be decoded, or the source cannot be read backward.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Video(abc.ABC):
-    """A video with masks and a protocol; frames and masks are read when asked for. It pickles small.
+    """A `FrameSource` with masks and a protocol; frames and masks are read when asked for. It pickles small.
 
     Attributes:
       name: Name in its data set.
@@ -69,6 +100,19 @@ class Video(abc.ABC):
 
     def __len__(self) -> int:
         return len(self.frame_names)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.frame_names)
+
+    def mask_name(self, index: int) -> str | None:
+        """Returns the file stem of a frame's mask; None: the frame's mask is not a result."""
+        return self.frame_names[index] if self.listed is None or index in self.listed else None
+
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Yields the frames from `start` to the end, or to the beginning; VosError names a broken one."""
+        return map(self.frame, range(start, -1, -1) if reverse else range(start, len(self)))
 
     @property
     def required(self) -> tuple[int, ...]:

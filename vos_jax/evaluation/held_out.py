@@ -11,11 +11,10 @@ from jax.experimental import multihost_utils
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import video as video_lib
 from vos_jax.evaluation import scoring
-from vos_jax.inference import adaptation
+from vos_jax.inference import adaptation, propagate
 from vos_jax.inference import config as inference_config
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
-from vos_jax.inference import session as session_lib
 from vos_jax.models import state as state_lib
 
 
@@ -51,7 +50,7 @@ class Evaluator:
     ):
         self._videos = tuple(videos)
         plain = adaptation.AdaptationConfig(steps=0)
-        config = dataclasses.replace(config, scales=(1.0,), flip=False, adaptation=plain)
+        config = dataclasses.replace(config, scales=(1.0,), flip=False, direction="forward", adaptation=plain)
         self._engine = engine_lib.Engine(model, {}, config)
         for video in videos:
             objects_lib.check(prompts_lib.as_prompts(video.prompts()), self._engine)
@@ -63,11 +62,8 @@ class Evaluator:
         sums = np.zeros((len(self._videos), 2))
         for number in mine:
             video, results = self._videos[number], {}
-            frames = (video.frame(index) for index in range(len(video)))
-            session = session_lib.Session(self._engine, video.size)
-            segmented = session.run(frames, video.prompts())
-            for name, result in zip(video.frame_names, segmented, strict=True):
-                results[name] = result.ids
+            for result in propagate.propagate(self._engine, video, video.prompts()):
+                results[video.frame_names[result.index]] = result.ids
                 if stop():
                     return None
             scores = [score.J.mean() for score in scoring.score_sequence(video, results) if score.J.size]

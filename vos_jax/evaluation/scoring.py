@@ -6,7 +6,7 @@ import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -116,7 +116,8 @@ class ScorePool:
             raise errors.VosError(f"eval.workers is at least 1, not {workers}")
         self.seconds = 0.0
         self._lock = threading.Lock()
-        self._futures: list[concurrent.futures.Future[list[ObjectScore]]] = []
+        self._futures: list[tuple[video_lib.Video, concurrent.futures.Future[list[ObjectScore]]]] = []
+        self._told = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, "vos-score", initializer=_low_priority)
 
     def submit(
@@ -124,12 +125,27 @@ class ScorePool:
     ) -> concurrent.futures.Future[list[ObjectScore]]:
         """Starts scoring one video whose results are complete; the future holds `score_sequence`'s answer."""
         future = self._pool.submit(self._score, video, results)
-        self._futures.append(future)
+        self._futures.append((video, future))
         return future
+
+    def ready(self, *, wait: bool = False) -> Iterator[tuple[video_lib.Video, list[ObjectScore]]]:
+        """Yields videos with their scores, each once, in order of submission.
+
+        Args:
+          wait: wait for all that was submitted; else the first one that is not ready ends the iterator.
+
+        Raises:
+          VosError: as `score_sequence`.
+        """
+        for video, future in self._futures[self._told :]:
+            if not wait and not future.done():
+                return
+            self._told += 1
+            yield video, future.result()
 
     def scores(self) -> list[ObjectScore]:
         """Waits for all that was submitted; scores in order of submission, or the first error among them."""
-        return [score for future in self._futures for score in future.result()]
+        return [score for _, future in self._futures for score in future.result()]
 
     def __enter__(self) -> "ScorePool":
         return self
@@ -204,11 +220,11 @@ def score_folder(
         video.check()
         check_results(video, results_dir)
     with ScorePool(workers) as pool:
-        futures = [(video.name, pool.submit(video, results_dir)) for video in videos]
-        for name, future in futures:
-            scores = future.result()
+        for video in videos:
+            pool.submit(video, results_dir)
+        for video, scores in pool.ready(wait=True):
             if on_sequence is not None:
-                on_sequence(name, scores)
+                on_sequence(video.name, scores)
         return table(dataset, pool.scores())
 
 

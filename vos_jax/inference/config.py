@@ -53,8 +53,8 @@ class EvalConfig:
       workers: Threads that score.
       overlay: Whether overlays are drawn: mp4 and contact sheet; --overlay.
       overwrite: Whether what is finished is segmented anew; --overwrite.
-      intermediates: Masks before the final ones, written to OUT/stages/NAME (--score_only scores them):
-        "coarse", the matched proposals; "propagated", what the memory says by itself. Trained weights only.
+      intermediates: Masks before the final ones, written to OUT/intermediates/NAME (--score_only scores
+        them): "coarse", the matched proposals; "propagated", the memory's own masks. Trained weights only.
       save_probabilities: Whether soft masks are written for vos_jax.tools.merge; --save_probabilities.
 
     Raises:

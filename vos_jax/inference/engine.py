@@ -11,7 +11,7 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import prompts as prompts_lib
-from vos_jax.data import proposal_files
+from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import adaptation, box_prompts
 from vos_jax.inference import config as config_lib
 from vos_jax.inference import view as view_lib
@@ -143,7 +143,7 @@ class Engine:
         return self._no_prompts[key]
 
     def check_proposals(
-        self, view: view_lib.View, proposals: proposal_files.ProposalArrays | None, index: int
+        self, view: view_lib.View, proposals: proposal_arrays.ProposalArrays | None, index: int
     ) -> proposals_lib.Proposals | None:
         """Returns the proposals of frame `index`, empty ones for None; None for a model with its own.
 

@@ -22,7 +22,8 @@ class FrameResult:
       ids: the user's object ids, 0 for the background.
       presence: object id -> confidence that the object is in the frame, in [0, 1].
       prob: probabilities in the order (background, *presence), sum 1; None where they were not asked for.
-      intermediates: object ids by the name of each of the engine's intermediates. They do not show prompts.
+      intermediates: object ids by the name of each of the engine's intermediates; `ids` in a frame with a
+        prompt.
     """
 
     index: int
@@ -30,6 +31,20 @@ class FrameResult:
     presence: Mapping[int, float] = dataclasses.field(default_factory=dict)
     prob: Float[np.ndarray, "N+1 H W"] | None = None
     intermediates: Mapping[str, UInt8[np.ndarray, "H W"]] = dataclasses.field(default_factory=dict)
+
+
+def nothing(index: int, size: tuple[int, int], soft: bool, intermediates: Sequence[str] = ()) -> FrameResult:
+    """Returns the result of a frame before any object is known.
+
+    Args:
+      index: of the frame.
+      size: (height, width) of the frame in pixels.
+      soft: return probabilities, too.
+      intermediates: names of the engine's intermediates.
+    """
+    ids = np.zeros(size, np.uint8)
+    prob = np.ones((1, *size), np.float32) if soft else None
+    return FrameResult(index=index, ids=ids, prob=prob, intermediates=dict.fromkeys(intermediates, ids))
 
 
 class ViewResult(NamedTuple):
@@ -89,9 +104,15 @@ def merge(
         name: geometry.resize_ids(table.from_slots(first.view.crop(x)), first.view.frame_size)
         for name, x in first.output.intermediates.items()
     }
+    if ids is not None:
+        merged = geometry.overwrite(merged, ids)
+        intermediates = {name: merged for name in intermediates}
+        if prob is not None:
+            for plane, user_id in zip(prob, table.user_ids, strict=True):
+                plane[ids > 0] = ids[ids > 0] == user_id
     return FrameResult(
         index=index,
-        ids=merged if ids is None else geometry.overwrite(merged, ids),
+        ids=merged,
         presence=presence,
         prob=prob if soft else None,
         intermediates=intermediates,

@@ -14,8 +14,8 @@ from vos_jax.data import mask_files
 from vos_jax.inference import probabilities
 from vos_jax.typing import UInt8
 
-STAGES = "stages"
-"""The folder of the masks before the final ones: OUT/stages/STAGE/SEQUENCE/FRAME.png."""
+INTERMEDIATES = "intermediates"
+"""The folder of the masks before the final ones: OUT/intermediates/NAME/SEQUENCE/FRAME.png."""
 
 
 def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
@@ -58,9 +58,11 @@ class MaskWriter:
         """Queues one mask of the input's own size; the caller must not change `ids` afterwards."""
         self._put(mask_path(self.out_dir, sequence, frame_name), ids)
 
-    def write_stage(self, stage: str, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]) -> None:
-        """Queues one mask of what came before the final one, for OUT/stages/STAGE/SEQUENCE/FRAME.png."""
-        self._put(mask_path(self.out_dir / STAGES / stage, sequence, frame_name), ids)
+    def write_intermediate(
+        self, name: str, sequence: str, frame_name: str, ids: UInt8[np.ndarray, "H W"]
+    ) -> None:
+        """Queues one mask before the final one, for OUT/intermediates/NAME/SEQUENCE/FRAME.png."""
+        self._put(mask_path(self.out_dir / INTERMEDIATES / name, sequence, frame_name), ids)
 
     def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.Soft) -> None:
         """Queues one frame's probabilities, for OUT/probabilities/SEQUENCE/FRAME.npz."""

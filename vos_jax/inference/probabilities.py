@@ -11,7 +11,7 @@ import numpy as np
 from vos_jax import errors, files
 from vos_jax.data import video as video_lib
 from vos_jax.inference.frame_result import FrameResult
-from vos_jax.typing import Float, UInt8
+from vos_jax.typing import UInt8
 
 FOLDER = "probabilities"
 LEVELS = 255
@@ -37,19 +37,11 @@ def complete(out_dir: str | os.PathLike, video: video_lib.Video) -> bool:
     return all(path_of(out_dir, video.name, name).is_file() for name in video.required_names)
 
 
-def of_result(result: FrameResult, given: UInt8[np.ndarray, "H W"] | None) -> Soft:
-    """Returns a frame's probabilities; those of prompted pixels are 0 or 1."""
-    objects = tuple(result.presence)
-    prob: Float[np.ndarray, "N+1 H W"] | None = result.prob
-    if prob is None:
-        prob = np.ones((1, *result.ids.shape), np.float32)
-        objects = ()
-    levels = np.round(np.clip(prob, 0.0, 1.0) * LEVELS).astype(np.uint8)
-    if given is not None:
-        drawn = given > 0
-        for plane, object_id in zip(levels, (0, *objects), strict=True):
-            plane[drawn] = np.where(given[drawn] == object_id, LEVELS, 0)
-    return Soft(objects, levels)
+def of_result(result: FrameResult) -> Soft:
+    """Returns the probabilities of a result that has some."""
+    assert result.prob is not None
+    levels = np.round(np.clip(result.prob, 0.0, 1.0) * LEVELS).astype(np.uint8)
+    return Soft(tuple(result.presence), levels)
 
 
 def write(path: pathlib.Path, soft: Soft) -> None:

@@ -5,12 +5,13 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vos_jax import files, output_folder
+from vos_jax.data import video as video_lib
 from vos_jax.errors import VosError
 from vos_jax.inference import mask_writer, video_results
 
@@ -102,34 +103,31 @@ class ResultStore:
 
     def video(
         self,
-        name: str,
-        size: tuple[int, int],
-        frame_name: Callable[[int], str | None],
+        source: video_lib.FrameSource,
         *,
-        num_frames: int | None = None,
+        name: str = "",
         settings: Mapping[str, Any] | None = None,
-        first: int = 0,
         keep_all_states: bool = False,
         soft: bool = False,
-        stages: Sequence[str] = (),
+        intermediates: Sequence[str] = (),
+        exports: Sequence[str] = (),
     ) -> video_results.VideoResults:
         """Returns the results of one video.
 
         Args:
-          name: of the video; its masks lie in the folder of that name.
-          size: (height, width) of its masks in pixels.
-          frame_name: from a frame's index to its mask's name; None: the frame's mask is not a result.
-          num_frames: None where it is not known before the video is read.
+          source: the video; its frames are not read.
+          name: of the folder of its masks; default: the video's.
           settings: what decides the look of this video's masks alone, JSON-able.
-          first: index of the frame that a session of the video sees first.
           keep_all_states: keep every state that is saved, not only the last one.
           soft: whether probabilities are written, too.
-          stages: names of the stages whose masks are written, too.
+          intermediates: names of the intermediates whose masks are written, too.
+          exports: files and folders below OUT that are made of the masks; they go when masks are made anew.
 
         Raises:
           VosError: its masks were made with other settings and are not to be overwritten, or the folder holds
             masks of another program.
         """
+        name = name or source.name
         whole = json.loads(json.dumps({**self._settings, **(settings or {})}))
         key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.folder / files.safe_name(name)
@@ -155,13 +153,11 @@ class ResultStore:
             self._writer,
             lambda found: self._note(name, key, whole, found),
             name=name,
-            size=size,
-            frame_name=frame_name,
-            num_frames=num_frames,
-            first=first,
+            source=source,
             keep_all_states=keep_all_states,
             soft=soft,
-            stages=tuple(stages),
+            intermediates=tuple(intermediates),
+            exports=tuple(exports),
             resumable=same and not self.overwrite,
             summary=summary,
         )

@@ -48,7 +48,7 @@ import numpy as np
 
 from vos_jax import errors, geometry
 from vos_jax.data import prompts as prompts_lib
-from vos_jax.data import proposal_files
+from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import frame_result, inspection
 from vos_jax.inference import objects as objects_lib
@@ -92,7 +92,7 @@ class _Last(NamedTuple):
     frame: np.ndarray
     ids: np.ndarray | None
     remove: AbstractSet[int]
-    proposals: proposal_files.ProposalArrays | None
+    proposals: proposal_arrays.ProposalArrays | None
     soft: bool
 
 
@@ -221,7 +221,7 @@ class Session:
         frame: UInt8[np.ndarray, "H W 3"],
         prompt: prompts_lib.PromptLike | None = None,
         *,
-        proposals: proposal_files.ProposalArrays | None = None,
+        proposals: proposal_arrays.ProposalArrays | None = None,
         soft: bool = False,
     ) -> frame_result.FrameResult:
         """Segments the next frame of the video.
@@ -283,7 +283,7 @@ class Session:
         frame: UInt8[np.ndarray, "H W 3"],
         prompt: prompts_lib.PromptLike | None = None,
         *,
-        proposals: proposal_files.ProposalArrays | None = None,
+        proposals: proposal_arrays.ProposalArrays | None = None,
     ) -> Inputs:
         """Returns the arguments of the next step without taking it; arguments and errors as `step`."""
         frame = _as_frame(frame, self.index)
@@ -337,7 +337,7 @@ class Session:
         frame: np.ndarray,
         ids: np.ndarray | None,
         remove: AbstractSet[int],
-        proposals: proposal_files.ProposalArrays | None,
+        proposals: proposal_arrays.ProposalArrays | None,
     ) -> Inputs:
         engine, states, views = self.engine, before.states, self.engine.views(before.size)
         present = [] if ids is None else [int(i) for i in np.unique(ids) if i]
@@ -363,11 +363,15 @@ class Session:
         frame: np.ndarray,
         ids: np.ndarray | None,
         remove: AbstractSet[int],
-        proposals: proposal_files.ProposalArrays | None,
+        proposals: proposal_arrays.ProposalArrays | None,
         soft: bool,
     ) -> tuple[Snapshot, frame_result.FrameResult]:
         engine, views = self.engine, self.engine.views(before.size)
         inputs = self._prepare(before, frame, ids, remove, proposals)
+        if not inputs.objects.slots and not before.objects.slots:
+            # An object that is in the frame but not yet known would be remembered as background.
+            after = dataclasses.replace(before, index=before.index + 1)
+            return after, frame_result.nothing(before.index, before.size, soft, engine.intermediates)
         params = {**engine.params, **before.adapted} if before.adapted else engine.params
         merged = len(views) > 1
         states, found = [], []

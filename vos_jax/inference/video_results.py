@@ -3,14 +3,16 @@
 import dataclasses
 import operator
 import pathlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from vos_jax import errors, files, output_folder
 from vos_jax.data import mask_files
+from vos_jax.data import video as video_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import mask_writer, probabilities, session_file
 from vos_jax.inference import session as session_lib
@@ -23,7 +25,10 @@ SAVE_SECONDS = 20.0
 SAVE_SHARE = 0.02
 """Largest share of the time that is spent on saving states, however large they are."""
 
-KINDS = ("compile", "adaptation", "inference", "io", "model")
+STATE_FRAMES = 20
+"""Frames between two saved states where all are kept: an edit costs no more than these again."""
+
+KINDS = ("compile", "adaptation", "inference", "other")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +37,9 @@ class VideoSummary:
 
     Attributes:
       frames: number of frames.
-      seconds: wall time by kind, over all runs: "compile", "adaptation" to the video, "inference", and "io",
-        waiting for frames and for the writer, which work in threads of their own; "model" is the part of
-        "inference" from calling the compiled step until its results are ready.
+      seconds: wall time by kind, over all runs: "compile"; "adaptation" to the video; "inference", from
+        calling the compiled step until its results are ready; "other", the work on the CPU around it and the
+        wait for files, which threads of their own read and write.
       presence: object id -> the model's confidence that the object is visible, in [0, 1], a value per written
         frame in order; None in a frame where the object is not known.
     """
@@ -46,7 +51,7 @@ class VideoSummary:
     @property
     def working_seconds(self) -> float:
         """Wall time without compilation."""
-        return sum(self.seconds.get(kind, 0.0) for kind in ("adaptation", "inference", "io"))
+        return _working_seconds(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `of_json` reads."""
@@ -64,16 +69,29 @@ class VideoSummary:
         return cls(operator.index(content["frames"]), seconds, presence)
 
 
+def _no_seconds() -> dict[str, float]:
+    return dict.fromkeys(KINDS, 0.0)
+
+
+def _working_seconds(seconds: Mapping[str, float]) -> float:
+    return sum(value for kind, value in seconds.items() if kind != "compile")
+
+
+class Truncated(Exception):
+    """The prompts of a video have changed while it was being segmented; start again."""
+
+
 class VideoResults:
     """Writes and reads the results of one video; `ResultStore.video` makes it.
 
     Masks are written in any order by one thread. While a session runs forward, `save` keeps its state now and
     then, after the masks before it; so an interrupted run goes on from the last state, and its results are
-    those of an uninterrupted one.
+    those of an uninterrupted one. One thread may `truncate` while another one writes.
 
     Attributes:
       summary: of the finished video; None where it is not finished, or is to be segmented anew.
-      seconds: wall time by kind that earlier runs spent on what is resumed; add to it.
+      seconds: wall time by kind spent on the video so far; `segment_video` adds to it.
+      frames: number of frames segmented so far.
       soft: whether probabilities are written, too.
     """
 
@@ -84,24 +102,28 @@ class VideoResults:
         note: Callable[[VideoSummary | None], None],
         *,
         name: str,
-        size: tuple[int, int],
-        frame_name: Callable[[int], str | None],
-        num_frames: int | None,
-        first: int,
+        source: video_lib.FrameSource,
         keep_all_states: bool,
         soft: bool,
-        stages: tuple[str, ...],
+        intermediates: tuple[str, ...],
+        exports: tuple[str, ...],
         resumable: bool,
         summary: VideoSummary | None,
     ):
-        self.name, self.size, self.summary = name, (size[0], size[1]), summary
-        self.soft, self._stages = soft, stages
-        self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        self.name, self.size, self.summary = name, (source.size[0], source.size[1]), summary
+        self.soft, self._intermediates, self._exports = soft, intermediates, exports
+        self.seconds = _no_seconds()
+        self.frames = 0
         self._output, self._writer, self._note = output, masks_out, note
-        self._frame_name, self._num_frames = frame_name, num_frames
-        self._first, self._keep_all_states, self._resumable = first, keep_all_states, resumable
+        self._source, self._keep_all_states, self._resumable = source, keep_all_states, resumable
         self._present: dict[int, dict[int, float]] = {}
         self._saved, self._cost = time.monotonic(), 0.0
+        self._mutex, self._truncated = threading.RLock(), False
+
+    @property
+    def fps(self) -> float:
+        """Frames per second so far, compilation apart."""
+        return self.frames / max(_working_seconds(self.seconds), 1e-9)
 
     # ---------------------------------------------------------------- what is there
 
@@ -114,18 +136,16 @@ class VideoResults:
         return True
 
     def resume(self, engine: engine_lib.Engine) -> session_lib.Session | None:
-        """Returns the session where an interrupted run left it; None where there is nothing to go on from.
-
-        The next frame is `first` + the session's index.
-        """
+        """Returns the session where an interrupted run left it; None where there is nothing to go on from."""
         for path in reversed(self._states()) if self._resumable else ():
             try:
                 session = session_file.load(path, engine)
                 seconds, present = _read_note(session_file.read_note(path))
             except (errors.VosError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # damaged by the interruption
-            if session.size == self.size and self._are_whole(self._first + session.index):
-                self.seconds, self._present = self.seconds | seconds, present
+            if session.size == self.size and self._are_whole(session.index):
+                self.seconds, self._present = _no_seconds() | seconds, present
+                self.frames = session.index
                 return session
         return None
 
@@ -135,22 +155,20 @@ class VideoResults:
 
     def path(self, index: int) -> pathlib.Path:
         """Returns the path of a frame's mask."""
-        name = self._frame_name(index)
+        name = self._source.mask_name(index)
         assert name is not None  # its mask is a result
         return mask_writer.mask_path(self._output.path, self.name, name)
 
     # ---------------------------------------------------------------- what changes it
 
-    def begin(self, start: int, exports: tuple[str, ...] = ()) -> None:
-        """Starts writing at frame `start`: removes masks from there on, and exports made of earlier masks.
+    def begin(self, start: int) -> None:
+        """Starts writing at frame `start`: removes masks of other settings, and exports of earlier masks.
 
         Only files as this program wrote them are removed. A mask of the user's in the way is an error if
-        masks
-        of other settings are replaced; else it stays, and is named in `OutputFolder.kept`.
+        masks of other settings are replaced; else it stays, and is named in `OutputFolder.kept`.
 
         Args:
           start: 0, or the next frame of a resumed session.
-          exports: files and folders below OUT.
 
         Raises:
           VosError: a file of the user's is in the way, or a file cannot be removed.
@@ -159,116 +177,130 @@ class VideoResults:
         files.check_inside(out.path / self.name, out.path)
         self._writer.flush()
         if not self._resumable:
-            for index in range(self._num_frames or 0):
-                if self._frame_name(index) is not None:
+            for index in range(self._source.num_frames or 0):
+                if self._source.mask_name(index) is not None:
                     out.check(self.path(index))
-        kept = {self.path(index) for index in range(start) if self._frame_name(index) is not None}
         try:
-            for path in out.recorded(self.name):
-                if path not in kept:
-                    self._remove(path)
-            if start == 0:
-                for below in (probabilities.FOLDER, mask_writer.STAGES):
-                    for path in out.recorded(below):
-                        if path.parent.name == self.name:
-                            self._remove(path)
-                for path in self._states():
-                    self._remove(path)
-                    out.check(path)
-            for export in exports:
-                for path in out.recorded(export):
-                    self._remove(path)
+            for path in self._outdated(start):
+                self._remove(path)
+            for path in self._states() if start == 0 else ():
+                out.check(path)
         except OSError as error:
             raise errors.VosError(f"{out.path}: cannot write: {error.strerror or error}") from error
         if start == 0:
-            self._present, self.seconds = {}, dict.fromkeys(KINDS, 0.0)
+            self._present, self.seconds, self.frames = {}, _no_seconds(), 0
         out.keep(self.name, self._is_mask if self._resumable else None)
-        self._note(None)
-        self.summary, self._resumable = None, True
+        with self._mutex:
+            self._note(None)
+            self.summary, self._resumable, self._truncated = None, True, False
         self._saved = time.monotonic()
 
-    def write(
-        self,
-        index: int,
-        result: FrameResult,
-        given: UInt8[np.ndarray, "H W"] | None = None,
-    ) -> None:
-        """Queues the results of a frame; nothing happens for a frame whose mask is not a result.
+    def _outdated(self, start: int) -> Iterator[pathlib.Path]:
+        """Yields the files that this program wrote and that are not of this run, or are made anew."""
+        recorded = self._output.recorded
+        if not self._resumable:
+            yield from recorded(self.name)
+            for below in (probabilities.FOLDER, mask_writer.INTERMEDIATES):
+                yield from (path for path in recorded(below) if path.parent.name == self.name)
+        if start == 0:
+            yield from self._states()
+        for export in self._exports:
+            yield from recorded(export)
+
+    def write(self, result: FrameResult) -> None:
+        """Queues the results of a frame; of one whose mask is not a result nothing is written.
 
         Args:
-          index: of the frame.
           result: it must not change afterwards.
-          given: masks given in this frame, ids [H, W]: they replace its stages and are certain.
+
+        Raises:
+          Truncated: the video was truncated since `begin`.
+          VosError: an earlier write failed.
         """
-        name = self._frame_name(index)
-        if name is None:
-            return
-        self._present[index] = {o: round(value, 4) for o, value in result.presence.items()}
-        self._writer.write(self.name, name, result.ids)
-        for stage, ids in result.intermediates.items():
-            self._writer.write_stage(stage, self.name, name, ids if given is None else result.ids)
-        if self.soft:
-            self._writer.write_probabilities(self.name, name, probabilities.of_result(result, given))
+        with self._mutex:
+            self._check_truncated()
+            self.frames += 1
+            name = self._source.mask_name(result.index)
+            if name is None:
+                return
+            self._present[result.index] = {o: round(value, 4) for o, value in result.presence.items()}
+            self._writer.write(self.name, name, result.ids)
+            for intermediate, ids in result.intermediates.items():
+                self._writer.write_intermediate(intermediate, self.name, name, ids)
+            if self.soft:
+                self._writer.write_probabilities(self.name, name, probabilities.of_result(result))
+
+    def _check_truncated(self) -> None:
+        if self._truncated:
+            raise Truncated
 
     def flush(self) -> None:
         """Returns when everything queued is on disk; raises VosError if a write failed."""
         self._writer.flush()
 
-    def save(
-        self,
-        session: session_lib.Session,
-        seconds: Mapping[str, float] | None = None,
-        *,
-        force: bool = False,
-    ) -> None:
+    def save(self, session: session_lib.Session) -> None:
         """Saves the state of a forward session if that is due, after the masks before it.
+
+        It is due every `SAVE_SECONDS`; where all states are kept, every `STATE_FRAMES` frames.
 
         Args:
           session: all of its frames so far were given to `write`.
-          seconds: wall time spent on the video so far, by kind.
-          force: save now.
 
         Raises:
+          Truncated: the video was truncated since `begin`.
           VosError: a mask or the state cannot be written.
         """
         start = time.monotonic()
-        if not force and start - self._saved < max(SAVE_SECONDS, self._cost / SAVE_SHARE):
+        if self._keep_all_states:
+            is_due = session.index % STATE_FRAMES == 0
+        else:
+            is_due = start - self._saved >= max(SAVE_SECONDS, self._cost / SAVE_SHARE)
+        if not is_due:
             return
         self.flush()
         path = self._state_path(session.index)
-        note = {"seconds": dict(self.seconds if seconds is None else seconds), "presence": self._present}
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise errors.VosError(f"{path}: cannot write: {error.strerror}") from error
-        session_file.save(path, session, note)
+        note = {"seconds": self.seconds, "presence": self._present}
+        with self._mutex:
+            self._check_truncated()
+            try:
+                path.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise errors.VosError(f"{path}: cannot write: {error.strerror}") from error
+            session_file.save(path, session, note)
         self._saved = time.monotonic()
         self._cost = self._saved - start
 
     def truncate(self, index: int) -> None:
-        """Forgets the states that know frames from `index` on, because their prompts have changed."""
-        for path in self._states():
-            if int(path.stem.rpartition("-")[2]) > index:
-                self._remove(path)
-        if self.summary is not None:
-            self.summary = None
-            self._note(None)
+        """Forgets the states that know frames from `index` on, because their prompts have changed.
 
-    def finish(self, frames: int, seconds: Mapping[str, float]) -> VideoSummary:
+        A run that is writing ends with `Truncated`.
+        """
+        with self._mutex:
+            self._truncated = True
+            for path in self._states():
+                if int(path.stem.rpartition("-")[2]) > index:
+                    self._remove(path)
+            if self.summary is not None:
+                self.summary = None
+                self._note(None)
+
+    def finish(self) -> VideoSummary:
         """Notes that all masks are there, and removes the states.
 
-        Args:
-          frames: number of frames of the video.
-          seconds: wall time spent on the video, by kind.
-
         Raises:
+          Truncated: the video was truncated since `begin`.
           VosError: a write failed.
         """
         self.flush()
+        with self._mutex:
+            self._check_truncated()
+            return self._finish()
+
+    def _finish(self) -> VideoSummary:
         objects = sorted({object_id for frame in self._present.values() for object_id in frame})
         in_order = sorted(self._present)
         presence = {o: [self._present[index].get(o) for index in in_order] for o in objects}
-        self.summary = VideoSummary(frames, dict(seconds), presence)
+        self.summary = VideoSummary(self.frames, dict(self.seconds), presence)
         self._note(self.summary)
         if not self._keep_all_states:
             for path in self._states():
@@ -281,15 +313,15 @@ class VideoResults:
         """Returns whether the first `count` frames have their masks."""
         out = self._output.path
         try:
-            names = [name for name in map(self._frame_name, range(count)) if name is not None]
+            names = [name for name in map(self._source.mask_name, range(count)) if name is not None]
         except IndexError:
             return False
         return all(
             self._is_mask(mask_writer.mask_path(out, self.name, name))
             and (not self.soft or probabilities.path_of(out, self.name, name).is_file())
             and all(
-                mask_writer.mask_path(out / mask_writer.STAGES / stage, self.name, name).is_file()
-                for stage in self._stages
+                mask_writer.mask_path(out / mask_writer.INTERMEDIATES / each, self.name, name).is_file()
+                for each in self._intermediates
             )
             for name in names
         )

@@ -217,7 +217,7 @@ def make(
                     for product in products:
                         product.add_sound(item)
                     continue
-                name = media.frame_name(index)
+                name = media.mask_name(index)
                 ids = mask_of(name)
                 for product in products:
                     product.add(name, item, ids)

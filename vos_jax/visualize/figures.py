@@ -68,8 +68,8 @@ def inspect(engine: engine_lib.Engine, video: video_lib.Video, index: int) -> in
     check_frame(video, index)
     prompts = video.prompts()
     session = session_lib.Session(engine, video.size, prompts)
-    for earlier in range(index):
-        session.step(video.frame(earlier), prompts.get(earlier))
+    for _ in session.run(map(video.frame, range(index)), prompts):
+        pass
     return session.inspect(video.frame(index), prompts.get(index))
 
 

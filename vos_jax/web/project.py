@@ -1,4 +1,4 @@
-"""One visitor's video: what was painted in it, what was segmented, and the files to take home."""
+"""One visitor's video: its frames, prompts and masks, and the files to take home."""
 
 import contextlib
 import os
@@ -17,20 +17,16 @@ from vos_jax.data import media
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
-from vos_jax.inference import result_store
-from vos_jax.inference import session as session_lib
+from vos_jax.inference import result_store, segment_video, video_results
 from vos_jax.typing import Bool, UInt8
 from vos_jax.visualize import exports, overlay
 
 MAX_FRAMES = 3000
 """Longer videos are for segment.py, which holds nothing of them."""
 
-# A state is kept every so many frames: a correction costs no more than these again.
-SNAPSHOT_EVERY = 20
-
 
 class Project:
-    """A video in a folder of its own, which `close` removes.
+    """A video in a folder of its own, which `close` removes; a `video.FrameSource`.
 
     Args:
       engine: the model; projects share its compiled programs.
@@ -39,6 +35,8 @@ class Project:
 
     Attributes:
       media: the video.
+      name: of the folder of its masks.
+      size: (height, width) of its frames in pixels.
       num_frames: how many frames it has.
       prompts: frame -> ids uint8 [H, W] that the visitor painted; 0 elsewhere.
       done: how many frames, from the first, have masks that agree with the prompts.
@@ -56,30 +54,27 @@ class Project:
             shutil.copyfile(video, path)
             self.media = media.open_media(path)
             self._engine.views(self.media.size)  # raises if frames are too small
-            self.num_frames = self._unpack()
+            self.name, self.size, self.num_frames = "masks", self.media.size, self._unpack()
             self._store = result_store.ResultStore(self.folder / "results", {})
-            self._results = self._store.video(
-                "masks", self.media.size, "{:05d}".format, num_frames=self.num_frames, keep_all_states=True
-            )
+            self._results = self._store.video(self, keep_all_states=True)
         except BaseException:
             self.close()
             raise
         self.prompts: dict[int, np.ndarray] = {}
         self.done = 0
         self._edits = 0
-        self._begun = False
 
     def _unpack(self) -> int:
         """Keeps every frame as a picture: scrubbing must not decode the film from its beginning."""
         (self.folder / "frames").mkdir()
         index = -1
-        for index, frame in enumerate(self.media.frames()):
+        for index, image in enumerate(self.media.frames()):
             if index >= MAX_FRAMES:
                 raise errors.VosError(
                     f"the video has more than {MAX_FRAMES} frames; cut it, or use segment.py, which takes any"
                 )
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-            if not cv2.imwrite(str(self._frame_path(index)), frame.image[:, :, ::-1], quality):
+            if not cv2.imwrite(str(self._frame_path(index)), image[:, :, ::-1], quality):
                 raise errors.VosError(f"frame {index} cannot be kept: the server's disk is full")
         if index < 0:
             raise errors.VosError("the video has no frames")
@@ -87,6 +82,14 @@ class Project:
 
     def _frame_path(self, index: int) -> pathlib.Path:
         return self.folder / "frames" / f"{index:05d}.jpg"
+
+    def mask_name(self, index: int) -> str:
+        """Returns the file stem of a frame's mask."""
+        return f"{index:05d}"
+
+    def frames(self, start: int = 0, *, reverse: bool = False) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yields the frames from `start` to the end, or with `reverse` to the beginning."""
+        return map(self.frame, range(start, -1, -1) if reverse else range(start, self.num_frames))
 
     def frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Reads a frame, RGB; raises VosError where there is none."""
@@ -153,29 +156,18 @@ class Project:
             raise errors.VosError("paint at least one object first")
         if self.done == self.num_frames:
             return
-        edits = self._edits
-        session = self._results.resume(self._engine)
-        if session is None:
-            session = session_lib.Session(self._engine, self.media.size, self.prompts)
-        if not self._begun:  # later, masks that are shown must not go away for a while
-            self._results.begin(0)
-            self._begun = True
-        while (index := session.index) < self.num_frames:
-            if index % SNAPSHOT_EVERY == 0 and index > 0:
-                with self._lock:
-                    if self._edits == edits:
-                        self._results.save(session, force=True)
-            result = session.step(self.frame(index), self.prompts.get(index))
-            with self._lock:
-                if self._edits != edits:
-                    return  # something was painted meanwhile: what follows is for another run
-                self._results.write(index, result)
-                self._results.flush()
-                self.done = max(self.done, index + 1)
-            yield index
         with self._lock:
-            if self._edits == edits:
-                self._results.finish(self.num_frames, {})
+            edits = self._edits
+            segmented = segment_video.segment_video(self._engine, self, self.prompts, self._results)
+        # Something is painted meanwhile: the rest is for another run.
+        with contextlib.suppress(video_results.Truncated):
+            for result in segmented:
+                self._results.flush()
+                with self._lock:
+                    if self._edits != edits:
+                        return
+                    self.done = max(self.done, result.index + 1)
+                yield result.index
 
     def save_masks(self) -> pathlib.Path:
         """Writes all masks as a zip of indexed PNGs and returns its path; raises VosError where some lack."""
@@ -191,7 +183,7 @@ class Project:
         self._check_done()
         path = self.folder / "overlay.mp4"
         path.unlink(missing_ok=True)
-        names = {self.media.frame_name(index): index for index in range(self.num_frames)}
+        names = {self.media.mask_name(index): index for index in range(self.num_frames)}
         exports.make(
             [lambda video: exports.Overlay(path, self.media, video.audio)],
             self.media,

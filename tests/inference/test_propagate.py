@@ -1,4 +1,4 @@
-"""Following from annotated frames to the end, to the beginning, and to both."""
+"""Propagation from the prompts to the end, to the beginning, and to both."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,32 @@ from tests import layouts
 from tests.inference.coloured import make_engine, make_model, make_video
 from vos_jax import errors
 from vos_jax.data import prompts as prompts_lib
-from vos_jax.inference import direction, objects
+from vos_jax.inference import config, objects, propagate
 from vos_jax.inference import session as session_lib
 
 FRAMES, IDS = make_video()
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return make_engine()
+def engines():
+    """An engine per direction; all share one compiled step."""
+    return {name: make_engine(direction=name) for name in config.DIRECTIONS}
 
 
-def segment(engine, name, prompts):
-    def frames(indices):
-        return (FRAMES[index] for index in indices)
+class Frames:
+    """The frames as a `video.FrameSource`."""
 
-    found = list(direction.DIRECTIONS[name](engine, frames, len(FRAMES), IDS.shape[1:], prompts))
+    name, size, num_frames = "coloured", IDS.shape[1:], len(FRAMES)
+
+    def mask_name(self, index):
+        return str(index)
+
+    def frames(self, start=0, *, reverse=False):
+        return iter(FRAMES[start::-1] if reverse else FRAMES[start:])
+
+
+def segment(engine, prompts):
+    found = list(propagate.propagate(engine, Frames(), prompts))
     assert sorted(result.index for result in found) == list(range(len(FRAMES))), "every frame once"
     return sorted(found, key=lambda result: result.index)
 
@@ -32,13 +42,13 @@ def iou(result, t, object_id):
     return np.sum(a & b) / np.sum(a | b)
 
 
-def test_from_a_middle_frame_to_both_ends(engine):
+def test_from_a_middle_frame_to_both_ends(engines):
     given = {3: IDS[3]}
-    both = segment(engine, "both", given)
+    both = segment(engines["both"], given)
     for t, result in enumerate(both):
         for object_id in (3, 7) if t >= layouts.LATE else (3,):
             assert iou(result, t, object_id) > 0.7, (t, object_id)
-    forward, backward = (segment(engine, name, given) for name in ("forward", "backward"))
+    forward, backward = (segment(engines[name], given) for name in ("forward", "backward"))
     for t in range(6):
         if t < 3:
             assert not forward[t].ids.any() and forward[t].presence == {}
@@ -49,42 +59,49 @@ def test_from_a_middle_frame_to_both_ends(engine):
     np.testing.assert_array_equal(both[3].ids, IDS[3])
 
 
-def test_backward_is_forward_on_the_reversed_video(engine):
-    backward = segment(engine, "backward", {5: IDS[5], 4: IDS[4]})
-    turned = list(session_lib.Session(engine).run(FRAMES[::-1], {0: IDS[5], 1: IDS[4]}))
+def test_backward_is_forward_on_the_reversed_video(engines):
+    backward = segment(engines["backward"], {5: IDS[5], 4: IDS[4]})
+    turned = list(session_lib.Session(engines["forward"]).run(FRAMES[::-1], {0: IDS[5], 1: IDS[4]}))
     for a, b in zip(backward, turned[::-1], strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
 
 
-def test_objects_annotated_in_different_frames_are_found_before_and_after(engine):
+def test_objects_annotated_in_different_frames_are_found_before_and_after(engines):
     """7 is drawn in frame 4 only: between 2 and 4 it can only come from the backward pass."""
     given = {1: layouts.only(IDS[1], 3), 4: layouts.only(IDS[4], 7)}
-    results = segment(engine, "both", given)
+    results = segment(engines["both"], given)
     for t, result in enumerate(results[:5]):
         for object_id in (3, 7) if t >= layouts.LATE else (3,):
             assert iou(result, t, object_id) > 0.7, (t, object_id)
     assert all(set(result.presence) == {3, 7} for result in results)
 
 
-def test_what_cannot_be_done_is_refused_before_work(engine):
+def test_what_cannot_be_done_is_refused_before_work(engines):
     late = {t: np.full_like(IDS[0], t + 1) for t in range(3)}  # the model keeps two pins
-    for name in direction.DIRECTIONS:
+    for engine in engines.values():
         with pytest.raises(errors.VosError, match="first appear in 3 different frames"):
-            direction.check(late, engine, name, False)
+            propagate.check(engine, Frames(), late)
     # Forward frame 2 is two objects' first; backward it leaves frame 0 and 1 to be corrections only.
     two = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 3), 2: IDS[2]}
-    direction.check(two, engine, "backward", False)
-    direction.check({3: IDS[3]}, engine, "both", True)
+    propagate.check(engines["backward"], Frames(), two)
+    propagate.check(engines["both"], Frames(), {3: IDS[3]}, soft=True)
     with pytest.raises(errors.VosError, match="--save_probabilities with --direction both"):
-        direction.check(two, engine, "both", True)
+        propagate.check(engines["both"], Frames(), two, soft=True)
+    gone = {0: IDS[0], 3: prompts_lib.Prompt(remove={3})}
+    propagate.check(engines["forward"], Frames(), gone)
+    with pytest.raises(errors.VosError, match="an object is removed forward only"):
+        propagate.check(engines["backward"], Frames(), gone)
+    session = session_lib.Session(engines["both"], Frames.size, two)
+    with pytest.raises(errors.VosError, match="a session goes forward; inference.direction is both"):
+        propagate.propagate(engines["both"], Frames(), two, session=session)
 
 
-def test_a_correction_never_takes_the_place_of_a_first_annotation(engine):
+def test_a_correction_never_takes_the_place_of_a_first_annotation(engines):
     """Pins full of first annotations: the memory would have evicted one of them."""
     full = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 7), 2: IDS[2]}
     with pytest.raises(errors.VosError, match="frame 2 corrects objects.*model.memory.capacity to 5"):
-        objects.check(prompts_lib.as_prompts(full), engine)
-    session = session_lib.Session(engine)
+        objects.check(prompts_lib.as_prompts(full), engines["forward"])
+    session = session_lib.Session(engines["forward"])
     session.step(FRAMES[0], full[0])
     session.step(FRAMES[1], full[1])
     with pytest.raises(errors.VosError, match="frame 2 corrects"):

@@ -1,0 +1,59 @@
+"""One video from its frames to written results: segment, write, save the state now and then."""
+
+import time
+from collections.abc import Iterator
+
+from vos_jax.data import prompts as prompts_lib
+from vos_jax.data import video as video_lib
+from vos_jax.inference import engine as engine_lib
+from vos_jax.inference import propagate, video_results
+from vos_jax.inference import session as session_lib
+from vos_jax.inference.frame_result import FrameResult
+
+
+def segment_video(
+    engine: engine_lib.Engine,
+    video: video_lib.FrameSource,
+    prompts: prompts_lib.Prompts,
+    results: video_results.VideoResults,
+) -> Iterator[FrameResult]:
+    """Returns an iterator that segments a video, writes each frame's results and yields them.
+
+    Forward, an interrupted video goes on from its saved state; frames before it are not yielded again. The
+    results are finished (`VideoResults.summary`) when the iterator is exhausted.
+
+    Args:
+      engine: the model.
+      video: the frames.
+      prompts: by frame index; `propagate.check` has accepted them.
+      results: of this video, not finished.
+
+    Raises:
+      VosError: as `propagate.propagate`; a result cannot be written.
+      video_results.Truncated: `VideoResults.truncate` was called meanwhile.
+    """
+    session = None
+    if engine.config.direction == "forward":
+        session = results.resume(engine) or session_lib.Session(engine, video.size, prompts)
+    # At once, not when the first frame is asked for: the caller may hold a lock.
+    results.begin(0 if session is None else session.index)
+    return _segment(engine, video, prompts, results, session)
+
+
+def _segment(
+    engine: engine_lib.Engine,
+    video: video_lib.FrameSource,
+    prompts: prompts_lib.Prompts,
+    results: video_results.VideoResults,
+    session: session_lib.Session | None,
+) -> Iterator[FrameResult]:
+    start, earlier, before = time.perf_counter(), dict(results.seconds), dict(engine.seconds)
+    for result in propagate.propagate(engine, video, prompts, session=session, soft=results.soft):
+        results.write(result)
+        seconds = {kind: value - before[kind] for kind, value in engine.seconds.items()}
+        seconds["other"] = time.perf_counter() - start - sum(seconds.values())
+        results.seconds = {kind: earlier[kind] + value for kind, value in seconds.items()}
+        if session is not None:
+            results.save(session)
+        yield result
+    results.finish()
