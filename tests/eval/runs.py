@@ -38,7 +38,7 @@ class CopySession(session_lib.Session):
         if CopyEngine.interrupt_after == (len(CopyEngine.segmented), self.index):
             raise KeyboardInterrupt
         CopyEngine.segmented[-1] += 1
-        self.first = prompt if self.index == 0 else self.first
+        self.first = prompt.ids if self.index == 0 else self.first
         assert frame.shape[:2] == self.first.shape and frame.dtype == np.uint8
         self._now = dataclasses.replace(self._now, index=self.index + 1)
         return frame_result.FrameResult(index=self.index - 1, ids=self.first)
