@@ -176,7 +176,7 @@ def _reverse(prompts: Mapping[int, prompts_lib.Prompt]) -> dict[int, prompts_lib
 
 def _length(video: video_lib.FrameSource) -> int:
     if video.num_frames is None:
-        raise errors.VosError(f"{video.name}: its length is not known, so it is segmented forward only")
+        raise errors.VosError(f"{video.name}: a video of unknown length is segmented forward only")
     return video.num_frames
 
 
