@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich import console
 
@@ -26,7 +26,9 @@ from vos_jax.data import datasets
 from vos_jax.data import video as video_lib
 from vos_jax.evaluation import report, scoring, segment_dataset, submission, workers
 from vos_jax.inference import config as inference_config
+from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import mask_writer, propagate, result_store, video_results
+from vos_jax.typing import Device
 from vos_jax.visualize import figures, overlay
 
 UNUSED = configs.Unused("eval.py", sections=("train.",))
@@ -149,40 +151,7 @@ def evaluate(options: argparse.Namespace, config: configs.Config, cleanup: conte
     if group.count > 1:
         screen.print(f"process {group.index} of {group.count}: {len(todo)} sequence(s)")
 
-    # ---------------------------------------------------------------- segment, score, draw
-    with (
-        cli.make_progress(screen) as progress,
-        scoring.ScorePool(config.eval.workers) as scores,
-        concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
-    ):
-        drawn: list[concurrent.futures.Future] = []
-        total = sum(map(len, todo))
-        task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
-
-        def advance(frames: int, fps: float) -> None:
-            progress.update(task, advance=frames, fps=fps)
-
-        def score(ready: Iterable[video_lib.Video], *, draw: bool = True) -> None:
-            for video in ready:
-                scores.submit(video, store.folder)
-                if config.eval.overlay and draw:
-                    drawn.append(painter.submit(draw_overlay, video, store.folder))
-                print_scores(screen, store, scores)
-
-        if group.is_leader:
-            score(video for video in videos if video.name in finished)
-        with group.together("segmented"):
-            ready = segment_dataset.segment_dataset(engines, local, todo, results, advance)
-            with contextlib.closing(ready):
-                score(video for video, _ in ready)
-            # Before the leader merges the records of all processes: drawing adds to them.
-            pictures = [each.result() for each in drawn]
-        if group.is_leader:
-            store.merge_processes()
-            processes.check_finished(store.unfinished([video.name for video in videos]))
-            here = finished.union(video.name for video in todo)
-            score((video for video in videos if video.name not in here), draw=False)
-        print_scores(screen, store, scores, wait=True)
+    scores, pictures = segment(screen, config, group, engines, local, videos, todo, finished, store, results)
     for name in store.output.kept:
         screen.print(f"{store.folder / name} is not as this program wrote it, and was kept")
     if not group.is_leader:
@@ -204,6 +173,59 @@ def evaluate(options: argparse.Namespace, config: configs.Config, cleanup: conte
         for picture in figures.draw(*arguments):
             screen.print(f"look at: {picture}")
     store.compact()
+
+
+def segment(
+    screen: console.Console,
+    config: configs.Config,
+    group: processes.ProcessGroup,
+    engines: Sequence[engine_lib.Engine],
+    local: Sequence[Device],
+    videos: Sequence[video_lib.Video],
+    todo: Sequence[video_lib.Video],
+    finished: Collection[str],
+    store: result_store.ResultStore,
+    results: Mapping[str, video_results.VideoResults],
+) -> tuple[scoring.ScorePool, list[pathlib.Path]]:
+    """Segments `todo` on the `local` devices; scores and draws each video as soon as it is ready.
+
+    Returns:
+      The scores, in the first process those of all videos, and the overlays that this process drew.
+    """
+    drawn: list[concurrent.futures.Future] = []
+    with (
+        cli.make_progress(screen) as progress,
+        scoring.ScorePool(config.eval.workers) as scores,
+        concurrent.futures.ThreadPoolExecutor(1, "vos-overlay") as painter,
+    ):
+        total = sum(map(len, todo))
+        task = progress.add_task("segmenting", total=total, fps=0.0, visible=total > 0)
+
+        def advance(frames: int, fps: float) -> None:
+            progress.update(task, advance=frames, fps=fps)
+
+        def take(ready: Iterable[video_lib.Video], *, draw: bool = True) -> None:
+            for video in ready:
+                scores.submit(video, store.folder)
+                if config.eval.overlay and draw:
+                    drawn.append(painter.submit(draw_overlay, video, store.folder))
+                print_scores(screen, store, scores)
+
+        if group.is_leader:
+            take(video for video in videos if video.name in finished)
+        with group.together("segmented"):
+            ready = segment_dataset.segment_dataset(engines, local, todo, results, advance)
+            with contextlib.closing(ready):
+                take(video for video, _ in ready)
+            # Before the leader merges the records of all processes: drawing adds to them.
+            pictures = [each.result() for each in drawn]
+        if group.is_leader:
+            store.merge_processes()
+            processes.check_finished(store.unfinished([video.name for video in videos]))
+            here = {*finished, *(video.name for video in todo)}
+            take((video for video in videos if video.name not in here), draw=False)
+        print_scores(screen, store, scores, wait=True)
+    return scores, pictures
 
 
 def open_store(

@@ -1,7 +1,7 @@
 """Matching layers: time and memory over objects and proposals, and how far from the optimum they end.
 
 python -m benchmarks.matching             time and memory (under a minute)
-python -m benchmarks.matching --regret    the tables of docs/lab/matching_regret.md (some minutes on 2 CPU cores)
+python -m benchmarks.matching --regret    the tables of docs/lab/matching_regret.md (minutes on 2 cores)
 """
 
 import argparse

@@ -36,7 +36,7 @@ class Hang(BaseException):
     """Ten seconds of computing for one input."""
 
 
-class Watch:
+class RunLog:
     """Notes what an input made Python do outside a folder; one per process: audit hooks stay."""
 
     def __init__(self):
@@ -68,7 +68,7 @@ def make_input(door: doors.Door, seeds: list[bytes], seed: int, number: int) -> 
     return door.damage(rng.choice(seeds), seeds, rng)
 
 
-def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, watch: Watch) -> str:
+def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, watch: RunLog) -> str:
     """What became of one input: "read", "refused" or the fault's traceback."""
     path = folder / f"input{door.suffix}"
     path.write_bytes(data)
@@ -91,7 +91,7 @@ def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, watch: Watch)
 def child(name: str, first: int, last: int, seed: int, keep: str) -> None:
     """Runs inputs of one door; prints the numbers as JSON; notes the number that it is at in fd 3."""
     door = doors.DOORS[name]
-    watch = Watch()
+    watch = RunLog()
     signal.signal(signal.SIGPROF, _hang)
     counts: dict[str, int] = collections.Counter()
     faults = {}
@@ -193,7 +193,7 @@ def main() -> int:
             door, folder = doors.DOORS[options.door], pathlib.Path(place).resolve()
             (folder / "seeds").mkdir()
             data = make_input(door, door.seeds(folder / "seeds"), options.seed, options.only)
-            print(try_input(door, data, folder, Watch()))
+            print(try_input(door, data, folder, RunLog()))
         return 0
     names = [options.door] if options.door else list(doors.DOORS)
     share = sum(doors.DOORS[name].share for name in names)

@@ -33,8 +33,8 @@ TREES = strategies.recursive(
 
 
 @pytest.fixture(scope="session")
-def watch() -> run.Watch:
-    return run.Watch()
+def watch() -> run.RunLog:
+    return run.RunLog()
 
 
 # Orbax's threads and coroutines report what went wrong besides raising it, some when they are collected.

@@ -11,9 +11,9 @@ from vos_jax import errors
 from vos_jax.train import run_log
 
 
-def view(folder, start: int, stream=None) -> run_log.Watch:
+def view(folder, start: int, stream=None) -> run_log.RunLog:
     screen = console.Console(file=stream or io.StringIO(), soft_wrap=True)
-    return run_log.Watch(folder, screen, start=start, total=10, clips=4)
+    return run_log.RunLog(folder, screen, start=start, total=10, clips=4)
 
 
 def steps(folder, name: str = run_log.METRICS) -> list[int]:

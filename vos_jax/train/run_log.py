@@ -19,7 +19,7 @@ from vos_jax.typing import UInt8
 METRICS, EVALUATIONS, TENSORBOARD = "metrics.jsonl", "evaluations.jsonl", "tensorboard"
 
 
-class Watch:
+class RunLog:
     """Writes WORKDIR/metrics.jsonl, evaluations.jsonl and tensorboard/; a context manager.
 
     On resuming, what an interrupted run wrote beyond its checkpoint is removed first, so that the files read
@@ -104,7 +104,7 @@ class Watch:
             with _clear_errors(self.folder):
                 self._board.add_image("clip", sheet, step, dataformats="HWC")
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:

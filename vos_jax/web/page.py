@@ -1,7 +1,8 @@
-"""The page: upload, paint or box, segment, scrub, correct, download. All that it knows is in `Project`."""
+"""The page: upload, paint or box, segment, scrub, correct, download. Its state is a `Project`."""
 
 import dataclasses
 import functools
+import inspect
 import logging
 import os
 import pathlib
@@ -16,10 +17,11 @@ from vos_jax import errors
 from vos_jax.inference import engine as engine_lib
 from vos_jax.web import project as project_lib
 
-# A visitor's video is removed when the page is closed; at the latest so long after it was dropped.
 KEEP_SECONDS = 24 * 3600
-# The first answer of a run comes at once, later ones so many frames apart.
+"""A visitor's video is removed when the page is closed, and at the latest this long after it was dropped."""
+
 PREVIEW_EVERY = 3
+"""Number of frames between two pictures that are shown while a video is segmented."""
 
 COLOURS = ("#c83232", "#32c832", "#c8c832", "#3232c8", "#c832c8", "#32c8c8")
 
@@ -40,33 +42,28 @@ class Server:
         return project_lib.Project(self.engine, video, self.root)
 
 
-def _said(handler: Callable) -> Callable:
-    """Turns mistakes into words for the visitor: no traceback, and no path of this machine."""
+# ---------------------------------------------------------------- errors
+def _shows_errors(handler: Callable) -> Callable:
+    """Decorates a handler: errors become messages, without a traceback or a path of this machine."""
 
     @functools.wraps(handler)
     def wrapped(*arguments: Any) -> Any:
         try:
             return handler(*arguments)
         except Exception as error:
-            raise _in_words(error) from None
-
-    return wrapped
-
-
-def _said_on_the_way(handler: Callable) -> Callable:
-    """`_said` of a generator."""
+            raise _message(error) from None
 
     @functools.wraps(handler)
-    def wrapped(*arguments: Any) -> Iterator[Any]:
+    def wrapped_generator(*arguments: Any) -> Iterator[Any]:
         try:
             yield from handler(*arguments)
         except Exception as error:
-            raise _in_words(error) from None
+            raise _message(error) from None
 
-    return wrapped
+    return wrapped_generator if inspect.isgeneratorfunction(handler) else wrapped
 
 
-def _in_words(error: Exception) -> gr.Error:
+def _message(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, errors.VosError):
@@ -79,95 +76,100 @@ def _in_words(error: Exception) -> gr.Error:
     return gr.Error("Something went wrong here; the log of the server says what.")
 
 
-def _opened(project: project_lib.Project | None) -> project_lib.Project:
+# ---------------------------------------------------------------- handlers
+Visitor = project_lib.Project | None
+"""A visitor's project; None before a video was dropped."""
+
+
+def open_video(server: Server, path: str | None, old: Visitor) -> tuple:
+    """Opens a dropped video in place of the old one; one that cannot be read leaves the old one."""
+    project = None if path is None else server.open(path)
+    if old is not None:
+        old.close()
+    if project is None:
+        return None, gr.update(interactive=False), None, None, [], "Drop a video.", None
+    last = project.num_frames - 1
+    slider = gr.update(minimum=0, maximum=max(last, 1), value=0, interactive=last > 0)
+    height, width = project.size
+    text = f"{project.num_frames} frames of {width}x{height}. Paint or box the first object."
+    return project, slider, project.frame(0), project.picture(0), [], text, None
+
+
+@_shows_errors
+def show(project: Visitor, index: float) -> tuple:
+    """Shows a frame."""
+    project = _opened(project)
+    return project.frame(int(index)), project.picture(int(index)), []
+
+
+@_shows_errors
+def take_paint(project: Visitor, index: float, object_id: float, editor: Any) -> tuple:
+    """Takes the paint of the editor as a prompt."""
+    project, index = _opened(project), int(index)
+    layers = [layer for layer in (editor or {}).get("layers", []) if layer is not None]
+    if not layers:
+        raise errors.VosError("nothing is painted yet")
+    project.paint(index, int(object_id), np.any([layer[..., 3] > 0 for layer in layers], axis=0))
+    return project.frame(index), project.picture(index), _status(project)
+
+
+@_shows_errors
+def take_corner(
+    project: Visitor, index: float, object_id: float, corners: list, event: gr.SelectData
+) -> tuple:
+    """Takes a click: the second one completes the box of an object."""
+    project, index = _opened(project), int(index)
+    corners = [*corners, (int(event.index[0]), int(event.index[1]))]
+    if len(corners) < 2:
+        return project.picture(index), corners, "Now the opposite corner."
+    (x0, y0), (x1, y1) = corners[:2]
+    project.box(index, int(object_id), (y0, x0, y1, x1))
+    return project.picture(index), [], _status(project)
+
+
+@_shows_errors
+def forget(project: Visitor, index: float) -> tuple:
+    """Removes the prompts of a frame."""
+    project, index = _opened(project), int(index)
+    project.forget(index)
+    return project.frame(index), project.picture(index), [], _status(project)
+
+
+@_shows_errors
+def segment(project: Visitor) -> Iterator[tuple]:
+    """Segments the video and shows some frames on the way."""
+    project = _opened(project)
+    index = None
+    for index in project.run():
+        if index % PREVIEW_EVERY == 0:
+            yield project.picture(index), gr.update(value=index), _status(project)
+    if index is not None:
+        yield project.picture(index), gr.update(value=index), _status(project)
+    else:
+        yield gr.update(), gr.update(), _status(project)
+
+
+@_shows_errors
+def download(project: Visitor) -> list[str]:
+    """Makes the files to download."""
+    project = _opened(project)
+    return [str(project.save_masks()), str(project.save_overlay())]
+
+
+def _opened(project: Visitor) -> project_lib.Project:
     if project is None:
         raise errors.VosError("drop a video first")
     return project
 
 
-def _painted(editor: Any) -> np.ndarray | None:
-    """Where the visitor painted: any layer's alpha, bool [H, W]."""
-    layers = [layer for layer in (editor or {}).get("layers", []) if layer is not None]
-    if not layers:
-        return None
-    return np.any([layer[..., 3] > 0 for layer in layers], axis=0)
+def _status(project: project_lib.Project) -> str:
+    painted = ", ".join(map(str, sorted(project.prompts))) or "none"
+    return f"{project.done} of {project.num_frames} frames are segmented; painted frames: {painted}."
 
 
+# ---------------------------------------------------------------- layout
 def build(server: Server) -> gr.Blocks:
     """Builds the page; `launch` it."""
-
-    @_said
-    def open_video(path: str | None, old: project_lib.Project | None):
-        # What is no video leaves the one before as it is.
-        project = None if path is None else server.open(path)
-        if old is not None:
-            old.close()
-        if project is None:
-            return None, gr.update(interactive=False), None, None, [], "Drop a video.", None
-        last = project.num_frames - 1
-        slider = gr.update(minimum=0, maximum=max(last, 1), value=0, interactive=last > 0)
-        height, width = project.media.size
-        text = f"{project.num_frames} frames of {width}x{height}. Paint or box the first object."
-        return project, slider, project.frame(0), project.picture(0), [], text, None
-
-    @_said
-    def show(project: project_lib.Project | None, index: float):
-        project = _opened(project)
-        return project.frame(int(index)), project.picture(int(index)), []
-
-    @_said
-    def take_paint(project: project_lib.Project | None, index: float, object_id: float, editor: Any):
-        project, index = _opened(project), int(index)
-        mask = _painted(editor)
-        if mask is None:
-            raise errors.VosError("nothing is painted yet")
-        project.paint(index, int(object_id), mask)
-        return project.frame(index), project.picture(index), _stand(project)
-
-    @_said
-    def take_corner(
-        project: project_lib.Project | None,
-        index: float,
-        object_id: float,
-        corners: list,
-        event: gr.SelectData,
-    ):
-        project, index = _opened(project), int(index)
-        corners = [*corners, (int(event.index[0]), int(event.index[1]))]
-        if len(corners) < 2:
-            return project.picture(index), corners, "Now the opposite corner."
-        (x0, y0), (x1, y1) = corners[:2]
-        mask = server.engine.mask_of_box(project.frame(index), (y0, x0, y1, x1))
-        project.paint(index, int(object_id), mask)
-        return project.picture(index), [], _stand(project)
-
-    @_said
-    def forget(project: project_lib.Project | None, index: float):
-        project, index = _opened(project), int(index)
-        project.forget(index)
-        return project.frame(index), project.picture(index), [], _stand(project)
-
-    @_said_on_the_way
-    def segment(project: project_lib.Project | None):
-        project = _opened(project)
-        index = None
-        for index in project.run():
-            if index % PREVIEW_EVERY == 0:
-                yield project.picture(index), gr.update(value=index), _stand(project)
-        if index is not None:
-            yield project.picture(index), gr.update(value=index), _stand(project)
-        else:
-            yield gr.update(), gr.update(), _stand(project)
-
-    @_said
-    def download(project: project_lib.Project | None):
-        project = _opened(project)
-        return [str(project.save_masks()), str(project.save_overlay())]
-
-    def _stand(project: project_lib.Project) -> str:
-        painted = ", ".join(map(str, sorted(project.prompts))) or "none"
-        return f"{project.done} of {project.num_frames} frames are segmented; painted frames: {painted}."
-
     with gr.Blocks(title="vos_jax", analytics_enabled=False) as page:
         project = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda p: p and p.close())
         corners = gr.State([])
@@ -205,15 +207,16 @@ def build(server: Server) -> gr.Blocks:
                     run = gr.Button("Segment", variant="primary", elem_id="run")
                     stop = gr.Button("Stop", elem_id="stop")
                     fetch = gr.Button("Make files", elem_id="fetch")
-                said = gr.Markdown("Drop a video.", elem_id="said")
+                status = gr.Markdown("Drop a video.", elem_id="said")
                 files = gr.File(label="Masks and overlay", interactive=False, elem_id="files", height=110)
 
-        video.change(open_video, [video, project], [project, slider, editor, picture, corners, said, files])
+        opened = _shows_errors(functools.partial(open_video, server))
+        video.change(opened, [video, project], [project, slider, editor, picture, corners, status, files])
         slider.release(show, [project, slider], [editor, picture, corners])
-        use.click(take_paint, [project, slider, object_id, editor], [editor, picture, said])
-        picture.select(take_corner, [project, slider, object_id, corners], [picture, corners, said])
-        undo.click(forget, [project, slider], [editor, picture, corners, said])
-        running = run.click(segment, project, [picture, slider, said], concurrency_limit=1)
+        use.click(take_paint, [project, slider, object_id, editor], [editor, picture, status])
+        picture.select(take_corner, [project, slider, object_id, corners], [picture, corners, status])
+        undo.click(forget, [project, slider], [editor, picture, corners, status])
+        running = run.click(segment, project, [picture, slider, status], concurrency_limit=1)
         running.then(show, [project, slider], [editor, picture, corners])
         stop.click(None, cancels=[running])
         fetch.click(download, project, files)

@@ -115,7 +115,7 @@ class Project:
         return overlay.overlay(self.frame(index), self.ids(index))
 
     def paint(self, index: int, object_id: int, mask: Bool[np.ndarray, "H W"]) -> None:
-        """Says where an object is in a frame; later frames must be segmented again.
+        """Paints an object's mask in a frame; later frames must be segmented again.
 
         Raises:
           VosError: no such frame, an id that is not in 1 to 254, an empty mask or one of another size.
@@ -135,8 +135,12 @@ class Project:
             self.prompts = changed
             self._edited(index)
 
+    def box(self, index: int, object_id: int, box: prompts_lib.Box) -> None:
+        """Paints the object in a box; errors as `paint`, and as `Engine.mask_of_box`."""
+        self.paint(index, object_id, self._engine.mask_of_box(self.frame(index), box))
+
     def forget(self, index: int) -> None:
-        """Takes back what was painted in a frame."""
+        """Removes what was painted in a frame."""
         with self._lock:
             if self.prompts.pop(index, None) is not None:
                 self._edited(index)
