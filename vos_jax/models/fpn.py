@@ -5,6 +5,7 @@ which is what the convolution's own border padding is, and nothing else mixes ce
 """
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from vos_jax.models.backbones import Features, conv
 from vos_jax.ops import depthwise
-from vos_jax.typing import Array, Bool, DTypeLike, Float
+from vos_jax.typing import Array, Bool, DTypeLike, Float, Shaped
 
 STRIDES = (8, 16, 32, 64)  # of P3..P6
 
@@ -27,6 +28,39 @@ def real_cells(shape: tuple[int, ...], frame_size: Array, stride: int) -> Bool[A
 def keep_real(x: Float[Array, "h w C"], frame_size: Array, stride: int) -> Float[Array, "h w C"]:
     """Zero beyond the real frame."""
     return jnp.where(real_cells(x.shape, frame_size, stride)[:, :, None], x, jnp.zeros((), x.dtype))
+
+
+def places(shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Returns the size of a packed map, and each level's corner (row, column) in it.
+
+    The finest level lies above the others, which lie side by side; zero cells between them are to each the
+    border that a 3x3 convolution pads.
+
+    Args:
+      shapes: (height, width) of each level in cells, the finest first.
+    """
+    (height, width), *others = shapes
+    corners, column = [(0, 0)], 0
+    for _, w in others:
+        corners.append((height + 1, column))
+        column += w + 1
+    return (height + 1 + max(h for h, _ in others), max(width, column - 1)), corners
+
+
+def pack(levels: Sequence[Shaped[Array, "h w C"]]) -> Shaped[Array, "H W C"]:
+    """Returns one map that holds all levels; cells between them are 0. See `places`."""
+    size, corners = places([(x.shape[0], x.shape[1]) for x in levels])
+    packed = jnp.zeros((*size, levels[0].shape[2]), levels[0].dtype)
+    for x, (row, column) in zip(levels, corners, strict=True):
+        packed = jax.lax.dynamic_update_slice(packed, x, (row, column, 0))
+    return packed
+
+
+def unpack(packed: Shaped[Array, "H W C"], shapes: Sequence[tuple[int, int]]) -> list[Shaped[Array, "h w C"]]:
+    """Returns the levels of a packed map; the inverse of `pack`."""
+    _, corners = places(shapes)
+    pairs = zip(shapes, corners, strict=True)
+    return [packed[row : row + h, column : column + w] for (h, w), (row, column) in pairs]
 
 
 class Depthwise(nn.Module):

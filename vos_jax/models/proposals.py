@@ -9,12 +9,13 @@ Proposals of files replace them in `step.step`; `train.oracle` makes some of the
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vos_jax import checks, geometry
 from vos_jax.models import fpn
@@ -114,9 +115,10 @@ def locations_of(shape: tuple[int, ...], stride: int) -> Float[Array, "L 2"]:
 
 
 class DenseHead(nn.Module):
-    """Per location of one level: objectness, centerness, and the distances to the box's four sides.
+    """Per location of every level: objectness, centerness, and the distances to the box's four sides.
 
-    The same parameters serve every level but for one learned factor each (FCOS).
+    The same parameters serve every level but for one learned factor each (FCOS). The convolutions see all
+    levels in one packed map, which compiles once.
     """
 
     config: ProposalConfig
@@ -133,15 +135,25 @@ class DenseHead(nn.Module):
         self.distances = nn.Dense(4, dtype=self.dtype, bias_init=nn.initializers.constant(math.log(4.0)))
         self.scales = self.param("scales", nn.initializers.ones, (len(fpn.STRIDES),))
 
-    def __call__(self, x: Array, level: int, frame_size: Array) -> tuple[Array, Array, Array]:
-        stride = fpn.STRIDES[level]
+    def __call__(
+        self, levels: Sequence[Float[Array, "h w C"]], frame_size: Float[Array, "2"]
+    ) -> tuple[Float[Array, "L"], Float[Array, "L"], Float[Array, "L 4"]]:
+        """Returns objectness and centerness logits and distances in pixels, the finest level first."""
+        pairs = list(zip(levels, fpn.STRIDES, strict=True))
+        real = fpn.pack([fpn.real_cells(x.shape, frame_size, stride)[:, :, None] for x, stride in pairs])
+        packed = fpn.pack(levels)
         for block in self.blocks:
-            x = block(fpn.keep_real(x, frame_size, stride))
-        x = x.reshape(-1, x.shape[-1])
+            packed = block(jnp.where(real, packed, jnp.zeros((), packed.dtype)))
+        maps = fpn.unpack(packed, [(x.shape[0], x.shape[1]) for x in levels])
+        x = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
         outputs = (self.objectness(x)[:, 0], self.centerness(x)[:, 0], self.distances(x))
         objectness, centerness, distances = (y.astype(jnp.float32) for y in outputs)
+        sizes = np.array([x.shape[0] * x.shape[1] for x in levels])
+        level = np.repeat(np.arange(len(levels)), sizes)
         # exp(8) strides is wider than any frame: the bound only keeps a diverging network finite.
-        return objectness, centerness, jnp.exp(jnp.clip(distances * self.scales[level], -8.0, 8.0)) * stride
+        logs = jnp.clip(distances * self.scales[level][:, None], -8.0, 8.0)
+        strides = np.array(fpn.STRIDES, np.float32)[level]
+        return objectness, centerness, jnp.exp(logs) * strides[:, None]
 
 
 class MaskHead(nn.Module):
@@ -189,8 +201,7 @@ class ProposalNetwork(nn.Module):
         """
         c = self.config
         levels = self.pyramid(features, frame_size)
-        outputs = [self.dense_head(x, level, frame_size) for level, x in enumerate(levels)]
-        objectness, centerness, distances = (jnp.concatenate(parts) for parts in zip(*outputs, strict=True))
+        objectness, centerness, distances = self.dense_head(levels, frame_size)
         pairs = list(zip(levels, fpn.STRIDES, strict=True))
         locations = jnp.concatenate([locations_of(x.shape, stride) for x, stride in pairs])
         strides = jnp.concatenate([jnp.full(x.shape[:2], stride, jnp.float32).ravel() for x, stride in pairs])

@@ -96,7 +96,8 @@ class RefineNet(nn.Module):
         """
 
         def double(x: Float[Array, "h w C"]) -> Float[Array, "2*h 2*w C"]:
-            return jnp.moveaxis(masks.upsample(jnp.moveaxis(x, -1, 0), 2), 0, -1)
+            rows, columns = (masks.bilinear_weights(n, 2).astype(x.dtype) for n in x.shape[:2])
+            return jnp.einsum("hwc,hH,wW->HWc", x, rows, columns, precision=jax.lax.Precision.HIGHEST)
 
         frame16, frame8, frame4 = frame
         propagated = logit(prob)

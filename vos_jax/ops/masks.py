@@ -34,8 +34,18 @@ def downsample(prob: Float[Array, "*n H W"], factor: int) -> Float[Array, "*n h 
 
 def upsample(prob: Float[Array, "*n h w"], factor: int) -> Float[Array, "*n H W"]:
     """Resizes bilinearly by an integer factor, half-pixel aligned."""
-    *lead, height, width = prob.shape
-    return jax.image.resize(prob, (*lead, height * factor, width * factor), "bilinear")
+    rows, columns = (bilinear_weights(n, factor).astype(prob.dtype) for n in prob.shape[-2:])
+    return jnp.einsum("...hw,hH,wW->...HW", prob, rows, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def bilinear_weights(size: int, factor: int) -> Float[np.ndarray, "n f*n"]:
+    """Returns the weight of each of `size` samples in each of `factor` times as many; columns sum to 1.
+
+    `jax.image.resize` computes them in the program: 100 instructions, where a constant takes one.
+    """
+    centres = (np.arange(factor * size) + 0.5) / factor - 0.5
+    weights = np.maximum(0.0, 1.0 - np.abs(centres[None] - np.arange(size)[:, None]))
+    return (weights / weights.sum(axis=0)).astype(np.float32)
 
 
 def aggregate(prob: Float[Array, "N *p"], valid: Bool[Array, "N"]) -> Float[Array, "N+1 *p"]:
