@@ -20,7 +20,7 @@ ABSENT = math.log(CLIP) - math.log1p(-CLIP)  # a mask of 0
 def logit(prob: Float[Array, "*p"]) -> Float[Array, "*p"]:
     """Log-odds of a probability, finite also at 0 and 1."""
     prob = jnp.clip(prob, CLIP, 1.0 - CLIP)
-    return jnp.log(prob) - jnp.log1p(-prob)
+    return jnp.log(prob) - jnp.log(1.0 - prob)
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ from vos_jax.typing import Array, Bool, Float
 MARGIN = 1
 # Shares of a frame's height and width; each window is a program of its own. An object with what lies within
 # its reach is nearly as tall as the frame, seldom as wide.
-SHARES = ((1 / 2, 2 / 5), (1, 2 / 5), (1, 3 / 5), (1, 4 / 5), (1, 1))
+SHARES = ((1 / 2, 2 / 5), (9 / 10, 1 / 2), (1, 13 / 20), (1, 1))
 
 
 def sizes(grid: tuple[int, int]) -> list[tuple[int, int]]:
