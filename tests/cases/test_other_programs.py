@@ -137,7 +137,7 @@ def test_merging_into_a_run_is_refused(tmp_path, capsys):
 
 def test_proposals_of_others_are_not_replaced(tmp_path, capsys):
     """A video called as the input file would have replaced it."""
-    counts = proposal_files.record_of(np.ones((4, 6), bool), 0.5).counts
+    counts = proposal_files.encode_proposal(np.ones((4, 6), bool), 0.5).counts
     segmentation = {"size": [4, 6], "counts": counts}
     entries = [
         {"image_id": f"{name}/0.jpg", "score": 0.5, "segmentation": segmentation} for name in ("v", "results")

@@ -18,7 +18,7 @@ STRIDES = (8, 16, 32, 64)  # of P3..P6
 
 
 def real_cells(shape: tuple[int, ...], frame_size: Array, stride: int) -> Bool[Array, "h w"]:
-    """Marks the cells of a map [h, w, ...] that hold a pixel of the real frame of (height, width) pixels."""
+    """Marks the cells of a map [h, w, ...] that hold a pixel of the real frame, [2] (height, width)."""
     rows = jnp.arange(shape[0]) * stride < frame_size[0]
     columns = jnp.arange(shape[1]) * stride < frame_size[1]
     return rows[:, None] & columns[None, :]

@@ -137,7 +137,7 @@ def hungarian(
     *,
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
-    """Computes the optimal assignment, of 0s and 1s. It has no gradient, so it is for test time."""
+    """Computes the optimal assignment, of 0s and 1s, without a gradient: for test time."""
     num_objects, num_proposals = cost.shape
     problem = extend(cost, null_cost, object_valid, proposal_valid, config)
     # N null columns that every valid object may take at its own cost. There is one per object, so an object

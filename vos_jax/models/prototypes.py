@@ -10,10 +10,11 @@ BLOCK = 512
 
 
 def share(prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array, "K"]) -> Float[Array, "K"]:
-    """Returns each of K pixels' share of its slot's attention; sums to 1, or is 0 if no pixel is valid.
+    """Returns each pixel's share of its slot's attention.
 
-    Within a slot, the mask bias distributes an object's attention in proportion to prob_o. Every object, and
-    the background, has the same weight, whatever its size.
+    The shares sum to 1, or are 0 if no pixel is valid. Within a slot, the mask bias distributes an object's
+    attention in proportion to prob_o. Every object, and the background, has the same weight, whatever its
+    size.
 
     Args:
       prob: soft masks.

@@ -28,7 +28,7 @@ from vos_jax.typing import Array, Float, PRNGKeyArray, Shaped
 
 
 class Out(flax.struct.PyTreeNode):
-    """All intermediates of one frame; `jit` does not compute unused ones."""
+    """The intermediates of one frame; `jit` does not compute unused ones."""
 
     proposals: proposals_lib.Proposals  # P candidates, the N propagated masks last
     templates: templates.Template  # [N, ...]

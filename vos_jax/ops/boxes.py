@@ -24,7 +24,7 @@ def _intersection(a: Array, b: Array) -> Array:
 
 
 def pairwise_iou(a: Float[Array, "K 4"], b: Float[Array, "L 4"]) -> Float[Array, "K L"]:
-    """Returns the IoU of every box of `a` with every box of `b`, in [0, 1]; 0 if both are empty."""
+    """Returns the IoU of every box of `a` with every box of `b`; 0 if both are empty."""
     intersection = _intersection(*jnp.broadcast_arrays(a[:, None], b[None, :]))
     union = area(a)[:, None] + area(b)[None, :] - intersection
     return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1.0), 0.0)
@@ -48,7 +48,10 @@ def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]
 def of_mask(
     mask: Bool[Array, "h w"] | Float[Array, "h w"], *, stride: int = geometry.MASK_STRIDE
 ) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
-    """Returns the tight box of a mask, or of prob > 0.5, in pixels (0 if empty), and whether there is one."""
+    """Returns the tight box in pixels of a mask, or of prob > 0.5; also whether there is one.
+
+    The box of an empty mask is 0.
+    """
     inside = mask if mask.dtype == bool else mask > 0.5
 
     def extent(present: Array) -> tuple[Array, Array]:

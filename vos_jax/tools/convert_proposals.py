@@ -36,7 +36,7 @@ def convert(
     if not isinstance(entries, list):
         raise errors.VosError(f"{results}: a COCO result file is a list, not {type(entries).__name__}")
     known = None if images is None else _image_names(images)
-    videos: dict[str, tuple[tuple[int, int], dict[str, list[proposal_files.Record]]]] = {}
+    videos: dict[str, tuple[tuple[int, int], dict[str, list[proposal_files.EncodedProposal]]]] = {}
     for index, entry in enumerate(entries):
         where = f"{results}: entry {index}"
         if not isinstance(entry, dict) or "image_id" not in entry:
@@ -61,7 +61,7 @@ def convert(
             raise errors.VosError(
                 f"{where}: mask size {size}, others of video '{video}' have {list(known_size)}"
             )
-        frames.setdefault(frame, []).append(proposal_files.record_of_json(entry, known_size, where))
+        frames.setdefault(frame, []).append(proposal_files.proposal_of_json(entry, known_size, where))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -19,12 +19,12 @@ from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, video_writer
 
 
-class Product(Protocol):
+class Exporter(Protocol):
     """A file or folder in the making; complete after `__exit__` without an error, else not there."""
 
     path: pathlib.Path
 
-    def __enter__(self) -> "Product": ...
+    def __enter__(self) -> "Exporter": ...
 
     def __exit__(self, *error) -> None: ...
 
@@ -38,7 +38,7 @@ class Overlay:
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
         self.path = path
-        self._movie = video_writer.Movie(
+        self._movie = video_writer.VideoWriter(
             path,
             rate=media.rate,
             time_base=media.time_base,
@@ -67,7 +67,7 @@ class CutoutMovie:
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
         self.path = path
-        self._movie = video_writer.Movie(
+        self._movie = video_writer.VideoWriter(
             path, rate=media.rate, time_base=media.time_base, aspect=media.aspect
         )
 
@@ -189,7 +189,7 @@ def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) ->
 
 
 def make(
-    makers: Sequence[Callable[[media_lib.Reader], Product]],
+    makers: Sequence[Callable[[media_lib.Reader], Exporter]],
     media: media_lib.Media,
     mask_of: Callable[[str], np.ndarray],
     advance: Callable[[], None],
@@ -205,26 +205,26 @@ def make(
     Raises:
       VosError: a mask or frame is broken, or a product cannot be written; none is half there then.
     """
-    products: list[Product] = []
+    exporters: list[Exporter] = []
     try:
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(media.open())
             for maker in makers:
-                products.append(stack.enter_context(maker(reader)))
+                exporters.append(stack.enter_context(maker(reader)))
             index = 0
             for item in reader:
                 if isinstance(item, av.Packet):
-                    for product in products:
-                        product.add_sound(item)
+                    for exporter in exporters:
+                        exporter.add_sound(item)
                     continue
                 name = media.frame_name(index)
                 ids = mask_of(name)
-                for product in products:
-                    product.add(name, item, ids)
+                for exporter in exporters:
+                    exporter.add(name, item, ids)
                 index += 1
                 advance()
     except (OSError, av.error.FFmpegError) as error:
-        where = ", ".join(str(product.path) for product in products)
+        where = ", ".join(str(exporter.path) for exporter in exporters)
         raise errors.VosError(
             f"{where}: cannot write: {error.strerror or error}; the masks are kept: type the same command "
             "again once it is solved"

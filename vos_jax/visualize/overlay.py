@@ -50,7 +50,7 @@ def write_video(
     file appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
     """
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    with video_writer.Movie(path, rate=rate) as film:
+    with video_writer.VideoWriter(path, rate=rate) as film:
         for index, frame in enumerate(frames):
             film.write(frame, index / rate)
     return film.path

@@ -40,7 +40,7 @@ def check_codec(suffix: str) -> None:
         ) from error
 
 
-class Movie:
+class VideoWriter:
     """A video file being written; it appears under its name when it is complete.
 
     Odd sizes get one more row or column, copied from the border.
@@ -113,7 +113,7 @@ class Movie:
         self._container.close()
         files.commit(self._temporary, self.path)
 
-    def __enter__(self) -> "Movie":
+    def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -1,4 +1,4 @@
-"""A folder of folders of frames, with masks in a folder beside them."""
+"""A folder of folders of frames, with masks in separate folders."""
 
 import pathlib
 
