@@ -49,7 +49,7 @@ def test_a13_logs_whose_checkpoints_are_gone_are_not_cut(tmp_path):
     rows = [json.dumps({"step": step}) for step in (1, 2, 3)]
     write(tmp_path / "metrics.jsonl", "\n".join(rows).encode())
     with pytest.raises(
-        errors.VosError, match="logs step 2, but the last checkpoint .* bring the checkpoints"
+        errors.VosError, match="logs step 2, but the last checkpoint .* restore the checkpoints"
     ):
         train_folder(tmp_path)
     (tmp_path / "checkpoints").mkdir()

@@ -170,7 +170,7 @@ def test_broken_archives_are_named(dataset, results, tmp_path):
     path = submission.pack(dataset, results, tmp_path / "a.zip")
     data = bytearray(path.read_bytes())
     path.write_bytes(data[:-30])
-    assert "a.zip: not a whole zip archive" in message_of(lambda: submission.check(dataset, path))
+    assert "a.zip: not a complete zip archive" in message_of(lambda: submission.check(dataset, path))
     data[100] ^= 255
     path.write_bytes(data)
     assert "a.zip" in message_of(lambda: submission.check(dataset, path))

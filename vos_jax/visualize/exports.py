@@ -1,4 +1,4 @@
-"""What is made of a segmented video: overlay, cut-out, run-length code. Each takes frame after frame."""
+"""Exports of a segmented video: overlay, cut-out, run-length code. Exporters take one frame at a time."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from vos_jax.visualize import overlay, video_writer
 
 
 class Exporter(Protocol):
-    """A file or folder in the making; complete after `__exit__` without an error, else not there."""
+    """Writes a file or folder, which is complete after `__exit__` and removed after an error."""
 
     path: pathlib.Path
 
@@ -34,7 +34,7 @@ class Exporter(Protocol):
 
 
 class Overlay:
-    """An mp4 of the frames with tinted objects, with the video's own times and sound."""
+    """Exports an mp4 of the frames with tinted objects, with the video's times and sound."""
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
         self.path = path
@@ -58,12 +58,12 @@ class Overlay:
         self._movie.write(overlay.overlay(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Passes the sound on."""
+        """Adds the sound."""
         self._movie.add_sound(packet)
 
 
 class CutoutMovie:
-    """A webm (VP9) of the objects alone: everything else is transparent."""
+    """Exports a webm (VP9) of the objects; everything else is transparent."""
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
         self.path = path
@@ -82,11 +82,11 @@ class CutoutMovie:
         self._movie.write(cut_out(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """A cut-out is silent."""
+        """Ignores the sound."""
 
 
 class CutoutImages:
-    """A folder of RGBA PNGs of the objects alone; those that are there from an interrupted run are kept."""
+    """Exports RGBA PNGs of the objects to a folder; keeps those of an interrupted run."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -108,14 +108,14 @@ class CutoutImages:
             Image.fromarray(cut_out(frame.image, ids)).save(temporary, "PNG", compress_level=1)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Pictures are silent."""
+        """Ignores the sound."""
 
 
 class RunLengths:
-    """A JSON file in the layout of COCO annotations, masks in its compressed run-length code.
+    """Exports a JSON file in the layout of COCO annotations, with compressed run-length codes.
 
     `images` are the frames (with their times in seconds); an annotation's `category_id` is the object's id.
-    `pycocotools.coco.COCO` reads it. It is written line by line: memory does not grow with the video.
+    `pycocotools.coco.COCO` can read it. It is written line by line, so memory does not grow with the video.
     """
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
@@ -141,7 +141,7 @@ class RunLengths:
                 try:
                     file.close()
                 except OSError:
-                    pass  # a full disk: the file goes anyway
+                    pass  # a full disk; the file is removed below
                 files.remove(path)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
@@ -169,7 +169,7 @@ class RunLengths:
         self._index += 1
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Masks are silent."""
+        """Ignores the sound."""
 
     def _finish(self) -> None:
         self._out.write('\n],\n"images": [')
@@ -183,7 +183,7 @@ class RunLengths:
 
 
 def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:
-    """The frame as RGBA, transparent (and black, which packs well) where there is no object."""
+    """Returns the frame as RGBA, transparent (and black, which compresses well) outside of objects."""
     alpha = np.where(ids > 0, np.uint8(255), np.uint8(0))
     return np.dstack([np.where(alpha[..., None] > 0, image, np.uint8(0)), alpha])
 
@@ -194,16 +194,16 @@ def make(
     mask_of: Callable[[str], np.ndarray],
     advance: Callable[[], None],
 ) -> None:
-    """Makes all products in one pass over the video.
+    """Runs all exporters in one pass over the video.
 
     Args:
-      makers: each makes a product of an open video.
+      makers: each returns the exporter for an open video.
       media: the video.
-      mask_of: from a frame's name to its ids.
+      mask_of: returns the ids of the frame of a name.
       advance: called after every frame.
 
     Raises:
-      VosError: a mask or frame is broken, or a product cannot be written; none is half there then.
+      VosError: a mask or frame is damaged, or an export cannot be written; no partial file is left.
     """
     exporters: list[Exporter] = []
     try:
@@ -226,6 +226,6 @@ def make(
     except (OSError, av.error.FFmpegError) as error:
         where = ", ".join(str(exporter.path) for exporter in exporters)
         raise errors.VosError(
-            f"{where}: cannot write: {error.strerror or error}; the masks are kept: type the same command "
-            "again once it is solved"
+            f"{where}: cannot write: {error.strerror or error}; the masks are kept: solve the problem, then "
+            "run the same command again"
         ) from error
