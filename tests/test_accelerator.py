@@ -260,5 +260,5 @@ def test_a_state_of_another_model_is_refused(run, tmp_path):
     with pytest.raises(errors.VosError, match="holds no params/head/kernel"):
         state_files.restore(tmp_path, other)
     (tmp_path / "state-1-of-1.safetensors").write_bytes(b"1234")
-    with pytest.raises(errors.VosError, match="not a whole safetensors file"):
+    with pytest.raises(errors.VosError, match="not a complete safetensors file"):
         state_files.noted_config(tmp_path)

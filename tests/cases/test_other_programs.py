@@ -97,7 +97,7 @@ def test_a14_own_weights_are_replaced_until_the_user_changes_one(tmp_path, monke
         weights_io.save(out, b"five", {})
     (tmp_path / "model.json").write_text(json.dumps(noted))
     out.write_bytes(b"changed")
-    with pytest.raises(errors.VosError, match="does not say that this program wrote it"):
+    with pytest.raises(errors.VosError, match="this program did not write it"):
         weights_io.save(out, b"five", {})
 
 

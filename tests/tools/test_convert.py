@@ -183,7 +183,7 @@ def test_no_file_a_text_file_and_a_wheel_without_weights_are_refused_by_name(tmp
     with pytest.raises(errors.VosError, match="text.pth: neither a PyTorch file"):
         foreign_weights.read(tmp_path / "text.pth")
     (tmp_path / "text.safetensors").write_text("not safetensors either")
-    with pytest.raises(errors.VosError, match="text.safetensors: not a whole safetensors file"):
+    with pytest.raises(errors.VosError, match="text.safetensors: not a complete safetensors file"):
         foreign_weights.read(tmp_path / "text.safetensors")
     with zipfile.ZipFile(tmp_path / "code.whl", "w") as wheel:
         wheel.writestr("package/__init__.py", "")
