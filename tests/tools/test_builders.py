@@ -144,7 +144,7 @@ def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys
     target = tmp_path / "packed_sequences" / "a" / "1.0.0"
     assert capsys.readouterr().out.splitlines()[-1] == str(target)
     assert pack_data.main(arguments) == 2
-    assert "is there already; --overwrite" in capsys.readouterr().err
+    assert "exists already; --overwrite" in capsys.readouterr().err
     assert pack_data.main([*arguments, "--overwrite"]) == 0
     assert len(json.loads((target / "metadata.json").read_text())["sequences"]) == 3
     capsys.readouterr()
