@@ -22,7 +22,7 @@ IOUS = {"j": "refined", "j_coarse": "coarse", "j_propagated": "propagated by the
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-    """The objects of a JSONL file, [] where there is none; VosError names a broken line."""
+    """Returns the objects of a JSONL file, [] if it does not exist; VosError names an invalid line."""
     lines = path.read_text().splitlines() if path.is_file() else []
     found = []
     for number, line in enumerate(lines, start=1):
@@ -34,7 +34,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
 
 
 def smooth(values: list[float], width: int) -> np.ndarray:
-    """A running mean over `width` values, shorter at both ends."""
+    """Returns the running mean over `width` values, over fewer at both ends."""
     kernel = np.ones(min(width, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 

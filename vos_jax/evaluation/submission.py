@@ -113,8 +113,8 @@ def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]
             raise errors.VosError(f"{shown}: {info.filename} is encrypted; servers take plain archives")
         if info.file_size > MAX_BYTES:
             raise errors.VosError(
-                f"{shown}: {info.filename} unpacks to {info.file_size / 2**20:.0f} MiB, too large for a "
-                f"mask; at most {MAX_BYTES / 2**20:.0f} MiB are read"
+                f"{shown}: {info.filename} unpacks to {info.file_size / 2**20:.0f} MiB, no mask; "
+                f"at most {MAX_BYTES / 2**20:.0f} MiB are read"
             )
         if not info.is_dir():
             members[info.filename] = info
