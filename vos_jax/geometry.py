@@ -97,14 +97,14 @@ def resize_prob(prob: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[
 
 
 def argmax_resized(
-    planes: Iterable[Float[np.ndarray, "h w"]], size: tuple[int, int]
+    probs: Iterable[Float[np.ndarray, "h w"]], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
     """Resizes probability maps one at a time and returns the index of each pixel's largest value."""
     number, best = np.zeros(size, np.uint8), np.full(size, -np.inf, np.float32)
-    for index, plane in enumerate(planes):
-        plane = resize_prob(plane, size)
-        larger = plane > best
-        number[larger], best[larger] = index, plane[larger]
+    for index, prob in enumerate(probs):
+        prob = resize_prob(prob, size)
+        larger = prob > best
+        number[larger], best[larger] = index, prob[larger]
     return number
 
 

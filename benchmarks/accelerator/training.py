@@ -99,7 +99,7 @@ def train(
     pending: dict[str, Any] | None = None
     slowest = save_seconds = 0.0
 
-    def settle() -> None:
+    def finish_step() -> None:
         """Waits for the last step, checks that its loss is finite, and logs it."""
         nonlocal pending, logged, logged_when
         if pending is None:
@@ -122,7 +122,7 @@ def train(
 
     def save() -> None:
         nonlocal saved_at, saved_when, save_seconds
-        settle()
+        finish_step()
         begin = time.monotonic()
         state_files.save(folder, jax.device_get(run), data.get_state(), noted)
         saved_at, saved_when = number, time.monotonic()
@@ -136,7 +136,7 @@ def train(
                     break
                 begin = time.monotonic()
                 clips = program.trainer.put_batch(next(data))
-                settle()
+                finish_step()
                 run, pending = program.trainer.step(run, clips)
                 number += 1
                 if number > start + 2:  # the first steps compile and start the workers

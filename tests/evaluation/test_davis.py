@@ -75,7 +75,7 @@ def test_far_apart_boundaries_score_0():
 
 def test_shapes_must_agree():
     for measure in (davis.region_similarity, davis.boundary_similarity):
-        with pytest.raises(ValueError, match="one shape"):
+        with pytest.raises(ValueError, match="equal shape"):
             measure(EMPTY, EMPTY[:-1])
 
 

@@ -213,7 +213,7 @@ class ClipArrays(TypedDict):
 
 def number_instances(
     labelled: Sequence[UInt8[np.ndarray, "H W"] | None],
-    followed: Sequence[UInt8[np.ndarray, "H W"] | None],
+    chosen: Sequence[UInt8[np.ndarray, "H W"] | None],
     *,
     capacity: int,
 ) -> tuple[list[UInt8[np.ndarray, "H W"] | None], int]:
@@ -221,17 +221,17 @@ def number_instances(
 
     Args:
       labelled: ids of all instances in each frame, None without annotation.
-      followed: ids of the clip's objects.
+      chosen: ids of the clip's objects.
       capacity: K; instances beyond it become IGNORE.
 
     Returns:
       The numbered frames, and the number of instances, at most K.
     """
     sizes, kept = np.zeros(256, int), np.zeros(256, int)
-    for ids, chosen in zip(labelled, followed, strict=True):
-        if ids is not None and chosen is not None:
+    for ids, own in zip(labelled, chosen, strict=True):
+        if ids is not None and own is not None:
             sizes += np.bincount(ids.ravel(), minlength=256)
-            kept += np.bincount(ids[chosen > 0], minlength=256)
+            kept += np.bincount(ids[own > 0], minlength=256)
     # lexsort sorts by the last key first.
     order = np.lexsort((-sizes, kept == 0))
     found = [int(i) for i in order if i and sizes[i]]

@@ -180,11 +180,11 @@ def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
       ids: uint8 object ids, 0 is background.
 
     Raises:
-      ValueError: `ids` is not a uint8 plane with pixels.
+      ValueError: `ids` is not a non-empty uint8 [H, W] array.
       OSError: the file cannot be written; no partial file is left.
     """
     if ids.dtype != np.uint8 or ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"a mask is a uint8 plane with pixels, not {ids.dtype} {ids.shape}")
+        raise ValueError(f"a mask is a non-empty uint8 [H, W] array, not {ids.dtype} {ids.shape}")
     image = Image.fromarray(ids)
     image.putpalette(PALETTE.tobytes())
     encoded = io.BytesIO()

@@ -82,7 +82,7 @@ def statistics(values: Float[np.ndarray, "T"]) -> dict[str, float]:
 
 def _check_shapes(truth: np.ndarray, prediction: np.ndarray) -> None:
     if truth.shape != prediction.shape or truth.ndim != 2:
-        raise ValueError(f"masks to compare are planes of one shape: {truth.shape}, {prediction.shape}")
+        raise ValueError(f"masks to compare must be [H, W] of equal shape: {truth.shape}, {prediction.shape}")
 
 
 def _box(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:

@@ -4,7 +4,7 @@ The capacity is fixed, so the cost per frame does not depend on the length of th
 `slot_valid`, `object_in_slot` and `pixel_valid` mark the valid entries.
 
 Eviction "consolidate" adds one slot, the last, as long-term memory. Its pixels are prototypes: pixels of
-evicted frames, chosen by usage (`prototypes.choose`). A read treats it like any other slot. It is pinned, so
+evicted frames, chosen by usage (`prototypes.select`). A read treats it like any other slot. It is pinned, so
 that windows do not hide it, and belongs to no frame (`slot_frame` -1).
 """
 
@@ -227,11 +227,11 @@ def consolidate(
 
     key, valid = pixels(memory.key, 0), pixels(memory.pixel_valid, 0)
     prob = jnp.where(known_there, pixels(memory.prob, 1), 0.0)
-    new = prototypes.share(prob[:, h * w :], known[:, 1], valid[h * w :])
+    new = prototypes.usage_per_pixel(prob[:, h * w :], known[:, 1], valid[h * w :])
     new *= usage_rate(memory, frame_index)[slot]
     assert memory.prototype_usage is not None  # `has_long_term` is True
     used = jnp.concatenate([memory.prototype_usage.reshape(-1), new])
-    chosen = prototypes.choose(key, used, valid, h * w)
+    chosen = prototypes.select(key, used, valid, h * w)
 
     def grid(x: Array, axis: int) -> Array:
         x = jnp.take(x, chosen, axis=axis)

@@ -9,7 +9,9 @@ from vos_jax.typing import Array, Bool, Float, Int
 BLOCK = 512
 
 
-def share(prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array, "K"]) -> Float[Array, "K"]:
+def usage_per_pixel(
+    prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array, "K"]
+) -> Float[Array, "K"]:
     """Returns each pixel's share of its slot's attention.
 
     The shares sum to 1, or are 0 if no pixel is valid. Within a slot, the mask bias distributes an object's
@@ -31,7 +33,7 @@ def share(prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array,
     return jnp.sum(jnp.where(present, parties, 0.0), axis=0) / jnp.maximum(jnp.sum(present), 1)
 
 
-def choose(
+def select(
     key: Float[Array, "K Ck"], usage: Float[Array, "K"], valid: Bool[Array, "K"], count: int
 ) -> Int[Array, "count"]:
     """Returns the indices of the `count` best candidates, best first, invalid ones last.

@@ -128,7 +128,7 @@ def clip_terms(
             f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: no frame with a loss "
             f"is left; set it to at most {length - 2}, or make train.data.clip_length larger"
         )
-    truth, object_valid = _followed(clip)
+    truth, object_valid = _true_objects(clip)
     num_objects, *grid = truth.shape[1:]
     annotated = clip["truth_valid"] & clip["frame_valid"]
     cell_valid = masks.pixel_valid(frame_size, (grid[0], grid[1]), geometry.MASK_STRIDE)
@@ -152,7 +152,9 @@ def clip_terms(
     first_prob = masks.aggregate(truth[0], object_valid)
     state = step_lib.write(model, params, first, state, first_prob, prompted=object_valid)
 
-    def follow(state: state_lib.State, inputs: tuple, *, learns: bool) -> tuple[state_lib.State, tuple]:
+    def segment_frame(
+        state: state_lib.State, inputs: tuple, *, learns: bool
+    ) -> tuple[state_lib.State, tuple]:
         encoded, truth, use_truth, key = inputs
         weights = params if learns else still
         prediction = model.track(weights, encoded, state, train=True)
@@ -178,8 +180,10 @@ def clip_terms(
     inputs = (encoded, truth, use_truth, jax.random.split(corruption_key, length))
     if config.burn_in:
         early = jax.tree.map(lambda x: x[1 : late.start], inputs)
-        state, _ = jax.lax.scan(functools.partial(follow, learns=False), state, early, unroll=config.unroll)
-    learn = functools.partial(follow, learns=True)
+        state, _ = jax.lax.scan(
+            functools.partial(segment_frame, learns=False), state, early, unroll=config.unroll
+        )
+    learn = functools.partial(segment_frame, learns=True)
     if config.remat:
         learn = jax.checkpoint(learn, prevent_cse=config.unroll)
     inputs = jax.tree.map(lambda x: x[late], inputs)
@@ -196,7 +200,7 @@ def clip_terms(
     return terms
 
 
-def _followed(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
+def _true_objects(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
     """Returns the ground truth of the objects in the first frame, and marks these objects."""
     truth = truth_of(clip["ids"], clip["object_valid"].shape[0])
     # An object that the first frame does not show cannot be segmented.

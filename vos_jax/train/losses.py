@@ -163,9 +163,9 @@ def match_loss(
     """
     iou = jax.lax.stop_gradient(matching.mask_iou(truth > 0.5, proposals.masks > 0.5))
     # Costs are -IoU, so an object without a higher IoU takes its null column.
-    nobody = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
+    null_cost = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
     assignment = matching.greedy(
-        -iou, nobody, object_valid, proposals.valid, config=matching.MatchingConfig()
+        -iou, null_cost, object_valid, proposals.valid, config=matching.MatchingConfig()
     )
     target = jax.lax.stop_gradient(assignment[:, :-1])
     counts = object_valid[:, None] & proposals.valid[None, :]

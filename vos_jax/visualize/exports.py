@@ -38,7 +38,7 @@ class Overlay:
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
         self.path = path
-        self._movie = video_writer.VideoWriter(
+        self._writer = video_writer.VideoWriter(
             path,
             rate=media.rate,
             time_base=media.time_base,
@@ -51,15 +51,15 @@ class Overlay:
         return self
 
     def __exit__(self, *error) -> None:
-        self._movie.__exit__(*error)
+        self._writer.__exit__(*error)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Draws one frame."""
-        self._movie.write(overlay.overlay(frame.image, ids), frame.time)
+        self._writer.write(overlay.overlay(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
         """Adds the sound."""
-        self._movie.add_sound(packet)
+        self._writer.add_sound(packet)
 
 
 class CutoutMovie:
@@ -67,7 +67,7 @@ class CutoutMovie:
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
         self.path = path
-        self._movie = video_writer.VideoWriter(
+        self._writer = video_writer.VideoWriter(
             path, rate=media.rate, time_base=media.time_base, aspect=media.aspect
         )
 
@@ -75,11 +75,11 @@ class CutoutMovie:
         return self
 
     def __exit__(self, *error) -> None:
-        self._movie.__exit__(*error)
+        self._writer.__exit__(*error)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Cuts out one frame."""
-        self._movie.write(cut_out(frame.image, ids), frame.time)
+        self._writer.write(cut_out(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
         """Ignores the sound."""

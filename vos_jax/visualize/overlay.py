@@ -50,10 +50,10 @@ def write_video(
     appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
     """
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    with video_writer.VideoWriter(path, rate=rate) as film:
+    with video_writer.VideoWriter(path, rate=rate) as writer:
         for index, frame in enumerate(frames):
-            film.write(frame, index / rate)
-    return film.path
+            writer.write(frame, index / rate)
+    return writer.path
 
 
 def contact_sheet(
@@ -86,7 +86,7 @@ def contact_sheet(
     return sheet
 
 
-def pick(count: int, *, shown: int = 6) -> list[int]:
+def evenly_spaced(count: int, *, shown: int = 6) -> list[int]:
     """Returns up to `shown` indices, evenly spaced over `count`, with both ends."""
     return sorted(set(np.linspace(0, count - 1, min(shown, count)).round().astype(int).tolist()))
 
@@ -109,7 +109,7 @@ def draw_video(
     """
     folder = pathlib.Path(folder)
     indices = video.required
-    sheet, shown = [], {indices[place] for place in pick(len(indices))}
+    sheet, shown = [], {indices[place] for place in evenly_spaced(len(indices))}
 
     def drawn() -> Iterator[np.ndarray]:
         for index in indices:
