@@ -29,7 +29,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            raise errors.VosError(f"{path}: line {number} is no JSON: {error}") from error
+            raise errors.VosError(f"{path}: line {number} is not JSON: {error}") from error
     return found
 
 

@@ -219,7 +219,7 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> str:
             cases = json.loads(path.read_text())["cases"]
             return {(c["variant"], c["objects"], c["slots"]): c["stages"] for c in cases}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise errors.VosError(f"{path} is no file that --json wrote ({error})") from error
+            raise errors.VosError(f"{path} was not written by --json ({error})") from error
 
     old, new = read(before), read(after)
     both = [key for key in old if key in new]
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--objects", default="1,3")
     parser.add_argument("--slots", default="8", help="model.memory.capacity")
     parser.add_argument("--frames", type=int, default=62, help="steps before the stages are measured")
-    parser.add_argument("--json", type=pathlib.Path, help="where to write what was measured")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the measurements")
     parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("BEFORE", "AFTER"))
     rest, overrides = configs.split_arguments(sys.argv[1:])
     options = parser.parse_args(rest)

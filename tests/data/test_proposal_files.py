@@ -110,7 +110,7 @@ def test_no_sound_code_is_refused(tmp_path):
         ({"format": "other"}, "expected proposals of format"),
         ({"size": [24]}, "'size' must be"),
         ({"frames": []}, "needs 'video'"),
-        ({"frames": {"3": 1}}, "frame '3' holds no list"),
+        ({"frames": {"3": 1}}, "frame '3' must hold a list"),
         ({"frames": {"3": [{}]}}, "frame '3', proposal 0: 'score'"),
         ({"frames": {"3": [{"score": 2}]}}, "in \\[0, 1\\], not 2"),
         ({"frames": {"3": [{"score": True}]}}, "not True"),

@@ -74,8 +74,8 @@ class ClipDataConfig:
         """Raises VosError if no source has a weight, or one trains the lambda of an unknown data set."""
         if not self.drawn():
             raise errors.VosError(
-                "nothing to train on: every weight in train.data.sources is 0; take a recipe (--config "
-                "train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
+                "nothing to train on: every weight in train.data.sources is 0; use a training config "
+                "(--config train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
             )
         for name, source in self.drawn().items():
             if source.dataset_name not in dataset_names:

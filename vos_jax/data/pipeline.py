@@ -301,7 +301,7 @@ class BatchIterator(grain.DatasetIterator):
         """
         states = sorted(directory.glob("process_*.json"))
         if not states:
-            raise errors.VosError(f"{directory}: holds no position of the training data")
+            raise errors.VosError(f"{directory}: has no position of the training data")
 
         async def restore() -> None:
             self.set_state(json.loads(states[0].read_text()))

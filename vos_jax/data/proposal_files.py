@@ -97,7 +97,7 @@ def read(path: str | os.PathLike) -> VideoProposals:
     read_frames = {}
     for frame, entries in frames.items():
         if not isinstance(entries, list):
-            raise errors.VosError(f"{path}: frame '{frame}' holds no list of proposals")
+            raise errors.VosError(f"{path}: frame '{frame}' must hold a list of proposals")
         where = f"{path}: frame '{frame}', proposal"
         records = (proposal_of_json(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
         read_frames[frame] = tuple(records)

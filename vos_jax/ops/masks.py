@@ -63,7 +63,7 @@ def aggregate(prob: Float[Array, "N *p"], valid: Bool[Array, "N"]) -> Float[Arra
 
 
 def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: int) -> Bool[Array, "h w"]:
-    """Marks the cells of a strided grid whose centre lies in the real frame of (height, width) pixels."""
+    """Marks the cells of a strided grid whose centre is in the real frame of (height, width) pixels."""
     centres = [(jnp.arange(n) + 0.5) * stride for n in grid]
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 

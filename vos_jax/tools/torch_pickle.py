@@ -124,7 +124,7 @@ def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] |
         def find_class(self, module: str, attribute: str) -> Any:
             if (module, attribute) not in allowed:
                 raise errors.VosError(
-                    f"{name}: refused: the file asks to load {module}.{attribute}, and weights need only "
+                    f"{name}: refused: the file loads {module}.{attribute}, but weights need only "
                     "tensors; save model.state_dict() and convert that"
                 )
             return allowed[module, attribute]
@@ -141,7 +141,7 @@ def _check_memo(file: BinaryIO, name: str) -> None:
     for count, (opcode, place, _) in enumerate(pickletools.genops(file)):
         # `place` is None for opcodes without an argument.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place is not None and place > count:
-            raise errors.VosError(f"{name}: refused: asks for place {place} of a memo with {count} at most")
+            raise errors.VosError(f"{name}: refused: writes entry {place} of a memo with at most {count}")
     file.seek(start)
 
 
@@ -151,7 +151,7 @@ def _storage(pid: Any, name: str) -> Storage:
     if kind != "storage" or not isinstance(storage_type, StorageType) or not isinstance(key, str):
         raise errors.VosError(f"{name}: refused: the file refers to a {kind!r}, not to a tensor's storage")
     if not isinstance(count, int) or count < 0:
-        raise errors.VosError(f"{name}: damaged: storage {key} is said to hold {count!r} numbers")
+        raise errors.VosError(f"{name}: damaged: storage {key} has a size of {count!r} numbers")
     if part not in ([], [None]):
         raise errors.VosError(
             f"{name}: tensors that share parts of a storage are not supported; save it again"
