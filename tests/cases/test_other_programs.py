@@ -73,9 +73,9 @@ def test_a13_a_workdir_in_the_data_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 def test_a14_weights_and_records_of_others_are_not_replaced(tmp_path, name):
     write(tmp_path / name)
-    with pytest.raises(errors.VosError, match=f"{name}: is .*not replaced"):
+    with pytest.raises(errors.VosError, match=f"{name}: .*not replaced"):
         weights_io.check_free(tmp_path / "model.safetensors")
-    with pytest.raises(errors.VosError, match=f"{name}: is .*not replaced"):
+    with pytest.raises(errors.VosError, match=f"{name}: .*not replaced"):
         weights_io.save(tmp_path / "model.safetensors", b"new", {})
     assert tree(tmp_path) == {name: MINE}
 

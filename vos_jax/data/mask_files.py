@@ -29,7 +29,7 @@ _GREY, _RGB, _INDEXED, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 
 
 def _make_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Returns the palette, in which bits 3k to 3k + 2 of an id are bit 7 - k of RGB."""
+    """Returns the palette: bits 3k to 3k + 2 of an id are bit 7 - k of RGB."""
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for level in range(8):
