@@ -196,7 +196,7 @@ def choose_products(options: argparse.Namespace, media: media_lib.Media, out: pa
         makers["overlay.mp4"] = lambda video: exports.Overlay(out / "overlay.mp4", media, video.audio)
     if options.cutout == "webm":
         video_writer.check_codec(".webm")
-        makers["cutout.webm"] = lambda video: exports.CutoutMovie(out / "cutout.webm", media)
+        makers["cutout.webm"] = lambda video: exports.CutoutVideo(out / "cutout.webm", media)
     if options.cutout == "png":
         makers[CUTOUTS] = lambda video: exports.CutoutImages(out / CUTOUTS)
     if options.rle:
@@ -273,7 +273,7 @@ def draw(
         drawn += 1
         update(completed=drawn, fps=drawn / (time.perf_counter() - start))
 
-    exports.make(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
+    exports.export_video(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What each part of the method is worth: its variants swapped in at test time, on data never trained on.
+"""Compares variants of the method at test time, on data that were not trained on.
 
     python -m benchmarks.ablations --checkpoint auto --davis data/DAVIS --static data/static
 
-Judged are the sequences that training holds back, and pseudo-clips with look-alikes: photos of several true
-instances (configs/train_small.py, JUDGED_PHOTOS) with objects of such photos pasted over them. The weights
-are the same in every row: what a variant would gain by training for it is not seen here.
+The data are the held-back sequences of training, and pseudo-clips with look-alikes: photos with several
+labelled instances (configs/train_small.py, JUDGED_PHOTOS) with objects of such photos pasted over them. The
+weights are the same in every row, so the table does not show the gain of training with a variant.
 
-J is the mean over objects of the mean over frames at full size: of the final masks, of the matched proposals
-before refinement ("coarse"), and of what the memory propagates by itself.
+J is the mean over objects of the mean over frames at full size, for the final masks, for the matched
+proposals before refinement ("coarse"), and for the propagated masks.
 """
 
 import argparse
@@ -52,14 +52,14 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Frames uint8 [T, H, W, 3] and ids uint8 [T, H, W]; the first frame's ids are given."""
+    """Frames uint8 [T, H, W, 3] and ids uint8 [T, H, W]; the first frame's ids are the prompt."""
 
     frames: np.ndarray
     ids: np.ndarray
 
 
 def held_back(root: str, frames: int) -> Iterator[Clip]:
-    """The first frames of each sequence that training holds back."""
+    """Yields the first frames of each held-back sequence."""
     sequences = configs.default().train.held_out.sequences
     for video in datasets.open_dataset(
         datasets.EvalDatasetConfig(kind="folders", root=root, sequences=sequences)
@@ -72,7 +72,7 @@ def held_back(root: str, frames: int) -> Iterator[Clip]:
 
 
 def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> Iterator[Clip]:
-    """Pseudo-clips of one to four objects among people and things of their own kind; always the same ones."""
+    """Yields pseudo-clips of one to four objects among similar ones; always the same clips."""
     batch = 4
     source = datasets.SourceConfig(kind="photos", root=root, weight=1.0, sequences=JUDGED_PHOTOS)
     config = data_config.ClipDataConfig(
@@ -91,7 +91,7 @@ def look_alikes(root: str, count: int, *, length: int, crop: int, seed: int) -> 
 
 
 def score(engine: engine_lib.Engine, clips: list[Clip]) -> dict[str, float]:
-    """Mean J by stage, and the seconds that a frame took."""
+    """Returns the mean J by stage, and the seconds per frame."""
     before, frames = engine.seconds["inference"], sum(len(clip.frames) for clip in clips)
     means: dict[str, list[float]] = {name: [] for name in STAGES}
     for clip in clips:

@@ -1,4 +1,4 @@
-"""Alignment variants: time and memory of scoring N templates against P proposals of one frame.
+"""Measures time and memory of the alignment variants for N templates and P proposals of one frame.
 
 python -m benchmarks.alignment
 """
@@ -17,7 +17,7 @@ SIZES = ((1, 8), (1, 37), (5, 37), (16, 128))
 
 
 def median_ms(function, *args) -> tuple[float, float]:
-    """Median and interquartile range of several calls, compiled and warm."""
+    """Returns median and interquartile range of several calls after compilation."""
     jax.block_until_ready(function(*args))
     times = []
     for _ in range(REPEATS):

@@ -1,10 +1,9 @@
-"""Is it faster to segment several short videos of one size together than one after the other?
+"""Compares segmenting several videos of one size in one program with segmenting them one after the other.
 
     python -m benchmarks.batching [--checkpoint auto] [--sizes 480x854,240x432] [--batches 2,4] [--objects 1]
 
-Timed is the step from frame to frame alone, with a full memory: B videos in one program (`jax.vmap`), against
-B calls of the program for one video. Both get the same states and frames; the median of `--repeats` rounds,
-in which they take turns.
+Measures the step alone, with a full memory: B videos in one program (`jax.vmap`) against B calls of the
+program for one video, with the same states and frames. Times are medians of `--repeats` alternating rounds.
 """
 
 import argparse
@@ -30,9 +29,9 @@ from vos_jax.ops import masks
 
 
 def full_state(engine: engine_lib.Engine, size: tuple[int, int], objects: int):
-    """Returns the state after a few frames, the next frame, and what is given in it, nothing.
+    """Returns the state after a few frames, the next frame, and its empty prompt.
 
-    Empty slots hold a copy of the newest frame: reads cost what they cost later on.
+    Empty slots are filled with copies of the newest frame, so that reads cost as much as later in a video.
     """
     video = rendered.make_video(size=size, frames=3, objects=objects)
     session = session_lib.Session(engine, size, {0: video.mask(0)})
@@ -58,7 +57,7 @@ def full_state(engine: engine_lib.Engine, size: tuple[int, int], objects: int):
 
 
 def compare(model, params, inputs: tuple, batches: list[int], repeats: int):
-    """Yields, per number of videos, median seconds one by one and together, and whether ids are the same."""
+    """Yields the number of videos, median seconds one by one and together, and whether ids are equal."""
 
     def step(params, state: state_lib.State, frame, prompt):
         state, output = step_lib.step(model, params, state, frame, prompt)

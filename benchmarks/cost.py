@@ -1,14 +1,13 @@
-"""What a frame costs at 480x864 by XLA's own count: parameters, GFLOP and bytes by stage.
+"""Counts parameters, GFLOP and bytes of the stages of a frame at 480x864, by XLA's cost analysis.
 
     python -m benchmarks.cost [--variants lite0,resnet50] [--objects 1,3] [--config.model.memory.capacity=8]
 
-Nothing is run and no weights are made: every stage is compiled for this machine's device and
-`cost_analysis()` is read. XLA counts the body of a loop once; here the body of every loop whose length is
-known (`scan`, `map`, `fori_loop`) is compiled by itself as well and counted as often as it runs. Loops that
-end by a condition (non-maximum suppression, which settles within a few rounds) count once. Of branches the
-dearest counts: the memory is full, and the objects reach all over the frame (benchmarks/speed.py counts what
-really ran). Bytes are what fused kernels read and write; caches are
-not thought of.
+Nothing is run and no weights are allocated: every stage is compiled for this machine's device, and
+`cost_analysis()` is read. XLA counts the body of a loop once; here the body of every loop of known length
+(`scan`, `map`, `fori_loop`) is also compiled separately and counted as often as it runs. Loops that end by a
+condition (non-maximum suppression, which ends within a few rounds) count once. Of several branches the
+costliest counts: the memory is full, and the search regions cover the frame (benchmarks/speed.py counts the
+branches that ran). Bytes are those that fused kernels read and write, without caches.
 """
 
 import argparse
@@ -32,18 +31,18 @@ SIZE = (480, 864)
 
 
 class Cost(NamedTuple):
-    """Of one run of a program."""
+    """The cost of one run of a program."""
 
     flops: float = 0.0
     bytes: float = 0.0
 
     def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
-        """This and `times` the other."""
+        """Returns the sum of this cost and `times` the other."""
         return Cost(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
 def cost_of(function: Callable, *shapes: Any) -> Cost:
-    """The cost of a function of arrays of these shapes; see the top of the file for what is counted."""
+    """Returns the cost of a function of arrays of these shapes, counted as the module's docstring says."""
     return _cost(jax.make_jaxpr(function)(*shapes))
 
 
@@ -55,14 +54,14 @@ def _cost(program: jax_core.ClosedJaxpr) -> Cost:
 
 
 def _counted(program: jax_core.ClosedJaxpr) -> Cost:
-    """XLA's count, every loop's body once."""
+    """Returns XLA's count, with every loop's body once."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
     found = jax.jit(jax_core.jaxpr_as_fun(program)).lower(*shapes).compile().cost_analysis()
     return Cost(found.get("flops", 0.0), found.get("bytes accessed", 0.0))
 
 
 def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]]:
-    """The loops of known length, with their bodies; not those inside of another loop's body."""
+    """Yields the length and body of the loops of known length, without loops inside a loop's body."""
     for equation in program.eqns:
         if equation.primitive.name == "scan":
             yield equation.params["length"], equation.params["jaxpr"]
@@ -70,10 +69,10 @@ def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]
             platforms = equation.params.get("branches_platforms")
             branches = list(equation.params["branches"])
             if platforms is not None:
-                # `platform_dependent`: only this device's branch becomes part of the program.
+                # `platform_dependent`: the program contains only this device's branch.
                 own = [names is not None and jax.default_backend() in names for names in platforms]
                 branches = [branches[own.index(True) if any(own) else platforms.index(None)]]
-            # The dearer branches come last: windows rise with their size.
+            # The costliest branch is the last one: windows are sorted by size.
             yield from _loops(branches[-1].jaxpr)
         else:
             for value in equation.params.values():
@@ -84,7 +83,7 @@ def _loops(program: jax_core.Jaxpr) -> Iterator[tuple[int, jax_core.ClosedJaxpr]
 
 
 def stages(model: vos.VOS, num_objects: int) -> dict[str, Cost]:
-    """Each stage of a frame by itself, their sum, and the whole step compiled as one."""
+    """Returns the cost of each stage of a frame, of their sum, and of the whole step compiled as one."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     frame = jax.ShapeDtypeStruct((*SIZE, 3), jnp.uint8)
     state = jax.eval_shape(lambda: state_lib.init_state(model, num_objects, SIZE, SIZE))
@@ -97,7 +96,7 @@ def stages(model: vos.VOS, num_objects: int) -> dict[str, Cost]:
 
 
 def parameters(model: vos.VOS) -> dict[str, int]:
-    """How many numbers each part learns."""
+    """Returns the number of parameters of each part."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     counts = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in params.items()}
     return {**counts, "all": sum(counts.values())}
@@ -119,7 +118,7 @@ def main() -> None:
         for name, count in parameters(model).items():
             print(f"| {name} | {count:,} |")
         for count in map(int, options.objects.split(",")):
-            # Object counts are padded to these: what is paid for is the room.
+            # Object counts are padded to an object bucket, which determines the cost.
             room = engine_lib.Engine(model, {}, config.inference).capacity_for(count)
             print(f"\n### {variant}, {count} object(s), room for {room}\n")
             print("| stage | GFLOP | MB read and written |\n|---|---:|---:|")

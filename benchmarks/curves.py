@@ -22,19 +22,19 @@ IOUS = {"j": "refined", "j_coarse": "coarse", "j_propagated": "propagated by the
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-    """The objects of a JSONL file, [] where there is none; VosError names a broken line."""
+    """Returns the objects of a JSONL file, [] if it does not exist; VosError names an invalid line."""
     lines = path.read_text().splitlines() if path.is_file() else []
     found = []
     for number, line in enumerate(lines, start=1):
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            raise errors.VosError(f"{path}: line {number} is no JSON: {error}") from error
+            raise errors.VosError(f"{path}: line {number} is not JSON: {error}") from error
     return found
 
 
 def smooth(values: list[float], width: int) -> np.ndarray:
-    """A running mean over `width` values, shorter at both ends."""
+    """Returns the running mean over `width` values, over fewer at both ends."""
     kernel = np.ones(min(width, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 

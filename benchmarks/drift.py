@@ -1,17 +1,17 @@
-"""Where accuracy is lost: J with the truth held against one part of the method at a time.
+"""Measures the cost of drift: J with ground truth in the memory or as the previous mask.
 
     python -m benchmarks.drift --data COMPOSITES [--rows own/own,true/own] [--out ROWS.jsonl]
 
-COMPOSITES is a data set in the DAVIS layout of which every frame is annotated. A row `MEMORY/PREVIOUS` says
-which masks are written to the memory (`own`, `true`, or `first`: only annotated frames are written) and which
-are the previous mask of the next frame (`own`, `true`). What `true` adds to `own` is what drift costs there.
+COMPOSITES is a data set in the DAVIS layout in which every frame is annotated. A row `MEMORY/PREVIOUS` names
+the masks that are written to the memory (`own`, `true`, or `first`: only annotated frames are written) and
+the previous masks of the next frame (`own`, `true`). The gain of `true` over `own` is the cost of drift.
 
-J is the mean over object-frames of the final masks at stride 4, without the first and the last frame, and the
-same of coarse and propagated masks. The file visibility.json beside the data gives, per sequence and frame,
-object id -> [visible pixels, pixels if nothing lay over it]. With it the table has columns by visible share
-and counts the frames in which an absent object has a mask of more than 100 pixels ("ghosts"). The proposals'
-columns tell how well the best of the network's candidates shows a visible object: mean IoU, recall at IoU .5,
-and, of these, the rank by the matching cost (0 is first).
+J is the mean over object-frames of the final masks at stride 4, without the first and the last frame; coarse
+and propagated masks have columns, too. The file visibility.json in COMPOSITES gives, per sequence and frame,
+object id -> [visible pixels, pixels without occlusion]. With it the table has columns by visible share, and
+counts the frames in which an absent object has a mask of more than 100 pixels ("ghosts"). The columns of the
+proposals measure the network's best candidate for a visible object: mean IoU, recall at IoU 0.5, and, of
+these, the rank by the matching cost (0 is first).
 """
 
 import argparse
@@ -40,7 +40,7 @@ from vos_jax.ops import masks
 
 ROWS = ("own/own", "own/true", "true/own", "true/true", "first/own")
 SHARES = {"seen > 90 %": 0.9, "60 to 90 %": 0.6, "30 to 60 %": 0.3}
-# A mask of an absent object counts from so many pixels of the frame on.
+# Smallest mask of an absent object that counts, in pixels of the frame.
 GHOST_PIXELS = 100
 
 
@@ -53,11 +53,11 @@ def step(
     truth: jax.Array,
     use_true: dict[str, jax.Array],
 ) -> tuple[state_lib.State, dict[str, jax.Array]]:
-    """Segments a frame, lets the truth replace what `use_true` names, and measures every object.
+    """Segments a frame, replaces the masks of `use_true` by the truth, and measures every object.
 
     Args:
       truth: [N, H/4, W/4] share of each cell that an object covers.
-      use_true: whether the truth takes the place of the mask in the "memory" and as the "previous" one.
+      use_true: whether the truth replaces the mask in the "memory" and the "previous" mask.
     """
     before = state
     state, encoded, output = step_lib.segment(model, params, state, frame, prompt)
@@ -72,7 +72,7 @@ def step(
         slot_attention=prediction.read.slot_attention,
         memory_prob=jnp.where(use_true["memory"], truth, prob[1:]),
     )
-    # Only the annotated frames are written.
+    # "first": only the annotated frames are written.
     memory = jax.tree.map(
         lambda new, old: jnp.where(use_true["first"] & ~jnp.any(prompt.given), old, new),
         after.memory,
@@ -107,7 +107,7 @@ def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
 def measure(
     engine: engine_lib.Engine, run: Any, video: video_lib.Video, visible: list[dict] | None, row: str
 ) -> list[dict[str, Any]]:
-    """Returns one dict per object and frame of a video, its first and last frame left out."""
+    """Returns one dict per object and frame of a video, without its first and last frame."""
     memory, previous = row.split("/")
     use_true = {
         "memory": jnp.asarray(memory == "true"),
@@ -121,7 +121,7 @@ def measure(
         inputs = session.prepare(video.frame(index), prompts.get(index))
         ((padded, prompt, _),), (state,) = inputs.arrays, inputs.states
         ids = video.mask(index)
-        assert ids is not None  # `main` has looked
+        assert ids is not None  # checked in `main`
         one_hot = masks.one_hot(inputs.objects.slot_ids(view.see_ids(ids)), state.object_valid.size)
         truth = masks.downsample(jnp.asarray(one_hot, jnp.float32), geometry.MASK_STRIDE)
         state, found = run(session.params, state, padded, prompt, truth, use_true)
@@ -145,7 +145,7 @@ def measure(
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The table's columns from all object-frames; absent objects count in "ghosts" alone."""
+    """Returns the table's columns from all object-frames; absent objects count in "ghosts" only."""
     shown = [row for row in rows if row.get("seen", 1) > 0]
 
     def mean(name: str, of: list[dict[str, Any]]) -> float:
@@ -173,7 +173,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def make_run(model: vos.VOS) -> Any:
-    """Returns the compiled `step`; one program serves every row."""
+    """Returns the compiled `step`; all rows share one program."""
     return jax.jit(lambda *arguments: step(model, *arguments), donate_argnums=1)
 
 

@@ -1,4 +1,4 @@
-"""Repacks parameters of version 0.1, whose matcher had no branch of its own and one array of lambdas.
+"""Repacks parameters of version 0.1, which had no branch for the matcher and one array of lambdas.
 
     python -m benchmarks.layout_0_1 OLD.safetensors NEW.safetensors
     python -m benchmarks.layout_0_1 OLD_WORKDIR NEW_WORKDIR --config train_lite0 --data static=... davis=...
@@ -37,7 +37,7 @@ BRANCHES = {"match_projection": "projection", "log_temperature": "log_temperatur
 
 
 def from_0_1(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns parameters of the old layout, nested dicts, in today's."""
+    """Converts parameters, nested dicts, from the old layout to today's."""
     new = {name: value for name, value in params.items() if name not in (*BRANCHES, "lambda_logit")}
     new["matcher"] = {new_name: params[name] for name, new_name in BRANCHES.items()}
     lambdas = params["lambda_logit"]
@@ -46,7 +46,7 @@ def from_0_1(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_0_1(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns parameters of today's layout, with lambdas for `DATASETS`, in the old one."""
+    """Converts parameters with lambdas for `DATASETS` from today's layout to the old one."""
     old = {name: value for name, value in params.items() if name != "matcher"}
     old |= {name: params["matcher"][new_name] for name, new_name in BRANCHES.items()}
     lambdas = params["matcher"]["lambda_logit"]
@@ -54,7 +54,7 @@ def to_0_1(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def repack(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Writes a weights file in today's layout, and its record where there is one.
+    """Writes a weights file in today's layout, and its record if there is one.
 
     Raises:
       VosError: the file is not of version 0.1, or `new` exists.
@@ -114,7 +114,7 @@ def repack_run(old: pathlib.Path, new: pathlib.Path, config: configs.Config, fol
 
 
 def _map_params(change: Callable[[dict], dict], tree: Any) -> Any:
-    """Returns a state with every tree of parameters in it changed."""
+    """Returns a state with `change` applied to every tree of parameters."""
 
     def is_params(x: Any) -> bool:
         return isinstance(x, dict) and bool({"matcher", "lambda_logit"} & set(x))

@@ -1,11 +1,11 @@
-"""A long video in which the object leaves and comes back: does frame 1,900 cost what frame 100 does?
+"""Compares the cost of frames 100 and 1,900 of a long video in which the object leaves and returns.
 
     python -m benchmarks.long_video [--checkpoint auto] [--frames 2000] [--size 96x160]
 
 One table row per eviction policy, all with the same number of slots. Times are medians over 81 frames of the
-step alone, from handing over a frame until its mask is there; memory is this process's resident set and the
-bytes of the state that goes from frame to frame. J is the mean over frames of all but the first; where the
-object is away an empty mask is right. The video is drawn by our own code; nothing is downloaded.
+step alone, from the frame to its mask; memory is this process's resident set and the bytes of the state. J is
+the mean over all frames but the first; while the object is away, an empty mask is correct. The video is
+rendered, so nothing is downloaded.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from vos_jax.inference import session as session_lib
 from vos_jax.models import memory, weights
 
 EVICTIONS = tuple(memory.EVICTIONS)
-PERIOD, GONE = 250, (150, 200)  # In each period the object is away from the one frame to the other.
-AROUND, WINDOW = 100, 40  # Compared are frames around this one and this far from the end.
+PERIOD, GONE = 250, (150, 200)  # In each period the object is away between these frames.
+AROUND, WINDOW = 100, 40  # Frames around this one are compared with frames this far from the end.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one policy did: milliseconds, megabytes, state bytes and J per frame; returns recovered."""
+    """The results of one policy: milliseconds, megabytes, state bytes and J per frame; returns recovered."""
 
     milliseconds: list[float]
     resident: list[float]
@@ -44,18 +44,18 @@ class Run:
     recovered: list[bool]
 
     def around(self, index: int, values: list) -> float:
-        """Median over the frames around frame `index`."""
+        """Returns the median over the frames around frame `index`."""
         return statistics.median(values[max(0, index - WINDOW) : index + WINDOW + 1])
 
 
 def make_video(size: tuple[int, int], frames: int) -> rendered.RenderedVideo:
-    """One object that is away for 50 frames in every 250."""
+    """Returns a video of one object that is away for 50 frames in every 250."""
     away = tuple((first + GONE[0], first + GONE[1]) for first in range(0, frames, PERIOD))
     return rendered.make_video(size=size, frames=frames, objects=1, away=away)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH as numbers; raises `VosError` for anything else."""
+    """Parses HEIGHTxWIDTH; raises `VosError` for anything else."""
     try:
         height, width = map(int, text.split("x"))
     except ValueError:
@@ -64,7 +64,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def of_policy(config, eviction: str):
-    """The config with that policy and as many slots as it had: the long term takes one of them.
+    """Returns the config with another eviction policy and the same number of slots, long-term slot included.
 
     Raises:
       VosError: there is no such policy.
@@ -76,7 +76,7 @@ def of_policy(config, eviction: str):
 
 
 def make_engine(config: configs.Config, model: Any, params: Any) -> engine_lib.Engine:
-    """Returns an engine that sees frames at their own size, in one view, and does not adapt."""
+    """Returns an engine without resizing, test-time augmentation and adaptation."""
     plain = {"min_size": 0, "max_size": 0, "scales": (1.0,), "flip": False}
     still = dataclasses.replace(config.inference.adaptation, steps=0)
     return engine_lib.Engine(model, params, dataclasses.replace(config.inference, adaptation=still, **plain))
@@ -106,7 +106,7 @@ def segment(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> Run:
 
 
 def row(name: str, run: Run) -> str:
-    """One line of the table."""
+    """Formats one line of the table."""
     early, late = AROUND, len(run.milliseconds) - AROUND
     cells = [name]
     for values, form in ((run.milliseconds, "{:.1f}"), (run.resident, "{:.0f}")):

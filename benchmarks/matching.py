@@ -1,4 +1,4 @@
-"""Matching layers: time and memory over objects and proposals, and how far from the optimum they end.
+"""Measures the matching layers: time, memory, and the distance of their assignments from the optimum.
 
 python -m benchmarks.matching             time and memory (under a minute)
 python -m benchmarks.matching --regret    the tables of docs/lab/matching_regret.md (minutes on 2 cores)
@@ -19,7 +19,7 @@ CASES = 1000
 
 
 def median_ms(function, *args) -> tuple[float, float]:
-    """Median and interquartile range of several calls, compiled and warm."""
+    """Returns median and interquartile range of several calls after compilation."""
     jax.block_until_ready(function(*args))
     times = []
     for _ in range(REPEATS):
@@ -63,26 +63,26 @@ def time_table() -> None:
 
 
 def uniform_costs(rng: np.random.Generator, num_objects: int, num_proposals: int) -> np.ndarray:
-    """Independent costs in [-1, 0]."""
+    """Returns independent costs in [-1, 0]."""
     return -rng.random((CASES, num_objects, num_proposals))
 
 
 def contested_costs(rng: np.random.Generator, num_objects: int, num_proposals: int) -> np.ndarray:
-    """Look-alikes: how well a proposal fits is mostly the same for all objects."""
+    """Returns costs of look-alikes: a proposal's cost is similar for all objects."""
     shared = rng.random((CASES, 1, num_proposals))
     own = rng.random((CASES, num_objects, num_proposals))
     return -(0.8 * shared + 0.2 * own)
 
 
 def with_null(values: np.ndarray) -> np.ndarray:
-    """[..., N, P + 1] -> [..., N, P + N]: everybody's own null column; infinity in anybody else's."""
+    """Expands [..., N, P + 1] to [..., N, P + N]: a null column per object, infinite for others."""
     num_objects = values.shape[-2]
     own = np.where(np.eye(num_objects, dtype=bool), values[..., -1:], np.inf)
     return np.concatenate([values[..., :-1], own], -1)
 
 
 def optimum(costs: np.ndarray) -> np.ndarray:
-    """Each case's best columns."""
+    """Returns each case's best columns."""
     return np.stack([optimize.linear_sum_assignment(case)[1] for case in costs])
 
 
@@ -91,7 +91,7 @@ def price(costs: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def regret_table(costs: np.ndarray, null_cost: float | None) -> None:
-    """Prints how one distribution's assignments compare with the optimum."""
+    """Prints the comparison of the layers with the optimum for one distribution."""
     _, num_objects, num_proposals = costs.shape
     null = null_cost is not None
     base = {"null": null}
@@ -127,10 +127,10 @@ def regret_table(costs: np.ndarray, null_cost: float | None) -> None:
 
         found = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(costs, jnp.float32)), np.float64)
         choice = found.argmax(-1)
-        if null:  # everybody's null column is another one
+        if null:  # every object has its own null column
             choice = np.where(choice == num_proposals, num_proposals + np.arange(num_objects), choice)
         double = np.array([len(set(row)) < num_objects for row in choice])
-        # A soft answer is made an assignment by its own weights: the one it gives most mass to.
+        # A soft assignment is rounded to the hard one with the most mass.
         rounded = optimum(with_null(-found) if null else -found)
         regret = price(extended, rounded) - best_cost
         column_sum = found[..., :num_proposals].sum(-2).max(-1)

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 VOLATILE = ("seconds", "fps", "fps_inference", "peak_memory_mb", "device", "checkpoint", "config")
-"""Keys of results.json that name the run, the tree or the machine, not what was computed."""
+"""Keys of results.json that describe the run, the tree or the machine."""
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what a job computed: arrays, numbers and texts by name."""
+    """Returns the results of a job: arrays, numbers and texts by name."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -53,11 +53,11 @@ class Comparison:
     """The difference between two outputs of a job.
 
     Args:
-        pixels: of masks and pictures that differ.
-        values: that differ, of everything else.
-        largest: the largest difference of numbers, as a share of the largest number of its group (what
-            stands before the first "/"); infinite where one has no counterpart.
-        example: the name of the first thing that differs; "" where nothing does.
+        pixels: number of differing pixels of masks and pictures.
+        values: number of other differing values.
+        largest: the largest difference of numbers, as a share of the largest number of its group (the name
+            before the first "/"); infinite if a value has no counterpart.
+        example: the name of the first difference; "" if there is none.
     """
 
     pixels: int = 0
@@ -120,7 +120,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _difference(a: Any, b: Any) -> np.ndarray:
-    """Returns how much two values differ, element by element: 0 where not, 1 where they are no floats."""
+    """Returns the difference of two values per element; 0 or 1 for values that are not floats."""
     shapes = [np.shape(x) for x in (a, b) if isinstance(x, np.ndarray)]
     alike = type(a) is type(b) and np.shape(a) == np.shape(b)
     if alike and _is_number(a) and _is_number(b) and np.asarray(a).dtype == np.asarray(b).dtype:

@@ -1,4 +1,4 @@
-"""What this device can do at best, measured: a floor under every stage's time."""
+"""Measures the peak rates of this device, which give a lower bound of every stage's time."""
 
 import statistics
 import time
@@ -23,12 +23,12 @@ class Peaks(NamedTuple):
     bytes: float
 
     def floor(self, flops: float) -> float:
-        """The fewest milliseconds that this much arithmetic can take."""
+        """Returns the lower bound in milliseconds for this number of operations."""
         return 1e3 * flops / self.flops
 
 
 def measure(f: Callable[[], object], repeats: int = 15) -> Spread:
-    """How long `f` takes, after one call that does not count."""
+    """Measures the time of `f`, after one warm-up call."""
     jax.block_until_ready(f())
     times = []
     for _ in range(repeats):
@@ -40,31 +40,31 @@ def measure(f: Callable[[], object], repeats: int = 15) -> Spread:
 
 
 def measured(side: int = 2048, megabytes: int = 256) -> Peaks:
-    """A large matrix product and a large copy in float32, the fastest of each."""
+    """Returns the rates of a large matrix product and a large copy in float32."""
     return Peaks(product(side), copy(megabytes))
 
 
 def product(side: int, dtype: str = "float32", precision: str | None = None) -> float:
-    """Operations per second of the product of two random matrices, the fastest of seven.
+    """Returns the operations per second of the product of two random matrices, the fastest of seven.
 
     Args:
       side: rows and columns of each.
       dtype: of both and of the result.
-      precision: as `jnp.matmul` takes it: "highest" for float32 in full, "high" for TF32 on GPUs.
+      precision: as in `jnp.matmul`: "highest" for full float32, "high" for TF32 on GPUs.
     """
-    # Random numbers: a GPU multiplies constants at less power, so at a higher clock, than it can keep up.
+    # Random numbers, because a GPU needs less power for constants and reaches an unrealistic clock rate.
     square = jax.random.normal(jax.random.key(0), (side, side), dtype)
     return 2.0 * side**3 / fastest(jax.jit(lambda x: jnp.matmul(x, x, precision=precision)), square)
 
 
 def copy(megabytes: int) -> float:
-    """Bytes per second read and written by adding 1 to a vector of float32, the fastest of seven."""
+    """Returns the bytes per second read and written by adding 1 to a float32 vector, fastest of seven."""
     vector = jnp.ones((megabytes * 2**18,), jnp.float32)
     return 2.0 * vector.nbytes / fastest(jax.jit(lambda x: x + 1.0), vector)
 
 
 def fastest(f: Callable, x: jax.Array) -> float:
-    """Seconds of the fastest of seven calls, after one that does not count."""
+    """Returns the seconds of the fastest of seven calls, after one warm-up call."""
     jax.block_until_ready(f(x))
     times = []
     for _ in range(7):

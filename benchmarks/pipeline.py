@@ -1,10 +1,10 @@
-"""Clips per second of the training pipeline, and where its time goes.
+"""Measures clips per second of the training pipeline, and the shares of its stages.
 
     python benchmarks/pipeline.py --davis ../shared/data/davis2016-train-360p --static ../shared/data/static
 
-Rows: a DAVIS folder, the same packed into ArrayRecord, photos made into pseudo-clips; each with 0 workers
-(threads of this process) and with worker processes. Clips per second are wall time and mean little on a busy
-machine; CPU milliseconds per clip (one thread, no workers) do not depend on it as much.
+Rows: a DAVIS folder, the same packed into ArrayRecord, pseudo-clips from photos; each with 0 workers (threads
+of this process) and with worker processes. Clips per second are wall time, so they are reliable on an idle
+machine only; CPU milliseconds per clip (one thread, no workers) depend less on other load.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STAGES = {
     "objects, colours": ("finish",),
     "to arrays": ("to_arrays",),
 }
-"""Row of the table: (function name, end of its file's name); without a file any of ours."""
+"""Stage -> (function name, end of its file's name); without a file, any file of vos_jax/data."""
 
 
 def wall(settings: data_config.ClipDataConfig, seconds: float) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def profile(settings: data_config.ClipDataConfig, clip_count: int) -> tuple[floa
             for (path, _, function), (_, _, _, cumulative, _) in stats.stats.items()
             if function == name and "vos_jax/data/" in path and path.endswith(file[0] if file else ".py")
         ]
-        # Of functions that call each other under one name, the outermost has the whole time.
+        # If functions of one name call each other, the outermost has the total time.
         shares[stage] = max(inside, default=0.0) / stats.total_tt
     return spent, shares
 

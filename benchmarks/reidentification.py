@@ -1,14 +1,13 @@
-"""Are objects that left the frame found again? By eviction policy, and with the search near and everywhere.
+"""Measures the share of returning objects that are found again, by eviction policy and search radius.
 
     python -m benchmarks.reidentification [--checkpoint auto] [--videos 2] [--frames 180] [--size 96x160]
 
-The set is drawn by our own code: in every video all objects leave twice for 30 frames and come back; they are
-alone, or two, or among things that look like them but for a shade, stay where they are and are background.
-A return counts as found when J exceeds 0.5 in one of the first five frames in which the object is back (a
-quarter of its usual area shows).
+The videos are rendered: in each, all objects leave twice for 30 frames and return. There is one object, or
+two, or one among static background objects of a slightly different hue. A return is found if J exceeds 0.5 in
+one of the first five frames in which the object is back (with a quarter of its usual area).
 
-Also said: J where the object shows, and how many of the frames in which it is away have an empty mask, as
-they should. All policies have the same number of slots.
+The table also has J in frames with the object, and the share of frames without it in which the mask is empty,
+as it should be. All policies have the same number of slots.
 """
 
 import argparse
@@ -40,7 +39,7 @@ ROWS = (*long_video.EVICTIONS, "fifo:0", "consolidate:0")
 def make_videos(
     kinds: list[str], size: tuple[int, int], frames: int, count: int
 ) -> dict[str, list[rendered.RenderedVideo]]:
-    """`count` videos of each kind; always the same ones."""
+    """Returns `count` videos of each kind, always the same ones."""
     return {
         kind: [
             rendered.make_video(f"returns{number}", size=size, frames=frames, away=AWAY, **settings)
@@ -51,7 +50,7 @@ def make_videos(
 
 
 def score(engine: engine_lib.Engine, video: rendered.RenderedVideo) -> tuple[list[bool], list, list]:
-    """Per object of one video: returns found, J where it shows, and whether its mask is empty elsewhere."""
+    """Returns, for one video: returns found, J of visible objects, whether masks of absent ones are empty."""
     frames = (video.frame(index) for index in range(len(video)))
     ids = [video.mask(index) for index in range(len(video))]
     found = [result.ids for result in session_lib.Session(engine).run(frames, video.prompts())]
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=2, help="of each kind")
     parser.add_argument("--frames", type=int, default=180)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--rows", default=",".join(ROWS), help="eviction policies, POLICY:REACH with a reach")
+    parser.add_argument("--rows", default=",".join(ROWS), help="eviction policies: POLICY or POLICY:RADIUS")
     parser.add_argument("--size", default="96x160", help="HEIGHTxWIDTH")
     options, overrides = configs.split_arguments(sys.argv[1:])
     options = parser.parse_args(options)

@@ -1,4 +1,4 @@
-"""RoIAlign as two matrix products or as gathers: milliseconds for 33 boxes, forward and with gradient.
+"""Measures RoIAlign as matrix products and as gathers: milliseconds for 33 boxes, with and without gradient.
 
 python -m benchmarks.roi_align
 """
@@ -16,7 +16,7 @@ BOXES, SIZE, REPEATS = 33, 14, 15
 
 
 def fastest_ms(function, *args) -> float:
-    """The fastest of several calls, compiled and warm: the machine may be shared."""
+    """Returns the milliseconds of the fastest of several calls, as the machine may be shared."""
     jax.block_until_ready(function(*args))
     times = []
     for _ in range(REPEATS):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every benchmark once, then the tests, on the device at hand: what each prints lies in OUT/NAME.txt.
+# Runs every benchmark once, then the tests, on this machine's device; the output goes to OUT/NAME.txt.
 #
 #   benchmarks/run_all.sh [OUT]          default: results/benchmarks
 #   SECONDS_EACH=120 benchmarks/run_all.sh out speed-float32 matching    only these, two minutes each at most
 #
-# PYTHON chooses the interpreter (default: .venv/bin/python). A benchmark that fails or takes longer is said so in
-# OUT/summary.txt, and the next one runs. Order: what a new device is most wanted for comes first.
+# PYTHON is the interpreter (default: .venv/bin/python). A benchmark that fails or takes too long is noted in
+# OUT/summary.txt, and the next one runs. The most important figures of a new device come first.
 set -uo pipefail
 out=$(realpath -m "${1:-results/benchmarks}")
 [ $# -gt 0 ] && shift

@@ -1,16 +1,16 @@
-"""Compares what this tree computes with what a git revision computes, bit for bit, on this machine.
+"""Compares the results of this tree with those of a git revision, bit for bit, on this machine.
 
     python -m benchmarks.same_as BASE [--jobs lite0,loss] [--keep results/same_as] [--tolerance 1e-6]
     python -m benchmarks.same_as BASE --data data/DAVIS --film film.mp4 first.png
 
 BASE is checked out in a temporary git worktree. Each job runs in both trees, one after the other, with the
-same Python and the same data; uncommitted changes of this tree count. The table says per job "same", or how
-many pixels (of masks) or values (of the rest) differ and by how much. The exit status is 1 where anything
-differs or fails.
+same Python and the same data; uncommitted changes of this tree are included. For each job the table has
+"same", or the number of differing pixels (of masks) or other values and the size of the difference. The exit
+status is 1 if anything differs or fails.
 
-Most jobs are command lines, written with the settings of commit 4d321c0; a tree's own names are in the
-`RENAMES` of its benchmarks/same_as_jobs.py, which also holds the jobs that need the Python API. A BASE from
-before that file takes the first version of it.
+Most jobs are command lines with the settings of commit 4d321c0; `RENAMES` in a tree's
+benchmarks/same_as_jobs.py maps them to the tree's own names. That file also has the jobs that need the Python
+API. A BASE that is older than that file uses its first version.
 """
 
 import argparse
@@ -45,10 +45,10 @@ SMALL = "--config.inference.min_size=256 --max_size 256"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One thing that both trees compute.
+    """A computation that both trees run.
 
     Args:
-        program: the file at the root that runs; None: a function of benchmarks/same_as_jobs.py.
+        program: the program in the root folder; None: a function of benchmarks/same_as_jobs.py.
         arguments: of the program, with the names of commit 4d321c0; {data}, {out} and {tree} are folders.
         approximate: whether --tolerance applies; else values are compared bit for bit.
     """
@@ -66,8 +66,8 @@ def _job(line: str) -> Job:
 JOBS = {
     # The 24 frames of the rendered sample, three objects: masks, J and F.
     "lite0": _job("eval.py --config demo --config.eval.overlay=false --out {out}"),
-    # Its first six frames, in this and the following jobs. "both" and "segment" run the program that "lite0"
-    # compiled. Views and the way back do not depend on the model: the training-free one compiles fastest.
+    # The following jobs use its first six frames. "both" and "segment" use the compiled program of "lite0".
+    # Test-time augmentation and direction do not depend on the model: the training-free one compiles fastest.
     "training_free": _job(f"eval.py {FIRST} --checkpoint none --out {{out}}"),
     "flip_scales": _job(f"eval.py {FIRST} --checkpoint none --flip --scales 0.75,1.0 {SMALL} --out {{out}}"),
     # Annotated in the fourth frame only.
@@ -77,7 +77,7 @@ JOBS = {
         f"eval.py {FIRST} --adapt 3 --config.inference.adaptation.crop=128 "
         "--config.inference.adaptation.batch=2 --out {out}"
     ),
-    # A full memory, and soft masks: in steps of 1/255, they show what masks do not.
+    # A full memory, and soft masks: in steps of 1/255, they show differences that masks do not.
     "consolidate": _job(
         f"eval.py {FIRST} --config.memory.eviction=consolidate --config.memory.capacity=3 "
         f"--config.memory.every=1 --save_probabilities {SMALL} --out {{out}}"
@@ -101,7 +101,7 @@ def jobs_of(options: argparse.Namespace) -> dict[str, Job]:
     """Returns the jobs to run, by name.
 
     Raises:
-        VosError: --jobs names one that there is not.
+        VosError: --jobs has an unknown name.
     """
     known = dict(JOBS)
     if options.data is not None:
@@ -129,7 +129,7 @@ def rename(key: str, value: str | None, renames: Mapping[str, str]) -> tuple[str
 
     Args:
         key: such as `memory.topk`, or an option such as `--adapt`.
-        value: as it is written; None: there is none.
+        value: as text; None: no value.
         renames: key, section, option or `key=value` -> its other name.
     """
     if (pair := renames.get(f"{key}={value}")) is not None:
@@ -170,17 +170,17 @@ def original(found: Mapping[str, Any], renames: Mapping[str, str]) -> dict[str, 
 # ---------------------------------------------------------------- running
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tree:
-    """A checkout of the project; its outputs go to `outputs`, one folder per job."""
+    """A checkout of the project, whose outputs go to `outputs`, one folder per job."""
 
     root: pathlib.Path
     outputs: pathlib.Path
     renames: Mapping[str, str]
 
     def run(self, name: str, job: Job, data: pathlib.Path) -> float:
-        """Runs a job, whose output then lies in `outputs` / its name; returns the seconds it took.
+        """Runs a job, whose output goes to `outputs` / its name; returns the seconds it took.
 
         Raises:
-            VosError: it failed; its last line is named.
+            VosError: it failed; the message has the last line of its output.
         """
         out = self.outputs / name
         shutil.rmtree(out, ignore_errors=True)
@@ -208,7 +208,7 @@ class Tree:
 
 # ---------------------------------------------------------------- the program
 def git(*words: str) -> str:
-    """Returns what git prints; VosError if it fails."""
+    """Returns the output of git; VosError if it fails."""
     result = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
     if result.returncode:
         raise errors.VosError(f"git {' '.join(words)}: {result.stderr.strip()}")
@@ -216,7 +216,7 @@ def git(*words: str) -> str:
 
 
 def jobs_file(commit: str) -> str:
-    """Returns the text of same_as_jobs.py at a commit; of its first version where that is older."""
+    """Returns the text of same_as_jobs.py at a commit, or its first version if the commit is older."""
     if git("ls-tree", commit, "--", PYTHON_JOBS):
         return git("show", f"{commit}:{PYTHON_JOBS}") + "\n"
     added = git("log", "--diff-filter=A", "--format=%H", "HEAD", "--", PYTHON_JOBS).split()
@@ -225,7 +225,7 @@ def jobs_file(commit: str) -> str:
 
 @contextlib.contextmanager
 def checked_out(commit: str, jobs: str) -> Iterator[pathlib.Path]:
-    """Gives a folder that holds a commit and the text `jobs` as same_as_jobs.py; removes it at the end."""
+    """Yields a temporary checkout of a commit, with the text `jobs` as same_as_jobs.py."""
     with tempfile.TemporaryDirectory(prefix="same_as_") as folder:
         root = pathlib.Path(folder) / "base"
         git("worktree", "add", "--detach", str(root), commit)
@@ -245,7 +245,7 @@ def renames_of(text: str) -> Mapping[str, str]:
 
 
 def machine() -> str:
-    """Returns what kept outputs depend on beside the commit."""
+    """Describes the machine and versions, on which kept outputs depend besides the commit."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "numpy")]
     return (
         f"{platform.node()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {', '.join(versions)}"
@@ -253,7 +253,7 @@ def machine() -> str:
 
 
 def kept_seconds(folder: pathlib.Path, stamp: Mapping[str, Any]) -> float | None:
-    """Returns how long a kept job took; None if it is not there or was another job."""
+    """Returns the seconds of a kept job; None if it does not exist or was another job."""
     try:
         noted = json.loads((folder / "same_as.json").read_text())
     except (OSError, ValueError):
@@ -265,7 +265,7 @@ def kept_seconds(folder: pathlib.Path, stamp: Mapping[str, Any]) -> float | None
 def run_base(
     names: Sequence[str], jobs: Mapping[str, Job], tree: Tree, stamps: Mapping[str, dict[str, Any]]
 ) -> None:
-    """Runs jobs in the tree of BASE and notes, in their folders, what they were."""
+    """Runs jobs in the tree of BASE and writes their stamps to their folders."""
     for name in names:
         print(f"BASE: {name}", file=sys.stderr, flush=True)
         try:
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="DAVIS 2016: adds the job davis16")
     parser.add_argument("--film", nargs=2, metavar=("FILE", "MASK"), help="a video and a mask: adds film")
     options = parser.parse_args(arguments)
-    # So that the worktree is removed, and the job that runs is ended.
+    # Exits normally on SIGTERM, so that the worktree is removed and the current job is ended.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     chosen = jobs_of(options)
     commit = git("rev-parse", "--verify", f"{options.base}^{{commit}}")
@@ -332,10 +332,10 @@ def compare_jobs(
 
     Args:
         chosen: the jobs.
-        kept: where the outputs of BASE lie.
-        renames: the names that BASE's tree has.
+        kept: folder of the outputs of BASE.
+        renames: the `RENAMES` of BASE's tree.
         here: this tree.
-        stamps: what is noted in the folders of BASE's jobs.
+        stamps: descriptions of BASE's jobs, stored in their folders.
         tolerance: see `outputs.compare`; for approximate jobs only.
     """
     print(f"{'job':<14} {'BASE s':>7} {'here s':>7}  result", flush=True)

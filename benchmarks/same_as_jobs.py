@@ -1,10 +1,10 @@
-"""Runs the jobs of benchmarks/same_as.py that need the Python API, with the API of the tree it lies in.
+"""Runs the jobs of benchmarks/same_as.py that need the Python API, with the API of its own tree.
 
     python -m benchmarks.same_as_jobs JOB DATA OUT
 
-A change of the Python API changes these functions, and a change of a setting's name `RENAMES`; what a job
-returns and the names in it stay, so that two trees can be compared. `write_data` draws the videos and photos
-that all jobs of both trees read.
+After a change of the Python API, change these functions; after a change of a setting's name, change
+`RENAMES`. A job's results and their names must stay, so that two trees can be compared. `write_data` renders
+the videos and photos that all jobs of both trees read.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ RENAMES: dict[str, str] = {
     "training_free.topk": "model.training_free.topk",
     "training_free.window": "model.training_free.window",
 }
-"""Settings and options of commit 4d321c0 -> of this tree. The longest entry that fits counts.
+"""Settings and options of commit 4d321c0 -> of this tree. The longest matching entry is used.
 
 A section: `memory` -> `model.memory`; a key: `memory.topk` -> `model.read.topk`; an option: `--adapt`; a
 value: `model.read=shared` -> `model.read.weight=none`.
@@ -105,7 +105,7 @@ ADDED = re.compile(
     r"|pseudo\.(camera|object)\..*|pseudo\.(mirror|size)|sources\..*\.(pseudo|all_frames))"
     r"|train\.loss\.correspondence|data\.exclude"
 )
-"""Settings that were constants, or were not there, at commit 4d321c0."""
+"""Settings that were constants or did not exist at commit 4d321c0."""
 
 Found = dict[str, Any]
 """Numbers, texts and arrays by name; names with the same part before the first "/" share a scale."""
@@ -166,7 +166,7 @@ def write_data(folder: pathlib.Path) -> None:
             _write_image(folder / "davis" / "JPEGImages" / name, video.frame(index))
             _write_image(folder / "davis" / "Annotations" / name, video.mask(index))
     params: dict[str, Any] = dict(traverse_util.flatten_dict(tiny.params(), sep="/"))
-    # RefineNet starts at zero, which would hide all that goes into it.
+    # RefineNet's last layer starts at zero, which would hide changes of its inputs.
     last = "refine/logit/kernel"
     params[last] = 0.1 * jax.random.normal(jax.random.key(1), params[last].shape)
     batch: dict[str, Any] = dict(tiny.batch())
@@ -195,7 +195,7 @@ def rendered(data: pathlib.Path) -> Found:
 
 
 def configs(data: pathlib.Path) -> Found:
-    """Returns every value of every config by this tree's names, as `CONFIG/KEY`."""
+    """Returns every value of every config by this tree's keys, as `CONFIG/KEY`."""
     from vos_jax import config
 
     del data
@@ -219,7 +219,7 @@ def batches(data: pathlib.Path) -> Found:
     found = {}
     for index in range(20):
         batch = dict(next(stream))
-        batch.pop("origins")  # there were none at commit 4d321c0
+        batch.pop("origins")  # did not exist at commit 4d321c0
         found |= {f"{index}/{name}": checksum(np.asarray(array)) for name, array in batch.items()}
     stream.close()
     return found
@@ -233,12 +233,12 @@ def loss(data: pathlib.Path) -> Found:
 
     with np.load(data / PARAMS) as arrays:
         params = layout_0_1.from_0_1(traverse_util.unflatten_dict(dict(arrays), sep="/"))
-    # A loop compiles in half the time.
+    # A rolled loop compiles in half the time.
     return _losses(data, tiny.model(), params, _step_config("train.loss.unroll=false"))
 
 
 def loss_lite0(data: pathlib.Path) -> Found:
-    """Returns what `loss` does, of the trained lite0; compiling takes minutes."""
+    """Returns the results of `loss` for the trained lite0, which takes minutes to compile."""
     import jax
 
     from vos_jax.models import vos, weights
@@ -252,8 +252,8 @@ def loss_lite0(data: pathlib.Path) -> Found:
 def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
     """Returns losses and gradients; arrays are named by the path of their parameter at commit 4d321c0.
 
-    In the first of the steps, the proposals of every frame are true ones; in the second, every previous mask
-    is true; in the third, both are the model's.
+    In the first step, the proposals of every frame are the oracle's; in the second, every previous mask is
+    the ground truth; in the third, both are the model's.
     """
     import jax
     from flax import traverse_util
@@ -261,8 +261,8 @@ def _losses(data: pathlib.Path, model: Any, params: Any, config: Any) -> Found:
     from vos_jax import devices
     from vos_jax.train import clip_loss
 
-    devices.choose("cpu")  # so that compiled programs are kept
-    # Compiles faster, and rounding depends less on what XLA fuses.
+    devices.choose("cpu")  # caches compiled programs
+    # Compiles faster, and rounding depends less on XLA's fusions.
     jax.config.update("jax_disable_most_optimizations", True)
     with np.load(data / BATCH) as arrays:
         batch = dict(arrays)

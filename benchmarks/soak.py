@@ -1,13 +1,13 @@
-"""20,000 small frames in one process: does anything grow?
+"""Checks that resources do not grow over 20,000 small frames in one process.
 
     python -m benchmarks.soak [--checkpoint auto] [--frames 20000] [--size 96x160]
 
-One video that never ends, with all that a user may do to it: objects are added, corrected and removed, soft
-masks are taken, the state is saved and loaded, masks are written, and every 1,920 frames another video is
-begun. A row each 1,000 frames: milliseconds per frame (median), resident memory, Python's objects, threads,
-open files, programs compiled. Frames are drawn by our own code. Exit code 1 where the median of resident
-memory grew by more than 2 % from the second quarter's rows to the last quarter's (single readings swing by
-more), or anything else grew at all.
+Segments rendered frames with all edits of a user: objects are added, corrected and removed, soft masks are
+read, the state is saved and loaded, masks are written, and every 1,920 frames a new session begins. Prints a
+row every 1,000 frames: milliseconds per frame (median), resident memory, Python's objects, threads, open
+files, compiled programs. The exit code is 1 if the median of resident memory or Python's objects grows by
+more than 2 % from the rows of the second quarter to those of the last (single readings vary more), or if
+threads, files or programs grow at all.
 """
 
 import argparse
@@ -33,7 +33,7 @@ GROWTH = 1.02
 
 
 def row(engine: engine_lib.Engine) -> dict[str, float]:
-    """Returns how much of each resource this process holds."""
+    """Returns this process's use of each resource."""
     gc.collect()
     return {
         "resident MB": speed.resident_megabytes(),
@@ -45,7 +45,7 @@ def row(engine: engine_lib.Engine) -> dict[str, float]:
 
 
 def act(session: Session, ids: np.ndarray, folder: pathlib.Path) -> Session:
-    """Makes one of a user's edits after a frame; returns the session. The edits repeat every 48 frames."""
+    """Applies one of a user's edits after a frame; returns the session. The edits repeat every 48 frames."""
     at = (session.index - 1) % CYCLE
     if at == 6:
         corner = np.zeros(ids.shape, np.uint8)
@@ -64,10 +64,10 @@ def act(session: Session, ids: np.ndarray, folder: pathlib.Path) -> Session:
 
 
 def soak(engine: engine_lib.Engine, frames: int, size: tuple[int, int]) -> list[dict[str, float]]:
-    """Segments the endless video and prints and returns the rows."""
+    """Segments the video in a loop; prints and returns the rows."""
     video = rendered.make_video(size=size, frames=CYCLE // 2, objects=2)
     there = [video.frame(index) for index in range(CYCLE // 2)]
-    shown = there + there[::-1]  # so that the loop has no cut
+    shown = there + there[::-1]  # forward and backward, so that the loop is continuous
     first, rows, times, session = video.mask(0), [], [], Session(engine)
     print("| frames | ms | resident MB | objects | threads | files | compiled |\n|" + "---:|" * 7)
     with tempfile.TemporaryDirectory() as place, mask_writer.MaskWriter(place) as out:
@@ -89,7 +89,7 @@ def soak(engine: engine_lib.Engine, frames: int, size: tuple[int, int]) -> list[
 
 
 def grown(rows: list[dict[str, float]]) -> list[str]:
-    """What grew between the second quarter and the last one."""
+    """Returns the resources that grew between the second quarter and the last one."""
     quarter = max(len(rows) // 4, 1)
     parts = rows[quarter : 2 * quarter] or rows, rows[-quarter:]
     before, after = ({k: statistics.median(row[k] for row in part) for k in rows[0]} for part in parts)

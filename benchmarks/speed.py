@@ -1,13 +1,14 @@
-"""Where a frame's time goes at 480x854: milliseconds, GFLOP, bytes and distance to the floor, stage by stage.
+"""Measures the stages of a frame at 480x854: milliseconds, GFLOP, bytes and the lower bound of the time.
 
     python -m benchmarks.speed [--variants lite0] [--objects 1,3,5,10] [--slots 2,8,20] [--json OUT.json]
     python -m benchmarks.speed --compare BEFORE.json AFTER.json
 
-A rendered video is followed until the memory is full; then each stage is compiled by itself and run on what
-that frame gives it, so stages need not add up to the whole step. The floor is the stage's arithmetic at the
-rate of a large matrix product, measured at the start of the same run. GFLOP and MB are XLA's count of what
-ran (benchmarks/cost.py); caches take most of the MB, which no floor can be made of. "Step" is the
-engine's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an indexed PNG.
+A rendered video is segmented until the memory is full; then each stage is compiled separately and run on the
+inputs of the next frame, so the stages need not add up to the whole step. The floor is the time of the
+stage's arithmetic at the rate of a large matrix product, measured at the start of the run. GFLOP and MB are
+XLA's count of the branches that ran (benchmarks/cost.py); MB give no floor, because caches serve most of
+them. "Step" is the engine's whole frame: numpy in, ids out. I/O is decoding a JPEG and writing an indexed
+PNG.
 """
 
 import argparse
@@ -47,12 +48,12 @@ SIZE = (480, 854)
 
 
 def peak_megabytes() -> float:
-    """The most memory this process has held so far."""
+    """Returns the peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def resident_megabytes() -> float:
-    """What this process holds now."""
+    """Returns the resident memory of this process, in MiB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
@@ -65,7 +66,7 @@ def segment(
     shown = [video.frame(index) for index in range(len(video))]
     session, times = session_lib.Session(engine, SIZE, {0: video.mask(0)}), []
     for index in range(frames):
-        # Forward and backward, so that the loop has no cut.
+        # Forward and backward, so that the loop is continuous.
         place = index % 46
         frame = shown[place if place < 24 else 46 - place]
         start = time.perf_counter()
@@ -95,7 +96,7 @@ def stage_rows(
             mock.patch.object(attention, "MEMORY_BLOCK", held),
             mock.patch.object(windows, "sizes", _window_that_ran(model, state)),
         ):
-            # A function of its own: what was traced above would be taken again.
+            # A new function, because JAX would reuse the trace from above.
             alone = functools.partial(lambda function, *x: function(*x), function)
             found = cost.cost_of(alone, *jax.eval_shape(lambda *x: x, *arguments))
         rows[name] = {
@@ -109,9 +110,9 @@ def stage_rows(
 
 
 def _blocks_that_ran(model: Any, state: state_lib.State) -> tuple[int, int]:
-    """Returns the numbers of near query pixels and of near pixels of a slot, each in whole blocks.
+    """Returns the numbers of near query pixels and of near pixels of a slot, rounded up to blocks.
 
-    With blocks of these sizes every loop of the read runs once, as a count of the program takes it.
+    With blocks of these sizes every loop of the read runs once, so a count of the program is correct.
     """
     radius, memory = model.config.read.search_radius, state.memory
     n, slots, h, w = memory.prob.shape
@@ -129,7 +130,7 @@ def _blocks_that_ran(model: Any, state: state_lib.State) -> tuple[int, int]:
 
 
 def _window_that_ran(model: Any, state: state_lib.State) -> Any:
-    """Stands for `windows.sizes` with one window: the largest that any object needs."""
+    """Replaces `windows.sizes` by one window: the largest that any object needs."""
     known, reach = windows.sizes, model.config.read.search_radius
     memory = state.memory
     h, w = memory.prob.shape[2:]
@@ -155,7 +156,7 @@ def io_rows(folder: pathlib.Path, frame: np.ndarray, ids: np.ndarray) -> dict[st
 
 
 def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
-    """As `weights.load_model`, which knows no "random": weights that nobody trained take as long."""
+    """Loads a model as `weights.load_model`, or one with random weights, which is as fast."""
     if checkpoint != "random":
         return weights.load_model(config.model, checkpoint)
     model = vos.VOS(config=config.model)
@@ -163,7 +164,7 @@ def make_model(config: Any, checkpoint: str) -> tuple[Any, Any, str]:
 
 
 def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peaks) -> dict[str, Any]:
-    """Measures one variant with so many objects and memory slots."""
+    """Measures one variant with `count` objects and the config's number of memory slots."""
     model, params, label = make_model(config, checkpoint)
     engine = engine_lib.Engine(model, params, dataclasses.replace(config.inference, min_size=0))
     session, frame, times = segment(engine, count, frames)
@@ -187,7 +188,7 @@ def case(config: Any, checkpoint: str, count: int, frames: int, peak: peaks.Peak
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    """One case as a table."""
+    """Formats one case as a table."""
     lines = [
         f"## {found['variant']} ({found['checkpoint']}), {found['objects']} object(s) in a room for "
         f"{found['room']}, {found['slots']} slots\n",
@@ -207,7 +208,7 @@ def as_markdown(found: dict[str, Any]) -> str:
 
 
 def compare(before: pathlib.Path, after: pathlib.Path) -> str:
-    """After / before of every stage that both files hold.
+    """Formats the ratio after / before of every stage in both files.
 
     Raises:
       VosError: a file is none of ours, or they have no case in common.
@@ -218,7 +219,7 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> str:
             cases = json.loads(path.read_text())["cases"]
             return {(c["variant"], c["objects"], c["slots"]): c["stages"] for c in cases}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise errors.VosError(f"{path} is no file that --json wrote ({error})") from error
+            raise errors.VosError(f"{path} was not written by --json ({error})") from error
 
     old, new = read(before), read(after)
     both = [key for key in old if key in new]
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--objects", default="1,3")
     parser.add_argument("--slots", default="8", help="model.memory.capacity")
     parser.add_argument("--frames", type=int, default=62, help="steps before the stages are measured")
-    parser.add_argument("--json", type=pathlib.Path, help="where to write what was measured")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the measurements")
     parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("BEFORE", "AFTER"))
     rest, overrides = configs.split_arguments(sys.argv[1:])
     options = parser.parse_args(rest)

@@ -1,4 +1,4 @@
-"""The stages of a frame, each as a function of its own with what it is given in that frame."""
+"""The stages of a frame, each as a separate function with its inputs."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -28,15 +28,15 @@ class Stage(NamedTuple):
 def of_frame(
     model: vos.VOS, params: Any, state: state_lib.State, frame: Any, evaluate: Callable
 ) -> Iterator[Stage]:
-    """Yields each stage of following the objects into `frame`, and last the whole step.
+    """Yields each stage of segmenting `frame`, and last the whole step.
 
     Args:
       model: the trained model.
       params: its parameters.
       state: before the frame.
       frame: padded.
-      evaluate: called with a function and its arguments, makes what the next stage is given: `jax.eval_shape`
-        for arrays that are shapes only.
+      evaluate: called with a function and its arguments, returns the inputs of the next stages;
+        `jax.eval_shape` if the arrays are shapes.
     """
     networks = model.networks
 

@@ -1,13 +1,13 @@
-"""Clips per second of the training pipeline alone and of the training step alone, and where the time goes.
+"""Measures clips per second of the training pipeline alone and of the training step alone.
 
     PYTHONPATH=. python benchmarks/train_speed.py --davis data/DAVIS --static data/static
     PYTHONPATH=. python benchmarks/train_speed.py --variants resnet50 --batch 8 --steps 20
     PYTHONPATH=. python benchmarks/train_speed.py --config train_small2
 
 Rows: the pipeline with the mixture of configs/train_davis.py; the step of each variant at 352x352 and 3
-frames, with the whole network learning and with a frozen backbone. With `--config`, the step of that config
-at its own sizes: as it is, without proposals, and with a frozen backbone. `--parts` times the forward pass
-too. Weights are random: they change no time. Compiling takes a minute per row on a CPU.
+frames, with the whole network trained and with a frozen backbone. With `--config`, the step of that config at
+its own sizes: unchanged, without proposals, and with a frozen backbone. `--parts` also measures the forward
+pass. Weights are random, which does not change the times. Compilation takes a minute per row on a CPU.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vos_jax.train import clip_loss, compile_report, optim, parallel, setup, sta
 
 
 def pipeline_rate(config, seconds: float) -> float:
-    """Clips per second that the pipeline makes while nothing else runs."""
+    """Returns the clips per second of the pipeline while nothing else runs."""
     names = setup.datasets_of(config.model, config.train)
     data = pipeline.make_pipeline(config.train.data, dataset_names=names, seed=config.seed)
     for _ in range(1 + config.train.data.prefetch):
@@ -41,7 +41,7 @@ def pipeline_rate(config, seconds: float) -> float:
 
 
 def make_batch(data: data_config.ClipDataConfig) -> dict[str, np.ndarray]:
-    """Noise with a moving square: what a step costs does not depend on what it sees."""
+    """Returns a batch of noise with a moving square; the data do not change the cost of a step."""
     rng = np.random.default_rng(0)
     batch = {name: np.zeros(x.shape, x.dtype) for name, x in compile_report.batch_shapes(data).items()}
     batch["frames"] = rng.integers(0, 256, batch["frames"].shape, np.uint8)
@@ -57,7 +57,7 @@ def make_batch(data: data_config.ClipDataConfig) -> dict[str, np.ndarray]:
 
 
 def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
-    """Median wall time, after one call that is not counted."""
+    """Returns the median wall time, after one warm-up call."""
     jax.block_until_ready(call())
     times = []
     for _ in range(repeats):
@@ -68,7 +68,7 @@ def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
 
 
 def step_times(config, repeats: int, *, parts: bool) -> dict[str, float]:
-    """Seconds of a step, of its compilation, and, with `parts`, of its forward pass alone."""
+    """Returns the seconds of a step, of its compilation, and, with `parts`, of its forward pass."""
     setup.check_model(config.model)
     model = vos.VOS(config=config.model)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def rows_of(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The table's rows: names, and what they change in the config."""
+    """Returns the table's rows: names, and their changes of the config."""
     frozen = "train.optim.frozen=backbone"
     if args.config is not None:
         return {"as it is": [], "no proposals": ["model.proposals.source=none"], "frozen backbone": [frozen]}

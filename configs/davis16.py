@@ -2,9 +2,9 @@
 
 Command:  python eval.py --config davis16 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
-Time:     27 s per video and 0.27 s per frame; --adapt 0 leaves the 27 s out
-Expected: J&F 0.811 with --adapt 0 on the ten sequences of docs/results.md; without it not measured with these
-          weights (the former ones, and model.memory.previous=true: 0.838); --checkpoint none: 0.587
+Time:     27 s per video and 0.27 s per frame; --adapt 0 saves the 27 s
+Expected: J&F 0.811 with --adapt 0 on the ten sequences of docs/results.md; with adaptation not measured with
+          these weights (0.838 with the former ones and model.memory.previous=true); --checkpoint none: 0.587
 """
 
 from vos_jax import config as configs
@@ -17,7 +17,7 @@ def get_config() -> configs.Config:
             "data.year": 2016,
             "data.merge_objects": True,
             "model.dataset": "davis",
-            # A score is asked for here, not speed: docs/results.md says what it gains.
+            # For the score, at the cost of speed; docs/results.md has the gain.
             "inference.adaptation.steps": 40,
             "eval.out": "results/davis16",
         },

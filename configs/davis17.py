@@ -2,8 +2,8 @@
 
 Command:  python eval.py --config davis17 --data data/DAVIS
 Hardware: 2 CPU cores, or any JAX accelerator
-Time:     27 s per video and 0.27 s per frame with one object; --adapt 0 leaves the 27 s out
-Expected: on ten sequences of one object each what davis16 gives; several objects: not yet measured
+Time:     27 s per video and 0.27 s per frame with one object; --adapt 0 saves the 27 s
+Expected: as davis16 on the ten sequences with one object; several objects: not yet measured
 """
 
 from vos_jax import config as configs
@@ -15,7 +15,7 @@ def get_config() -> configs.Config:
         {
             "data.year": 2017,
             "model.dataset": "davis",
-            # A score is asked for here, not speed: docs/results.md says what it gains.
+            # For the score, at the cost of speed; docs/results.md has the gain.
             "inference.adaptation.steps": 40,
             "eval.out": "results/davis17",
         },

@@ -3,7 +3,7 @@
 Command:  python eval.py --config davis17_testdev --data data/DAVIS --zip
 Hardware: 2 CPU cores, or any JAX accelerator
 Time:     not yet measured
-Expected: not yet measured; the truth lies with the server, which takes results/davis17_testdev/submission.zip
+Expected: not yet measured; the server has the ground truth: send it results/davis17_testdev/submission.zip
 """
 
 from vos_jax import config as configs
@@ -15,7 +15,7 @@ def get_config() -> configs.Config:
         {
             "data.year": 2017,
             "data.split": "test-dev",
-            # A score is asked for here, not speed: docs/results.md says what it gains.
+            # For the score, at the cost of speed; docs/results.md has the gain.
             "inference.adaptation.steps": 40,
             "eval.out": "results/davis17_testdev",
         },

@@ -1,8 +1,8 @@
-"""The main job on a video drawn by our own code: nothing to download, exact truth.
+"""Segmentation of a rendered video with exact ground truth; needs no download.
 
 Command:  make demo   (python eval.py --config demo --overlay)
 Hardware: 2 CPU cores
-Time:     33 s, of it 9 s compilation; 18 s with --checkpoint none
+Time:     33 s, including 9 s of compilation; 18 s with --checkpoint none
 Expected: J&F 0.953 (J 0.957, F 0.949); 0.941 (J 0.912, F 0.971) with --checkpoint none
 """
 
@@ -18,7 +18,7 @@ def get_config() -> configs.Config:
             "data.split": "demo",
             "eval.out": "results/demo",
             "eval.overlay": True,
-            # A demo that shows an earlier run's masks would show nothing.
+            # Segment again, instead of showing the masks of an earlier run.
             "eval.overwrite": True,
         },
     )

@@ -1,4 +1,4 @@
-"""LVOS validation: long videos, objects may come late; JPEGImages/VIDEO and Annotations/VIDEO.
+"""LVOS validation: long videos, objects may appear late; JPEGImages/VIDEO and Annotations/VIDEO.
 
 Command:  python eval.py --config lvos --data data/LVOS/valid
 Hardware: 2 CPU cores, or any JAX accelerator

@@ -1,9 +1,9 @@
-"""MOSE validation: crowds and occlusion; first masks only, the server scores.
+"""MOSE validation: crowds and occlusion; only first masks are public, the server computes the scores.
 
 Command:  python eval.py --config mose --data data/MOSE/valid --zip
 Hardware: 2 CPU cores, or any JAX accelerator
 Time:     not yet measured
-Expected: not yet measured; the truth lies with the server, which takes results/mose/submission.zip
+Expected: not yet measured; the server has the ground truth: send it results/mose/submission.zip
 """
 
 from vos_jax import config as configs

@@ -16,16 +16,15 @@ def get_config() -> configs.Config:
     return configs.replace(
         configs.default(),
         {
-            # Whose lambda the evaluation takes.
+            # Data set of the evaluation's lambda.
             "model.dataset": "davis",
-            # By the number of videos DAVIS would be one clip in sixty; five times that keeps its finer masks
-            # in view.
+            # In proportion to its videos DAVIS would give one clip in sixty; its finer masks are worth more.
             "train.data.sources.youtube_vos.weight": 0.75,
             "train.data.sources.davis.weight": 0.15,
             "train.data.sources.static.weight": 0.1,
             "train.steps": 100_000,
             "train.data.batch": 16,
-            # Every fifth frame of YouTube-VOS has a mask, so that a gap of 5 there skips 25 frames of video.
+            # Every fifth frame of YouTube-VOS has a mask, so a gap of 5 skips 25 frames of video.
             "train.data.gap.end": 5,
             "train.data.gap.end_step": 30_000,
             "train.optim.learning_rate": 2e-4,

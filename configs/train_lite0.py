@@ -1,4 +1,4 @@
-"""The long run of lite0: photos and DAVIS train together, several objects, wrong masks in the memory.
+"""The long run of lite0: photos and DAVIS train, several objects, wrong masks in the memory.
 
 Data:     python -m vos_jax.tools.pack_data --root data/static --out packed
               --exclude "coco128/*" "pennfudan/*"
@@ -7,7 +7,7 @@ Data:     python -m vos_jax.tools.pack_data --root data/static --out packed
 Command:  python train.py --config train_lite0 --workdir runs/lite0 --init vos_jax/weights/lite0.safetensors
           --data static=packed/packed_sequences/static/1.0.0 davis=packed/packed_sequences/DAVIS/1.0.0
           evaluation=data/DAVIS
-          (the same command goes on where it was stopped)
+          (the same command resumes the run)
 Hardware: 2 CPU cores, 6 GB
 Time:     docs/lab/lite0.md
 Expected: docs/lab/lite0.md
@@ -22,7 +22,7 @@ def get_config() -> configs.Config:
         {
             "train.data.sources.static.weight": 0.6,
             "train.data.sources.davis.weight": 0.4,
-            # Of these a photo or video may show more than its mask says.
+            # In these data some objects are not labelled.
             "train.data.sources.static.partial": (
                 "animals_caltech/*",
                 "davis17_challenge_firstframes/*",
@@ -44,7 +44,7 @@ def get_config() -> configs.Config:
             "train.data.augmentation.drift.prob": 0.3,
             "train.data.pseudo.motion": 1.5,
             "train.data.paste.prob": 0.5,
-            # What late frames of a video find in the memory: masks that have drifted.
+            # Late in a video the memory contains drifted masks.
             "train.loss.corruption.take": 0.3,
             "train.loss.corruption.lose": 0.2,
             "train.loss.corruption.grow": 0.2,

@@ -3,13 +3,13 @@
 Command:  python train.py --config train_small --workdir runs/small
           --data static=data/static davis=data/DAVIS
 Hardware: 2 CPU cores, 4 GB
-Time:     some 1.0 s per step of 4 clips where nothing else runs
+Time:     about 1.0 s per step of 4 clips on an idle machine
 Expected: J 0.80 on the first 20 frames of the held-back sequences (docs/results.md)
 """
 
 from vos_jax import config as configs
 
-# Photos of several true instances: kept for judging multi-object masks, never trained on.
+# Photos with several labelled instances: only for the evaluation of several objects, never trained on.
 JUDGED_PHOTOS = ("coco128/*", "pennfudan/*")
 
 
@@ -17,9 +17,9 @@ def get_config() -> configs.Config:
     return configs.replace(
         configs.default(),
         {
-            # Whose lambda the evaluation takes.
+            # Data set of the evaluation's lambda.
             "model.dataset": "davis",
-            # One proposal in three: what matching learns from, at a third of its cost.
+            # A third of the default's proposals are enough to train the matching, at a third of the cost.
             "model.proposals.capacity": 12,
             "train.data.sources.static.weight": 0.5,
             "train.data.sources.static.exclude": JUDGED_PHOTOS,

@@ -1,9 +1,9 @@
-"""The shipped lite0, second stage: longer clips, judged by its own previous masks, C4 and C5 learn with it.
+"""The shipped lite0, second stage: longer clips, predicted previous masks; C4 and C5 are trained, too.
 
 Command:  python train.py --config train_small2 --workdir runs/small2 --init vos_jax/weights/lite0.safetensors
           --data static=data/static davis=data/DAVIS
 Hardware: 2 CPU cores, 5 GB
-Time:     some 1.5 s per step of 4 clips where nothing else runs
+Time:     about 1.5 s per step of 4 clips on an idle machine
 Expected: docs/results.md
 """
 
@@ -18,9 +18,9 @@ def get_config() -> configs.Config:
             "train.data.clip_length": 4,
             "train.data.gap.start": 8,
             "train.data.gap.end_step": 400,
-            # A look-alike that nobody follows is what a follower must learn to leave alone.
+            # An object in the background that looks like the segmented one is a hard negative.
             "train.data.augmentation.objects.drop": 0.2,
-            # Masks drift because each builds on the one before: learn from predicted ones only, as met later.
+            # Masks drift because each depends on the previous one: train with predicted ones, as in tests.
             "train.loss.sampling_begin": 0,
             "train.loss.sampling_prob": 1.0,
             "train.loss.oracle_end": 0,
@@ -28,7 +28,7 @@ def get_config() -> configs.Config:
             "train.loss.hard_end": 1,
             "train.optim.learning_rate": 3e-4,
             "train.optim.warmup_steps": 50,
-            # Up to C3 ImageNet's features stay: high resolution is where the time goes.
+            # C2 and C3 keep ImageNet's features, because training at high resolution is slow.
             "train.optim.frozen": ("backbone/stem", "backbone/stage1", "backbone/stage2", "backbone/stage3"),
             "train.checkpoint.every": 100,
             "train.held_out.every": 400,

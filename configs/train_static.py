@@ -1,10 +1,10 @@
 """First stage: pseudo-clips from photos with masks, ImageNet backbone, random heads.
 
 Command:  python train.py --config train_static --workdir runs/static --data data/static evaluation=data/DAVIS
-          (photos with masks; DAVIS is only evaluated on, --config.train.held_out.every=0 does without)
+          (photos with masks; DAVIS is for evaluation only, which --config.train.held_out.every=0 turns off)
 Small:    ... --config.train.optim.frozen=backbone --config.train.data.crop=256 --config.train.data.batch=4
           --config.train.steps=2000
-Hardware: one GPU, eight, or a TPU slice: the batch is divided among whatever there is; "Small" is for CPUs
+Hardware: one GPU, eight, or a TPU slice: the batch is divided among the devices; "Small" is for CPUs
 Time:     not yet measured
 Expected: J on the seven held-back sequences of DAVIS 2016 train: not yet measured
 """
@@ -18,10 +18,10 @@ def get_config() -> configs.Config:
         {
             "train.data.sources.static.weight": 1.0,
             "train.steps": 20_000,
-            # Photos differ in colour from video, and video is compressed harder.
+            # Photos differ in colour from videos, and videos are compressed more.
             "train.data.augmentation.colour.prob": 0.5,
             "train.data.augmentation.jpeg.prob": 0.25,
-            # A network that finds nothing yet teaches matching nothing.
+            # Matching needs good proposals, which the untrained network does not give.
             "train.loss.oracle_end": 4000,
         },
     )

@@ -88,7 +88,7 @@ def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkey
 
     assert program.main(arguments) == 0
     assert sum("known already" in line for line in said) == 4
-    assert f"training goes on from step {stopped}" in said and "trained to step 8 of 8" in said[-2]
+    assert f"training resumes from step {stopped}" in said and "trained to step 8 of 8" in said[-2]
     assert lines(out / "figures.jsonl") == rows
     curve = lines(out / "curve.jsonl")
     assert curve[:stopped] == before and [row["step"] for row in curve] == [*range(1, 9)]
@@ -244,7 +244,7 @@ def test_a_state_comes_back_in_small_files(run, tmp_path, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), found.ema, run.ema)
 
     (tmp_path / shards[1]).unlink()
-    with pytest.raises(errors.VosError, match=r"not whole \(\d of \d files, of step 7\); remove state"):
+    with pytest.raises(errors.VosError, match=r"not complete \(\d of \d files, of step 7\); remove state"):
         state_files.restore(tmp_path, run)
     state_files.save(tmp_path, run, {"step": 7}, NOTED)
     kept = (tmp_path / shards[0]).read_bytes()
@@ -260,5 +260,5 @@ def test_a_state_of_another_model_is_refused(run, tmp_path):
     with pytest.raises(errors.VosError, match="holds no params/head/kernel"):
         state_files.restore(tmp_path, other)
     (tmp_path / "state-1-of-1.safetensors").write_bytes(b"1234")
-    with pytest.raises(errors.VosError, match="not a whole safetensors file"):
+    with pytest.raises(errors.VosError, match="not a complete safetensors file"):
         state_files.noted_config(tmp_path)

@@ -74,7 +74,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
     assert "[1.0, " in (out / "results.json").read_text(), "numbers on one line"
     archive = out / "submission.zip"
     assert check_submission.main([str(archive), "--config", "ytvos19", "--data", str(root)]) == 0
-    assert "fit for ytvos2019 valid: 2 sequence(s), 12 masks, 4 object(s)" in capsys.readouterr().out
+    assert "valid for ytvos2019 valid: 2 sequence(s), 12 masks, 4 object(s)" in capsys.readouterr().out
     path = out / "cow" / f"{SPACED[3]}.png"
     with Image.open(path) as image:
         assert image.mode == "P" and set(np.unique(image)) == {0, 3, 7}
@@ -181,7 +181,7 @@ def test_runs_merge_on_their_probabilities(tmp_path, followed, capsys):
     assert merge.main([str(a), str(b), "--out", str(tmp_path / "c")]) == 2
     assert "not probabilities" in capsys.readouterr().err
     assert merge.main([str(a), "--out", str(a)]) == 2
-    assert "holds masks already" in capsys.readouterr().err
+    assert "already contains masks" in capsys.readouterr().err
 
 
 def test_several_devices_share_the_videos(tmp_path, followed, monkeypatch):

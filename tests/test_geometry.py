@@ -27,7 +27,7 @@ def test_sizes_at_which_frames_are_followed(size, limits, seen):
 
 
 def test_frames_are_not_shrunk_to_nothing():
-    with pytest.raises(errors.VosError, match="854x480 would be followed at 14x8"):
+    with pytest.raises(errors.VosError, match="854x480 would be segmented at 14x8"):
         geometry.working_size((480, 854), max_size=8)
 
 

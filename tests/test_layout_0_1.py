@@ -50,7 +50,7 @@ def test_a_training_run_is_refused_and_its_state_comes_through(params, tmp_path)
     with checkpoints.Checkpoints(tmp_path, config) as saved:
         saved.save(3, old, {"step": 3}, record={})
     with checkpoints.Checkpoints(tmp_path, config) as saved:
-        with pytest.raises(errors.VosError, match="begun before version 0.2.*benchmarks.layout_0_1"):
+        with pytest.raises(errors.VosError, match="started before version 0.2.*benchmarks.layout_0_1"):
             saved.restore(now)
         restored = saved.restore(old)
     assert restored is not None and checkpoints.steps(tmp_path) == [3], "nothing was moved aside"

@@ -239,7 +239,7 @@ def test_a_disk_full_while_drawing_keeps_the_masks(here, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for target, name in ((video_writer.Movie, "write"), (exports.RunLengths, "_finish")):
+    for target, name in ((video_writer.VideoWriter, "write"), (exports.RunLengths, "_finish")):
         with monkeypatch.context() as broken:
             broken.setattr(target, name, full)
             assert run("v.mp4", *BOTH, "--rle") == 2

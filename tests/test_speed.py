@@ -35,5 +35,5 @@ def test_two_runs_are_compared_stage_by_stage(tmp_path):
     table = speed.compare(write("a.json", 80.0), write("b.json", 20.0))
     assert "| lite0 | 1 | 8 | read | 80.0 | 20.0 | 0.25 |" in table
     (tmp_path / "c.json").write_text("[]")
-    with pytest.raises(errors.VosError, match="c.json is no file that --json wrote"):
+    with pytest.raises(errors.VosError, match="c.json was not written by --json"):
         speed.compare(tmp_path / "a.json", tmp_path / "c.json")

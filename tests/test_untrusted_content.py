@@ -38,7 +38,7 @@ def test_a_code_that_pycocotools_reads_otherwise_is_refused(tmp_path):
     """A letter outside the code's alphabet passed the sum of runs here and was two letters there."""
     mask = np.zeros((4, 6), bool)
     mask[:, 3:] = True
-    good = proposal_files.record_of(mask, 0.5).counts
+    good = proposal_files.encode_proposal(mask, 0.5).counts
     assert proposal_files.read(write_proposals(tmp_path / "v.json", counts=good))
     for counts in (good + "\u0130", good + "p", good + " ", good + "\0"):
         with pytest.raises(errors.VosError, match="damaged code"):
@@ -62,7 +62,7 @@ def test_ten_thousand_proposals_in_a_frame_are_not_all_compared(little_memory):
     """Their overlaps alone took 8 bytes times their number squared."""
     boxes = np.zeros((4, 6), bool)
     boxes[1:3, 1:4] = True
-    one = proposal_files.record_of(boxes, 0.5)
+    one = proposal_files.encode_proposal(boxes, 0.5)
     many = proposal_files.VideoProposals("v", (4, 6), {"0": [one] * 20_000})
     found = proposal_files.arrays(many, "0", frame_size=(4, 6), padded_size=(32, 32), capacity=2)
     assert found.valid.tolist() == [True, False]

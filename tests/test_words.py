@@ -38,7 +38,7 @@ PHRASES = r"\bshall\b|\bcome what may\b|\bso it is\b|\bso to speak\b|\bwhosoever
 OLD_NAMES = frozenset(
     """
     Bounded Follower GivenMask Listed Movie Probe Product Record Segmented Segmenter Sequences Sizing
-    Soft StepConfig Track TrackedFrame Tracker VOSNet VideoSource ViewsTracker RunLog
+    Soft StepConfig Track TrackedFrame Tracker VOSNet VideoSource ViewsTracker Watch
     ahead_of_time annotations_lib box_masks davis_folder dataset_index follower followers frame_step
     given_masks keep_states make_follower make_plain no_given open_source proposals_dir
     reachable segmenter startable tracked with_prob ytvos

@@ -1,4 +1,4 @@
-"""Checksums of what a checkpoint holds: what a disk altered is noticed. They guard against no forger."""
+"""Checksums of a checkpoint's contents: they detect disk errors, not deliberate changes."""
 
 import json
 import zlib
@@ -13,16 +13,16 @@ _ODD = np.uint32(0x9E3779B1)
 
 
 def of_json(value: Any) -> int:
-    """Of anything that JSON can hold, the same after it was written and read."""
+    """Returns the checksum of a JSON value, which does not change when it is written and read."""
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def of_tree(tree: Any) -> dict[str, int]:
-    """Of a pytree of arrays, one number per branch, however it is spread over devices and processes.
+    """Returns a checksum per branch of a pytree of arrays, independent of their sharding.
 
-    An array's number is the sum of its elements' bits, each times an odd number that depends on its place:
-    parts can be summed where they are, and any one element that changes changes the sum (modulo 2^32). All
-    processes call this together.
+    An array's checksum is the sum of its elements' bits, each times an odd number that depends on its
+    position. So shards can be summed where they are, and a change of any element changes the sum (modulo
+    2^32). All processes must call this together.
     """
     names: list[str] = []
     sums: list[np.uint32] = []
@@ -41,7 +41,7 @@ def of_tree(tree: Any) -> dict[str, int]:
 
 
 def _of_array(leaf: Any) -> np.uint32:
-    """Of the parts of an array that this process is the first one to hold."""
+    """Returns the checksum of the array's shards on this process, without replicas."""
     leaf = jnp.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
@@ -53,7 +53,7 @@ def _of_array(leaf: Any) -> np.uint32:
 
 
 def _places(shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
-    """The positions (modulo 2^32) in the whole array of a part's elements, broadcastable to the part."""
+    """Returns the positions (modulo 2^32) of a part's elements in the whole array, broadcastable to it."""
     places = np.zeros((), np.uint32)
     step = 1
     for axis in reversed(range(len(shape))):

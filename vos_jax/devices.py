@@ -1,4 +1,4 @@
-"""The devices that a program computes on, and the cache of programs compiled for them."""
+"""The devices of a program, and the cache of compiled programs."""
 
 import ctypes
 import hashlib
@@ -16,36 +16,36 @@ from vos_jax.typing import Device
 NAMES = ("cpu", "gpu", "tpu")
 
 CACHE_VARIABLE = "VOS_JAX_CACHE"
-"""Environment variable that names another folder, or `off`; JAX_COMPILATION_CACHE_DIR overrides it."""
+"""Environment variable with another cache folder, or `off`; JAX_COMPILATION_CACHE_DIR overrides it."""
 
 MAX_CACHE_BYTES = 2 << 30
 """Size limit of the cache of compiled programs, in bytes; the oldest programs are deleted first."""
 
 
 def prefer(name: str | None) -> None:
-    """Asks JAX for a kind of device without touching any.
+    """Requests a kind of device from JAX without initialising any.
 
-    Call it before `processes.join`, after which it is too late to ask.
+    Call it before `processes.join`, which initialises the devices.
 
     Args:
-      name: "cpu", "gpu" or "tpu"; None: the best there is.
+      name: "cpu", "gpu" or "tpu"; None: the best one.
     """
     if name is not None:
-        # Left to itself JAX prefers an accelerator; naming one would fail with JAX's own traceback.
+        # JAX prefers an accelerator by default; naming a missing one would fail with JAX's own traceback.
         jax.config.update("jax_platforms", "cpu" if name == "cpu" else "")
 
 
 def choose(name: str | None) -> str:
     """Makes JAX use a kind of device and returns its description.
 
-    Call it before anything computes: JAX settles on its devices at first use. Programs compiled from then on
+    Call it before any computation, because JAX chooses its devices at first use. Programs compiled afterwards
     are cached for the next run.
 
     Args:
-      name: "cpu", "gpu" or "tpu"; None: the best there is.
+      name: "cpu", "gpu" or "tpu"; None: the best one.
 
     Raises:
-        VosError: JAX sees no such device, or settled on another one before.
+        VosError: JAX has no such device, or uses another one already.
     """
     prefer(name)
     _cache_programs()
@@ -62,15 +62,15 @@ def choose(name: str | None) -> str:
 
 
 def local() -> list[Device]:
-    """Returns the devices of this process that work is spread over."""
+    """Returns the devices of this process."""
     return jax.local_devices()
 
 
 def peak_memory_mb() -> float:
-    """Returns the most memory that one device has held so far, in MB; on CPU, that of this process."""
+    """Returns the peak memory of one device so far, in MB; on CPU, that of this process."""
     peaks: list[Any] = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in local()]
     if None in peaks:
-        import resource  # not everywhere there
+        import resource  # here, because some platforms lack it
 
         # Kilobytes, but bytes on macOS.
         unit = 1 if platform.system() == "Darwin" else 1024
@@ -81,8 +81,8 @@ def peak_memory_mb() -> float:
 def _keep_freed_memory() -> None:
     """Tells glibc not to return freed memory to the system; does nothing with other C libraries.
 
-    glibc maps every block above 32 MB anew and hands it back when freed, so each frame would pay the page
-    faults of all its large temporaries again.
+    glibc maps every block above 32 MB anew and unmaps it when it is freed, so every frame would cause the
+    page faults of all its large temporaries again.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -96,10 +96,10 @@ def _keep_freed_memory() -> None:
 
 
 def _cache_programs() -> None:
-    """Turns on JAX's compilation cache in a private folder; does nothing if there can be none.
+    """Turns on JAX's compilation cache in a private folder; does nothing if that is impossible.
 
-    A program is machine code: a folder that other users may write to is not used, and each kind of processor
-    has one of its own.
+    A program is machine code, so a folder that other users may write to is not used, and each kind of
+    processor has its own folder.
     """
     chosen = os.environ.get(CACHE_VARIABLE, "")
     settings: Any = jax.config  # its flags are attributes that a type checker does not see

@@ -1,4 +1,4 @@
-"""The one error type that a user may see, and the door through which it leaves."""
+"""The error type for users, and the wrapper of programs that prints it."""
 
 import contextlib
 import functools
@@ -11,20 +11,20 @@ from collections.abc import Callable
 
 
 class VosError(Exception):
-    """A user's mistake or a broken input: one line that names what was found, where, and what to do."""
+    """A user's mistake or a damaged input: one line with the place, what was found, and what to do."""
 
 
 ending = contextlib.ExitStack()
-"""What is let go when the program that runs, an `entry_point`, ends."""
+"""Cleanup callbacks; `entry_point` runs them when the program ends."""
 
 
 def _shown(text: str) -> str:
-    """The text without what commands a terminal: a file's name may hold anything."""
+    """Escapes control characters, which a file's name may contain and which a terminal would execute."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    """Raises KeyboardInterrupt; later, where JAX is called by the garbage collector: Python would drop it."""
+    """Raises KeyboardInterrupt; delays it in JAX's garbage collection callback, where Python drops it."""
     while frame is not None:
         if frame.f_code.co_name == "_xla_gc_callback":
             threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
@@ -34,10 +34,10 @@ def _interrupt(number: int, frame: types.FrameType | None) -> None:
 
 
 def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wraps a program's `main`: a `VosError` is printed as one line on stderr and becomes exit code 2.
+    """Wraps a program's `main`: prints a `VosError` as one line on stderr and returns exit code 2.
 
-    Ctrl-C becomes exit code 130, a closed output pipe 141; any other exception is a bug and keeps
-    its traceback.
+    Ctrl-C gives exit code 130, a closed output pipe 141. Any other exception is a bug and keeps its
+    traceback.
     """
 
     @functools.wraps(main)
@@ -55,7 +55,7 @@ def entry_point(main: Callable[..., int | None]) -> Callable[..., int]:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # What reads our output has gone: send the rest nowhere instead of failing again at exit.
+            # The reader of our output has ended: discard the rest, so that exit does not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         finally:

@@ -1,10 +1,10 @@
 """Safe files: atomic writes, locked folders, guarded reads, checked names.
 
-A file below a folder that `guard` was called for is replaced only if its guard admits it.
+A file below a folder with a guard (`guard`) is replaced only if the guard admits it.
 
-Input files are not trusted: an unpacked archive may hold a link to a device, a pipe that nobody writes to, or
-a file of any size. `open_regular` follows links, because data sets are often linked into place, and refuses
-all but regular files of bounded size.
+Input files are not trusted: an unpacked archive may contain a link to a device, a pipe without a writer, or a
+file of any size. `open_regular` follows links, because data sets are often linked into place, and rejects
+everything but regular files of limited size.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ MAX_BYTES = 1 << 30
 MAX_JSON_BYTES = 1 << 29
 
 MAX_NAME_BYTES = 200
-"""Longest name. File systems stop at 255 bytes, and `temporary_name` adds some."""
+"""Longest name. File systems allow 255 bytes, and `temporary_name` adds some."""
 
 TOKEN = secrets.token_hex(6)
-"""Marks this process's temporary files, so that no other program's are taken for its leftovers."""
+"""Part of the names of this process's temporary files, which tells them from those of other programs."""
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12})-\d+\.part(\.\w+)?")
 
-# Lists of numbers, which `indent` spreads over a line each; no string holds a line break.
+# Lists of numbers, which `indent` writes with one number per line; JSON strings have no line break.
 _LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 
 
@@ -47,7 +47,7 @@ _LISTS = re.compile(r"\[\n[\s\d.,eE+\-nul]*\]")
 class Guard(Protocol):
     """Decides which files below a folder may be replaced (`output_folder.OutputFolder`)."""
 
-    def check_place(self, path: pathlib.Path) -> None: ...  # VosError: `path` lies behind a link
+    def check_place(self, path: pathlib.Path) -> None: ...  # VosError: `path` is behind a link
 
     def admit(self, temporary: pathlib.Path, path: pathlib.Path, *, durable: bool) -> bool: ...
 
@@ -56,7 +56,7 @@ _guards: dict[pathlib.Path, Guard] = {}
 
 
 def guard(folder: pathlib.Path, by: Guard | None) -> None:
-    """Puts all files that this process writes below `folder` under a guard; None ends that."""
+    """Sets the guard of all files that this process writes below `folder`; None removes it."""
     for root in {absolute(folder), folder.resolve()}:
         if by is not None:
             _guards[root] = by
@@ -65,7 +65,7 @@ def guard(folder: pathlib.Path, by: Guard | None) -> None:
 
 
 def absolute(path: str | os.PathLike) -> pathlib.Path:
-    """Returns an absolute path without '..'; links are not followed."""
+    """Returns an absolute path without '..'; does not follow links."""
     return pathlib.Path(os.path.abspath(path))
 
 
@@ -79,7 +79,7 @@ def temporary_name(path: str | os.PathLike) -> pathlib.Path:
     """Returns a hidden name in the folder of `path`, with its suffix, unique to this thread.
 
     Raises:
-      VosError: `path` lies in a guarded folder, but behind a link out of it.
+      VosError: `path` is in a guarded folder, but behind a link out of it.
     """
     path = pathlib.Path(path)
     if (by := _guard_of(path)) is not None:
@@ -92,9 +92,9 @@ def atomic(path: str | os.PathLike, *, durable: bool = True) -> Iterator[pathlib
     """Yields a temporary name to write to, then renames it to `path`; on an exception, removes it.
 
     Args:
-      path: the file to write; a reader sees the old file or the whole new one.
-      durable: sync the file before the rename, so that a power cut leaves the old or the whole new file.
-        False saves a wait for the disk per frame; a program that resumes must then check the files' ends.
+      path: the file to write; a reader sees the old file or the complete new one.
+      durable: sync the file before the rename, so that a power cut leaves the old or the complete new file.
+        False saves a wait for the disk per frame; a program that resumes must then check for truncated files.
 
     Raises:
       VosError: as `commit`.
@@ -108,10 +108,10 @@ def atomic(path: str | os.PathLike, *, durable: bool = True) -> Iterator[pathlib
 
 
 def commit(temporary: pathlib.Path, path: str | os.PathLike, *, durable: bool = True) -> None:
-    """Renames a finished file to `path`, after syncing it to the disk where `durable`.
+    """Renames a finished file to `path`, after syncing it to the disk if `durable`.
 
     Raises:
-      VosError: the guard of its folder refuses to replace the file that is there.
+      VosError: the guard of the folder does not allow to replace the existing file.
     """
     if durable:
         handle = os.open(temporary, os.O_RDWR)
@@ -127,7 +127,7 @@ def commit(temporary: pathlib.Path, path: str | os.PathLike, *, durable: bool = 
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file if it exists; suppresses OSError, which would hide the error that led here."""
+    """Removes a file if it exists; ignores OSError, which would hide an earlier error."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
@@ -136,8 +136,8 @@ def remove_leftovers(folder: pathlib.Path, tokens: Collection[str] | None = None
     """Removes temporary files that killed processes left below `folder`.
 
     Args:
-      folder: where this program writes; links below it are not followed.
-      tokens: `TOKEN`s of the processes; None: of any process of this program, none of which may be writing.
+      folder: this program's output folder; links below it are not followed.
+      tokens: `TOKEN`s of the processes; None: of all processes of this program, none of which may be writing.
     """
     for path in folder.rglob(".*.part*"):
         found = _TEMPORARY.fullmatch(path.name)
@@ -147,7 +147,7 @@ def remove_leftovers(folder: pathlib.Path, tokens: Collection[str] | None = None
 
 
 def remove_leftovers_of(path: pathlib.Path) -> None:
-    """Removes temporary files that killed processes left beside `path`; none may be writing it now."""
+    """Removes temporary files of `path` that killed processes left; no process may be writing it."""
     own = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{12}}-\d+\.part{re.escape(path.suffix)}")
     for beside in path.parent.glob(".*.part*"):
         if own.fullmatch(beside.name) and beside.is_file() and not beside.is_symlink():
@@ -202,21 +202,21 @@ def check_inside(folder: pathlib.Path, out_dir: pathlib.Path) -> None:
     """Raises VosError if a link leads `folder` out of `out_dir`; `out_dir` itself may be a link."""
     if not folder.resolve().is_relative_to(out_dir.resolve()):
         raise errors.VosError(
-            f"{folder}: is a link out of {out_dir}, and nothing is written elsewhere; remove it, or name the "
-            "folder that it leads to with --out"
+            f"{folder}: is a link out of {out_dir}, where nothing may be written; remove it, or name its "
+            "target with --out"
         )
 
 
 def lock_folder(folder: str | os.PathLike, option: str = "--out") -> None:
-    """Locks a folder until this program's `main` returns or its process dies; see `lock`."""
+    """Locks a folder until this program's `main` returns or its process ends; see `lock`."""
     errors.ending.callback(os.close, lock(folder, option))
 
 
 def lock(folder: str | os.PathLike, option: str = "--out") -> int:
-    """Locks a folder until the returned handle is closed or the process dies.
+    """Locks a folder until the returned handle is closed or the process ends.
 
-    The kernel holds the lock (flock on the folder itself), so no file stays behind. File systems that cannot
-    lock a folder (some NFS mounts) leave it unlocked.
+    The lock is a flock on the folder itself, so no lock file is left. It has no effect on file systems that
+    cannot lock a folder (some NFS mounts).
 
     Args:
       folder: an existing output folder.
@@ -251,7 +251,7 @@ def open_regular(path: str | os.PathLike, limit: int = MAX_BYTES) -> BinaryIO:
     Raises:
       OSError: the file cannot be opened, is a device, a pipe or a folder, or is larger.
     """
-    # Without O_NONBLOCK opening a pipe waits for somebody to write to it.
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(handle)
@@ -296,7 +296,7 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists a folder's entries in natural order, without hidden ones; [] if there is no such folder.
+    """Returns a folder's entries in natural order, without hidden ones; [] if there is no such folder.
 
     Raises:
       VosError: the folder cannot be listed.
@@ -311,7 +311,7 @@ def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _natural(path: pathlib.Path) -> tuple:
-    # Alternating text and numbers, so that like is always compared with like.
+    # Text and numbers alternate, so that numbers are compared with numbers only.
     pieces = re.split(r"([0-9]+)", path.name)
     return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), path.name
 
@@ -327,20 +327,20 @@ def safe_name(name: str, what: str = "sequence") -> str:
       what: the kind of thing that is named, for the error.
 
     Raises:
-      VosError: the name holds a separator or control characters, or is longer than `MAX_NAME_BYTES`.
+      VosError: the name contains a separator or control characters, or is longer than `MAX_NAME_BYTES`.
     """
     if not name or name in (".", "..") or any(c in "/\\\0:" for c in name):
         raise errors.VosError(f"{what} {name!r} is not a plain name (no '/', '\\', ':' or '..')")
-    # Control characters command the terminal that shows the name; lone surrogates cannot be shown at all.
+    # A terminal would execute control characters; lone surrogates cannot be printed.
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name) or len(name.encode()) > MAX_NAME_BYTES:
         raise errors.VosError(
-            f"{what} {name[:100]!r} holds control characters, is no UTF-8 or is longer than "
+            f"{what} {name[:100]!r} contains control characters, is not UTF-8 or is longer than "
             f"{MAX_NAME_BYTES} bytes"
         )
     return name
 
 
 def closest_names(name: str, known: Sequence[str]) -> list[str]:
-    """Returns the known names that resemble `name` most: up to two, at least one if any is known."""
+    """Returns the known names most similar to `name`: up to two, at least one if any is known."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     return near or difflib.get_close_matches(name, known, n=1, cutoff=0.0) or list(known[:1])

@@ -12,10 +12,10 @@ from vos_jax import errors
 from vos_jax.typing import Float, Shaped, UInt8
 
 MASK_STRIDE = 4
-"""Pixels per cell of predicted and carried masks, along either axis."""
+"""Pixels per cell of the predicted masks and of those in the state, along either axis."""
 
 MEMORY_STRIDE = 16
-"""Pixels per cell of the memory, of the templates and of the regions that are matched to them."""
+"""Pixels per cell of the memory, of the templates and of the proposals' regions."""
 
 SIZE_MULTIPLE = 32
 """Padded sides are multiples of this, the coarsest stride of a backbone."""
@@ -30,7 +30,7 @@ MAX_ENLARGEMENT = 3.0
 def working_size(
     size: tuple[int, int], min_size: int = 0, max_size: int = 0, scale: float = 1.0
 ) -> tuple[int, int]:
-    """Returns the (height, width) at which the model sees frames of `size`, before padding.
+    """Returns the (height, width) of the model's input for frames of `size`, before padding.
 
     Args:
       size: (height, width) of the frames in pixels.
@@ -49,8 +49,8 @@ def working_size(
     height, width = (round(factor * side) for side in size)
     if factor < 1.0 and min(height, width) < MIN_SIDE:
         raise errors.VosError(
-            f"frames of {size[1]}x{size[0]} would be followed at {width}x{height} (width x height); "
-            f"--max_size and --scales must leave {MIN_SIDE} pixels a side"
+            f"frames of {size[1]}x{size[0]} would be segmented at {width}x{height} (width x height); "
+            f"--max_size and --scales must leave {MIN_SIDE} pixels per side"
         )
     return height, width
 
@@ -97,22 +97,22 @@ def resize_prob(prob: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Float[
 
 
 def argmax_resized(
-    planes: Iterable[Float[np.ndarray, "h w"]], size: tuple[int, int]
+    probs: Iterable[Float[np.ndarray, "h w"]], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
-    """Resizes probability maps one at a time and returns each pixel's index of the largest."""
+    """Resizes probability maps one at a time and returns the index of each pixel's largest value."""
     number, best = np.zeros(size, np.uint8), np.full(size, -np.inf, np.float32)
-    for index, plane in enumerate(planes):
-        plane = resize_prob(plane, size)
-        larger = plane > best
-        number[larger], best[larger] = index, plane[larger]
+    for index, prob in enumerate(probs):
+        prob = resize_prob(prob, size)
+        larger = prob > best
+        number[larger], best[larger] = index, prob[larger]
     return number
 
 
 def resize_ids(ids: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Resizes ids by majority; no object is lost, however small.
+    """Resizes ids by majority, without losing small objects.
 
-    Each pixel gets the id that covers most of it. An object that wins no pixel gets the one that it covers
-    most.
+    Each pixel gets the id that covers most of it. An object without any such pixel gets the pixel that it
+    covers most.
     """
     if ids.shape == tuple(size):
         return ids
@@ -132,7 +132,7 @@ def resize_ids(ids: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
 def overwrite(ids: UInt8[Any, "H W"], prompt_ids: UInt8[Any, "H W"]) -> UInt8[Any, "H W"]:
     """Replaces the masks of prompted objects by the prompt's, exact to the pixel.
 
-    An object in the prompt keeps no pixel outside of its prompted mask; the prompt's pixels win over all
+    An object in the prompt keeps no pixel outside its prompted mask, and the prompt's pixels replace all
     other objects.
 
     Args:

@@ -1,4 +1,4 @@
-"""The processes of a run on one or several machines: joining them, waiting, sharing work."""
+"""The processes of a run on one or several machines: joining, barriers, partition of the work."""
 
 import contextlib
 import dataclasses
@@ -15,14 +15,14 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
-# A week: longer than any process works on its share of a large data set. No process may leave before all are
-# done, because JAX takes a process that ends minutes before the others for a failure.
+# A week: longer than any process needs for its share of a large data set. No process may end before all are
+# done, because JAX treats a process that ends minutes before the others as failed.
 BARRIER_SECONDS = 7 * 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, from the view of one of them.
 
     Attributes:
       index: this process's number, from 0; process 0 is the leader.
@@ -38,10 +38,10 @@ class ProcessGroup:
         return self.index == 0
 
     def partition(self, items: Sequence[Item], cost: Callable[[Item], float]) -> list[Item]:
-        """Returns this process's share of the items, in the order given.
+        """Returns this process's share of the items, in their given order.
 
-        The costliest item is assigned first, always to the process with the least to do. The result depends
-        on the arguments alone, so the processes need not communicate.
+        Items are assigned by falling cost, each to the process with the lowest total. The result depends on
+        the arguments alone, so the processes need not communicate.
 
         Args:
           items: the same sequence in every process.
@@ -63,15 +63,15 @@ class ProcessGroup:
         """
         if self.count == 1:
             return
-        from orbax.checkpoint import multihost  # seconds to import, and only needed here
+        from orbax.checkpoint import multihost  # here, because the import takes seconds
 
         try:
             multihost.get_barrier_sync_fn()(key=f"vos_jax {name}", timeout_ms=1000 * BARRIER_SECONDS)
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0]
             raise errors.VosError(
-                f"another process has ended before it was done ({reason}); what it printed says why, and the "
-                "same commands go on"
+                f"another process has ended before it was done ({reason}); see its output, then run the same "
+                "commands again to continue"
             ) from error
 
     @contextlib.contextmanager
@@ -113,20 +113,20 @@ def join(
       count: number of processes.
       index: this process's number, from 0.
       detect: without the other arguments, detect a cluster: SLURM (`srun`), Open MPI, GKE, Cloud TPU slices.
-      timeout_seconds: how long to wait for the others.
+      timeout_seconds: time to wait for the other processes.
 
     Returns:
-      The group; a group of one where there are no other processes.
+      The group; a group of one if there are no other processes.
 
     Raises:
-      VosError: incomplete arguments, devices that are in use already, or an address out of reach.
+      VosError: incomplete arguments, devices that are already in use, or an unreachable address.
     """
     explicit = {"coordinator_address": address, "num_processes": count, "process_id": index}
     missing = [name for name, value in explicit.items() if value is None]
     if len(missing) == len(explicit) and not detect:
         return ProcessGroup()
     if multiprocessing.parent_process() is not None:
-        # A data worker imports the program again; it must not take its parent's place.
+        # A data worker imports the program again, but must not join in place of its parent.
         return ProcessGroup()
     if jax.distributed.is_initialized():
         return ProcessGroup(jax.process_index(), jax.process_count())
@@ -150,8 +150,8 @@ def join(
     except RuntimeError as error:
         if "must be called before" in str(error):
             raise errors.VosError(
-                "JAX uses this program's devices already, so it can no longer look for other processes: "
-                "start it in a program of its own, or say --num_processes 1 for this one alone"
+                "JAX already uses this program's devices, so it can no longer join other processes: start a "
+                "new program, or give --num_processes 1 for a single process"
             ) from error
         raise errors.VosError(f"cannot join the other processes: {_first_line(error)}") from error
     group = ProcessGroup(jax.process_index(), jax.process_count())
@@ -160,11 +160,11 @@ def join(
 
 
 def check_finished(unfinished: Sequence[str]) -> None:
-    """Raises VosError if some videos have no result after all processes have come to the end."""
+    """Raises VosError if some videos have no result after all processes have ended."""
     if unfinished:
         raise errors.VosError(
-            f"another process did not finish {', '.join(unfinished)}; what it printed says why, and the same "
-            "commands go on"
+            f"another process did not finish {', '.join(unfinished)}; see its output, then run the same "
+            "commands again to continue"
         )
 
 

@@ -1,4 +1,4 @@
-"""Weights in files: safetensors bytes to numpy arrays, bfloat16 included, and weights with their record."""
+"""Weights in files: reads safetensors to numpy arrays (with bfloat16), writes weights with a record."""
 
 import hashlib
 import json
@@ -28,15 +28,15 @@ DTYPES = {
 
 
 def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata in the bytes of a safetensors file; `name` is what errors call it.
+    """Returns the tensors and the metadata of a safetensors file's bytes; `name` is its name in errors.
 
     Raises:
-        VosError: not a whole safetensors file, or one with a type that is not in `DTYPES`.
+        VosError: not a complete safetensors file, or one with a type that is not in `DTYPES`.
     """
     try:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise errors.VosError(f"{name}: not a whole safetensors file ({error})") from None
+        raise errors.VosError(f"{name}: not a complete safetensors file ({error})") from None
     tensors = {}
     for key, entry in entries:
         if entry["dtype"] not in DTYPES:
@@ -47,14 +47,14 @@ def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
             raise errors.VosError(f"{name}: {key} has shape {entry['shape']}: {error}") from None
     # `deserialize` has validated the header: 8 bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__") or {}  # null counts as none to `deserialize`, too
+    return tensors, header.get("__metadata__") or {}  # `deserialize` accepts null, too
 
 
 def save(out: pathlib.Path, packed: bytes, record: Mapping[str, Any]) -> dict[str, Any]:
     """Writes weights to `out` and their record to `out` with .json; returns the record.
 
-    Files that are there are replaced only if this function wrote them: the record must be unchanged, by the
-    checksum that it holds of itself, and name the weights by their sha256.
+    Existing files are replaced only if this function wrote them: the record must match its own checksum and
+    contain the sha256 of the weights.
 
     Args:
       out: ends in .safetensors; its folder is created.
@@ -62,7 +62,7 @@ def save(out: pathlib.Path, packed: bytes, record: Mapping[str, Any]) -> dict[st
       record: JSON-able; "file", "sha256" and "checksum" are added to it.
 
     Raises:
-      VosError: another file is there, or `out` cannot be written.
+      VosError: a file that this function did not write exists, or `out` cannot be written.
     """
     beside = out.with_suffix(".json")
     record = {**record, "file": out.name, "sha256": hashlib.sha256(packed).hexdigest()}
@@ -70,7 +70,7 @@ def save(out: pathlib.Path, packed: bytes, record: Mapping[str, Any]) -> dict[st
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if replaced:
-            # A run that is killed between the two files leaves a record that names the old weights, too.
+            # If the program is killed between the two files, the record also matches the old weights.
             files.write_json(beside, _signed({**record, "replaces": replaced}))
         with files.atomic(out) as temporary:
             temporary.write_bytes(packed)
@@ -95,8 +95,8 @@ def _check_own(out: pathlib.Path, beside: pathlib.Path, packed: bytes) -> str | 
             found = None
         if not isinstance(found, dict) or found.get("file") != out.name or found != _signed(found):
             raise errors.VosError(
-                f"{beside}: is not a record of {out.name} as this program wrote it, and is not replaced; "
-                "move it away, or choose another OUT"
+                f"{beside}: is not a record of {out.name} that this program wrote, and is not replaced; move "
+                "it away, or choose another OUT"
             )
         record = found
     if not os.path.lexists(out):
@@ -108,8 +108,8 @@ def _check_own(out: pathlib.Path, beside: pathlib.Path, packed: bytes) -> str | 
     sha256 = None if there is None else hashlib.sha256(there).hexdigest()
     if there != packed and (sha256 is None or sha256 not in (record.get("sha256"), record.get("replaces"))):
         raise errors.VosError(
-            f"{out}: is there, and {beside.name} does not say that this program wrote it; it is not "
-            "replaced: move it away, or choose another OUT"
+            f"{out}: exists, and by {beside.name} this program did not write it; it is not replaced: move it "
+            "away, or choose another OUT"
         )
     return sha256
 

@@ -1,1 +1,1 @@
-"""A kit for a few minutes on an accelerator: see `python -m benchmarks.accelerator --help`."""
+"""Measurements and training in a few minutes on an accelerator: `python -m benchmarks.accelerator --help`."""

@@ -1,19 +1,19 @@
-"""Measures an accelerator, then trains on it until its minutes are up; the same command resumes.
+"""Measures an accelerator, then trains on it until a deadline; the same command resumes.
 
     python -m benchmarks.accelerator --minutes 9 --out DIR
     python -m benchmarks.accelerator --minutes 9 --out DIR --train train_small2 --init lite0.safetensors
         --data static=packed/photos davis=packed/davis --config.train.data.workers=8
         --config.model.dtype=bfloat16
 
-In this order, one program at a time: peak rates of the device; a training step of the first batch and its
-costliest kernels; a frame of a session; a training step of the other batches, where smaller ones fitted
-into memory; and with --train, training. DIR/figures.jsonl and figures.txt grow with each figure. A figure
-that cannot be had (out of memory, a compiler's error) is noted as failed, and the next one is measured.
-Figures of the same device and settings that DIR holds already are not measured again.
+Runs in this order, one program at a time: peak rates of the device; a training step of the first batch and
+its costliest kernels; a frame of a session; a training step of the other batches, if smaller ones fitted into
+memory; and with --train, training. Each figure is added to DIR/figures.jsonl and figures.txt. A figure that
+fails (out of memory, a compiler's error) is noted as failed, and the next one is measured. Figures in DIR of
+the same device and settings are not measured again.
 
-Training logs DIR/curve.jsonl and keeps the averaged weights and its state in files of at most 15 MiB
-(benchmarks/accelerator/state_files.py says what resuming from them loses). --data takes folders that
-`python -m vos_jax.tools.pack_data` packed; reading them needs no tensorflow-datasets.
+Training logs to DIR/curve.jsonl and writes the averaged weights and its state to files of at most 15 MiB
+(benchmarks/accelerator/state_files.py describes the rounding). --data takes folders packed by `python -m
+vos_jax.tools.pack_data`; reading them does not need tensorflow-datasets.
 """
 
 import argparse
@@ -37,7 +37,7 @@ BATCHES = (16, 32, 64, 128)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command line: options, and the config overrides among them."""
+    """Parses the command line into options and config overrides."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accelerator",
         description=__doc__,
@@ -94,14 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commit = checkout.commit()
     _say(f"{device}; commit {commit or 'unknown'}")
 
-    # ---------------------------------------------------------------- what is asked for, before it costs time
+    # ---------------------------------------------------------------- early checks
     before = state_files.noted_config(options.out) if options.train else None
     if before is not None:
         batch = batch or before["train.data.batch"]
         if changes := setup.changed(before, _noted(config, batch)):
             raise errors.VosError(
-                f"{options.out}: its state is of another config ({'; '.join(changes[:5])}); go on with that "
-                "one, or choose another --out"
+                f"{options.out}: its state is of another config ({'; '.join(changes[:5])}); use that config, "
+                "or choose another --out"
             )
     program = training.Program(config)
     if options.train:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measuring,
     )
     rates, too_large = {}, float("inf")
-    # What each kind of figure says comes before more of one kind: compiling takes most of the time.
+    # One figure of each kind comes before more of one kind, because compiling takes most of the time.
     for index, size in enumerate(options.batches):
         if size >= too_large:
             continue
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.train:
         if before is None:
             batch = batch or max(rates, key=lambda size: rates[size], default=train.data.batch)
-        assert batch is not None  # a state that lies there has noted its own
+        assert batch is not None  # an existing state has its batch size in its config
         noted = {
             "config": _noted(config, batch),
             "commit": commit,
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _noted(config: configs.Config, batch: int) -> dict[str, Any]:
-    """Returns the settings of the training, whose batch is chosen here."""
+    """Returns the settings of the training with the chosen batch size."""
     return {**configs.flatten(config), "train.data.batch": batch}
 
 
@@ -182,7 +182,7 @@ def _say(line: str) -> None:
 
 
 def _prepare(out: pathlib.Path, cache: pathlib.Path) -> None:
-    """Makes the folders and lets JAX keep programs, and XLA its choices of kernels, in the cache."""
+    """Creates the folders; turns on the caches of JAX's programs and XLA's autotuning."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)

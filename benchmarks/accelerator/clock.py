@@ -8,12 +8,12 @@ class Clock:
 
     Args:
       seconds: from now.
-      within: another clock, which this one does not outlast.
+      within: another clock, whose deadline is the latest possible.
     """
 
     def __init__(self, seconds: float, within: "Clock | None" = None):
         self._end = time.monotonic() + (seconds if within is None else min(seconds, within.left()))
 
     def left(self) -> float:
-        """Seconds until the deadline; negative after it."""
+        """Returns the seconds until the deadline; negative after it."""
         return self._end - time.monotonic()

@@ -1,4 +1,4 @@
-"""Measured figures: a line of JSON each as soon as it is known, and a table of all."""
+"""Measured figures: one line of JSON per figure, written at once, and a table of all."""
 
 import json
 import os
@@ -13,21 +13,21 @@ from vos_jax import errors, files
 Row = dict[str, Any]
 
 FIRST = 20.0
-"""Seconds that a figure is taken to need where no other of its kind was measured."""
+"""Estimated seconds of the first figure of a kind."""
 
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
 
 
 class Figures:
-    """FOLDER/figures.jsonl and figures.txt, which grow with every figure.
+    """Writes FOLDER/figures.jsonl and figures.txt after every figure.
 
-    A row holds "figure" (its name), "device", "commit", "settings", "seconds" that measuring took, and
-    "values", or "failed": one line that says why there are none.
+    A row holds "figure" (its name), "device", "commit", "settings", "seconds" of the measurement, and
+    "values", or "failed" with the reason in one line.
 
     Args:
-      folder: where the files are; rows that are there already are read.
-      device: what measures; rows of other devices are kept and shown, but not taken for this one's.
-      commit: of the code that measures.
+      folder: of the files; existing rows are read.
+      device: of the measurements; rows of other devices are kept and printed, but not reused.
+      commit: of the measured code.
       say: prints a line.
 
     Raises:
@@ -46,9 +46,9 @@ class Figures:
         self.rows = _read(self._lines)
 
     def known(self, name: str, settings: Mapping[str, Any]) -> Row | None:
-        """The last row of a figure of this device with these settings; None where it is yet to be measured.
+        """Returns the last row of a figure of this device with these settings; None if it must be measured.
 
-        What failed is tried again; what does not fit into memory will not fit the next time.
+        Failed figures are measured again, except those that do not fit into memory.
         """
         wanted = json.loads(json.dumps(dict(settings)))
         for row in reversed(self.rows):
@@ -63,16 +63,16 @@ class Figures:
         function: Callable[[], Mapping[str, Any]],
         deadline: clock.Clock,
     ) -> Row:
-        """Returns a figure's row: the known one, or what `function` finds now.
+        """Returns a figure's row: the known one, or a new one with the result of `function`.
 
-        An exception in `function` is noted as "failed". `function` is not called where less time is left
-        than the slowest figure of this name took, or `FIRST` seconds for the first of its name.
+        An exception in `function` is noted as "failed". `function` is not called if less time is left than
+        the slowest figure of this name took, or than `FIRST` seconds for the first of its name.
 
         Args:
           name: of the figure, such as "training step".
-          settings: what its values depend on, besides the device.
+          settings: the settings that its values depend on, besides the device.
           function: returns its values: numbers, text or lists of dicts.
-          deadline: by which `function` has to be done.
+          deadline: the latest end of `function`.
         """
         if (row := self.known(name, settings)) is not None:
             self._say(f"known already: {as_line(row)}")
@@ -85,7 +85,7 @@ class Figures:
         begin = time.monotonic()
         try:
             found = {"values": dict(function())}
-        # Whatever the compiler or the device raises: the next figure may still be had.
+        # The compiler and the device raise various errors; the next figure may still succeed.
         except Exception as error:
             found = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         return self._note(name, settings, found, time.monotonic() - begin)
@@ -109,12 +109,12 @@ class Figures:
 
 
 def out_of_memory(row: Row) -> bool:
-    """Whether a figure failed because it does not fit into the device."""
+    """Returns whether a figure failed because the device has too little memory."""
     return any(word in row.get("failed", "") for word in _OUT_OF_MEMORY)
 
 
 def as_text(rows: list[Row]) -> str:
-    """The last row of each figure for a reader, device by device."""
+    """Formats the last row of each figure, device by device."""
     lines = []
     last = {json.dumps([row["figure"], row["device"], row["settings"]]): row for row in rows}
     for device in dict.fromkeys(row["device"] for row in rows):
@@ -129,7 +129,7 @@ def as_text(rows: list[Row]) -> str:
 
 
 def as_line(row: Row) -> str:
-    """A figure without its lists: `training step (batch 32): step_seconds 0.61, clips_per_second 52.5`."""
+    """Formats a figure without lists, as `training step (batch 32): step_seconds 0.61, steps 9`."""
     of = f" ({_pairs(row['settings'])})" if row["settings"] else ""
     if "failed" in row:
         return f"{row['figure']}{of}: failed: {row['failed']}"
@@ -146,7 +146,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _read(path: pathlib.Path) -> list[Row]:
-    """The rows of a file; a last line that was cut off is left out, and removed from the file."""
+    """Returns the rows of a file; removes invalid lines, such as a truncated last one, from the file."""
     if not path.exists():
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""The kernels that take longest in what a device runs, by JAX's profiler."""
+"""The costliest kernels of a program, by JAX's profiler."""
 
 import collections
 import pathlib
@@ -11,24 +11,24 @@ import jax
 from vos_jax import errors
 
 _STREAMS = ("Stream", "XLA Ops")
-"""How the profiler's lines of what a GPU's streams and a TPU's core run begin."""
+"""Prefixes of the profiler's lines of a GPU's streams and of a TPU's core."""
 
 _CONTROL = ("while", "call", "conditional")
-"""Operations of the CPU's programs whose time is that of others inside them."""
+"""Operations of CPU programs whose time contains that of other operations."""
 
 
 def costliest(call: Callable[[], Any], count: int = 20) -> list[dict[str, Any]]:
-    """Returns the kernels that `call` spends most time in, the costliest first.
+    """Returns the kernels of `call` by falling total time.
 
-    Each is a dict: "kernel", "calls", "ms" in all, and "share" of the time of all kernels. On a CPU these are
-    the compiled program's operations, added up over threads.
+    Each is a dict: "kernel", "calls", "ms" in total, and "share" of the time of all kernels. On a CPU these
+    are the compiled program's operations, summed over threads.
 
     Args:
       call: runs the program and returns its results.
       count: of kernels.
 
     Raises:
-      VosError: the profiler saw none.
+      VosError: the profiler recorded none.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -39,7 +39,7 @@ def costliest(call: Callable[[], Any], count: int = 20) -> list[dict[str, Any]]:
 
 
 def rank(profile: Any, count: int) -> list[dict[str, Any]]:
-    """The costliest kernels of a `jax.profiler.ProfileData`; see `costliest`."""
+    """Returns the costliest kernels of a `jax.profiler.ProfileData`; see `costliest`."""
     planes = list(profile.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
     times, calls = collections.Counter(), collections.Counter()
@@ -48,7 +48,7 @@ def rank(profile: Any, count: int) -> list[dict[str, Any]]:
             if not line.name.startswith(_STREAMS if devices else "tf_XLA"):
                 continue
             for event in line.events:
-                # On a CPU the runtime's own functions lie between the program's operations.
+                # On a CPU, functions of the runtime and control operations are skipped.
                 if devices or not ("::" in event.name or event.name.startswith(_CONTROL)):
                     times[event.name] += event.duration_ns
                     calls[event.name] += 1

@@ -1,4 +1,4 @@
-"""What is measured: the device's peaks, the training step, the step of inference."""
+"""The measured programs: the device's peaks, the training step, the inference step."""
 
 import dataclasses
 import time
@@ -20,7 +20,7 @@ _PROFILED_STEPS = 2
 
 
 def device_peaks(side: int, megabytes: int) -> dict[str, float]:
-    """TFLOP/s of large matrix products and GB/s of a large copy.
+    """Returns TFLOP/s of large matrix products and GB/s of a large copy.
 
     Args:
       side: rows and columns of the matrices.
@@ -34,10 +34,10 @@ def device_peaks(side: int, megabytes: int) -> dict[str, float]:
 
 
 def training_step(program: Program, batch: int) -> dict[str, float]:
-    """Seconds of a training step of a batch, of compiling it, and clips per second.
+    """Returns the seconds of a training step and of its compilation, and clips per second.
 
-    Steps are dispatched one after another and waited for once, as in training. The first call, which traces
-    and compiles, counts as compilation.
+    Steps are dispatched without waiting in between, as in training. The first call, which traces and
+    compiles, counts as compilation.
     """
     run, clips = program.begin(), _noise(program, batch)
     begin = time.perf_counter()
@@ -63,7 +63,7 @@ def training_step(program: Program, batch: int) -> dict[str, float]:
 
 
 def training_kernels(program: Program, batch: int, count: int = 20) -> dict[str, Any]:
-    """The costliest kernels of two training steps of a batch; compiled before they are profiled."""
+    """Returns the costliest kernels of two training steps, without compilation."""
     run, clips = program.begin(), _noise(program, batch)
     run, metrics = program.trainer.step(run, clips)
     jax.block_until_ready(metrics)
@@ -78,12 +78,12 @@ def training_kernels(program: Program, batch: int, count: int = 20) -> dict[str,
 
 
 def inference_step(program: Program, size: tuple[int, int], frames: int) -> dict[str, float]:
-    """Milliseconds of a frame of a session with one object, and seconds to compile its step.
+    """Returns the milliseconds of a frame of a session with one object, and the seconds of compilation.
 
     Args:
-      program: whose model and first weights segment the object.
+      program: gives the model and its initial weights.
       size: height and width of a frame.
-      frames: to follow; the last half is timed, when the memory has filled.
+      frames: to segment; the last half, with a full memory, is timed.
     """
     config = inference_config.InferenceConfig(min_size=0, object_buckets=(1,))
     engine = engine_lib.Engine(program.model, program.params, config)
@@ -94,7 +94,7 @@ def inference_step(program: Program, size: tuple[int, int], frames: int) -> dict
         if index == frames // 2:
             step_seconds = engine.seconds["inference"]
         begin = time.perf_counter()
-        # Forward and backward, so that the loop has no cut.
+        # Forward and backward, so that the loop is continuous.
         place = index % 14
         session.step(shown[place if place < 8 else 14 - place], video.mask(0) if index == 0 else None)
         times.append(time.perf_counter() - begin)

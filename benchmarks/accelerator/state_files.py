@@ -1,11 +1,11 @@
-"""A training run in a few small files, each at most `MOST` bytes, so that all of them can be brought home.
+"""Saves a training run in small files of at most `MOST` bytes each, for copying from a remote machine.
 
     weights.safetensors, weights.json   averaged weights and their record, as vos_jax.tools.export writes them
     state-1-of-N.safetensors, ...       parameters, the optimiser's state; step, position in the data, config
 
-Resuming from them is not bit for bit: the optimiser's moments are rounded to bfloat16, and the averaged
-weights as the export rounds them (dense kernels to bfloat16). Parameters (float32), counts, the step, the
-position in the data and the random key, which follows from the config's seed, are exact.
+Resuming from them is not bit for bit: the optimiser's moments and the dense kernels of the averaged weights
+are rounded to bfloat16. Parameters (float32), counts, the step, the position in the data and the random key,
+which follows from the config's seed, are exact.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ _FILE = re.compile(r"state-(\d+)-of-(\d+)\.safetensors")
 def save(
     folder: pathlib.Path, run: state_lib.TrainState, position: Mapping[str, Any], noted: Mapping[str, Any]
 ) -> None:
-    """Writes a state and its averaged weights; every file appears whole, the state's at once.
+    """Writes a state and its averaged weights; every file is replaced atomically.
 
     Args:
-      folder: where the files go; older ones are replaced.
+      folder: of the files; older ones are replaced.
       run: the state, on the host.
-      position: in the data, `pipeline.BatchIterator.get_state`'s.
+      position: in the data, from `pipeline.BatchIterator.get_state`.
       noted: "config" as plain values, and if known "commit" and "command".
 
     Raises:
@@ -63,7 +63,7 @@ def save(
 
 
 def noted_config(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The config of the run whose state lies in a folder; None where there is none."""
+    """Returns the config of the state in a folder; None if there is no state."""
     paths = _files(folder)
     return json.loads(_read(paths[0])[1]["config"]) if paths else None
 
@@ -71,14 +71,14 @@ def noted_config(folder: pathlib.Path) -> dict[str, Any] | None:
 def restore(
     folder: pathlib.Path, fresh: state_lib.TrainState
 ) -> tuple[state_lib.TrainState, dict[str, Any]] | None:
-    """Returns the state that lies in a folder and its position in the data; None where there is none.
+    """Returns the state in a folder and its position in the data; None if there is no state.
 
     Args:
-      folder: what `save` wrote to.
-      fresh: the state before the first step, whose shapes and random key are taken.
+      folder: the folder of `save`.
+      fresh: the state before the first step, which gives the shapes and the random key.
 
     Raises:
-      VosError: a file is missing, damaged, of another step than its neighbours, or of another model.
+      VosError: a file is missing, damaged, of another step than the others, or of another model.
     """
     paths = _files(folder)
     if not paths:
@@ -91,8 +91,8 @@ def restore(
     count = int(_FILE.fullmatch(paths[0].name)[2])
     if len(steps) > 1 or len(paths) != count:
         raise errors.VosError(
-            f"{folder}: the state is not whole ({len(paths)} of {count} files, of step "
-            f"{' and '.join(sorted(steps))}); remove state-*.safetensors to begin anew, if you like from "
+            f"{folder}: the state is not complete ({len(paths)} of {count} files, of step "
+            f"{' and '.join(sorted(steps))}); remove state-*.safetensors to start again, for example from "
             f"--init {folder / WEIGHTS}"
         )
 
@@ -101,7 +101,7 @@ def restore(
             key = _key(name, path)
             if key not in known or known[key].shape != like.shape:
                 raise errors.VosError(
-                    f"{folder}: the state holds no {key} of shape {like.shape}; it is another model's"
+                    f"{folder}: the state has no {key} of shape {like.shape}; it is of another model"
                 )
             return known[key].astype(like.dtype)
 
@@ -122,7 +122,7 @@ def restore(
 
 
 def _tensors(run: state_lib.TrainState) -> dict[str, np.ndarray]:
-    """All that is kept of a state, by name; the optimiser's arrays in bfloat16."""
+    """Returns the stored arrays of a state, by name; the optimiser's float arrays in bfloat16."""
     found = {}
     for path, value in jax.tree_util.tree_leaves_with_path(run.params):
         found[_key("params", path)] = np.asarray(value)
@@ -138,7 +138,7 @@ def _key(name: str, path: Any) -> str:
 
 
 def _shards(tensors: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The tensors in their order, parted so that no part exceeds `MOST` bytes unless one tensor does."""
+    """Splits the tensors, in order, into parts of at most `MOST` bytes, or of one larger tensor."""
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
     for name, value in tensors.items():

@@ -21,13 +21,13 @@ CURVE = "curve.jsonl"
 
 
 class Program:
-    """The training program of a config, and what it begins with; compiled once for every batch.
+    """The training program of a config with its initial parameters; compiled once per batch size.
 
     Args:
-      config: the settings; `train.data.batch` may be any.
+      config: the settings; `train.data.batch` is ignored.
 
     Raises:
-      VosError: a value out of range, or weights to begin with that are missing or of another model.
+      VosError: a value out of range, or initial weights that are missing or of another model.
     """
 
     def __init__(self, config: configs.Config):
@@ -53,7 +53,7 @@ class Program:
         return self.trainer.place(init(self.params, key=self._run_key))
 
     def make_data(self, batch: int) -> pipeline.BatchIterator:
-        """Opens the training data, in batches of `batch` clips; VosError where they are missing."""
+        """Opens the training data, in batches of `batch` clips; VosError if they are missing."""
         data = dataclasses.replace(self.config.train.data, batch=batch)
         names = weights.datasets_of(self.params)
         return pipeline.make_pipeline(data, dataset_names=names, seed=self.config.seed)
@@ -69,22 +69,22 @@ def train(
     save_every: float = 60.0,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Trains until the deadline, `train.steps` or a signal, and returns the step it came to.
+    """Trains until the deadline, `train.steps` or a signal, and returns the last step.
 
-    Goes on from a state that lies in the folder (`state_files`). FOLDER/curve.jsonl gets a line for every
+    Resumes from a state in the folder (`state_files`). FOLDER/curve.jsonl gets a line for every
     `train.log_every`-th step.
 
     Args:
-      program: what is trained.
+      program: the training program.
       folder: of the state and the curve.
       batch: clips per step.
-      noted: goes into the record of the weights: "config", "commit", "command".
-      deadline: no step begins that would not be done and written by then.
+      noted: entries of the record of the weights: "config", "commit", "command".
+      deadline: no step begins that could not end and be written before it.
       save_every: seconds between two writes of the state.
 
     Raises:
-      VosError: data are missing, the loss is no longer finite, or nothing can be written; the last state
-        that was written stays.
+      VosError: data are missing, the loss is no longer finite, or a file cannot be written; the last written
+        state is kept.
     """
     settings, total, data = program.config.train, program.config.train.steps, program.make_data(batch)
     run, start = program.begin(), 0
@@ -92,15 +92,15 @@ def train(
         found, position = restored
         run, start = program.trainer.place(found.replace(key=run.key)), int(found.step)
         data.set_state(position)
-        say(f"training goes on from step {start}")
+        say(f"training resumes from step {start}")
     run_log.keep_until(folder / CURVE, start)
     began = saved_when = logged_when = time.monotonic()
     number = saved_at = logged = start
     pending: dict[str, Any] | None = None
     slowest = save_seconds = 0.0
 
-    def settle() -> None:
-        """Waits for the last step: its loss is a number, and is noted."""
+    def finish_step() -> None:
+        """Waits for the last step, checks that its loss is finite, and logs it."""
         nonlocal pending, logged, logged_when
         if pending is None:
             return
@@ -122,7 +122,7 @@ def train(
 
     def save() -> None:
         nonlocal saved_at, saved_when, save_seconds
-        settle()
+        finish_step()
         begin = time.monotonic()
         state_files.save(folder, jax.device_get(run), data.get_state(), noted)
         saved_at, saved_when = number, time.monotonic()
@@ -131,15 +131,15 @@ def train(
     with signals.Stop() as stop:
         try:
             while number < total and stop.signal is None:
-                # The step before may still be running.
+                # The previous step may still be running.
                 if deadline.left() < 2 * slowest + 2 * save_seconds:
                     break
                 begin = time.monotonic()
                 clips = program.trainer.put_batch(next(data))
-                settle()
+                finish_step()
                 run, pending = program.trainer.step(run, clips)
                 number += 1
-                if number > start + 2:  # the first ones compile, and start the workers
+                if number > start + 2:  # the first steps compile and start the workers
                     slowest = max(slowest, time.monotonic() - begin)
                 if time.monotonic() - saved_when > save_every:
                     save()

@@ -49,7 +49,7 @@ def test_a13_logs_whose_checkpoints_are_gone_are_not_cut(tmp_path):
     rows = [json.dumps({"step": step}) for step in (1, 2, 3)]
     write(tmp_path / "metrics.jsonl", "\n".join(rows).encode())
     with pytest.raises(
-        errors.VosError, match="logs step 2, but the last checkpoint .* bring the checkpoints"
+        errors.VosError, match="logs step 2, but the last checkpoint .* restore the checkpoints"
     ):
         train_folder(tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -73,9 +73,9 @@ def test_a13_a_workdir_in_the_data_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 def test_a14_weights_and_records_of_others_are_not_replaced(tmp_path, name):
     write(tmp_path / name)
-    with pytest.raises(errors.VosError, match=f"{name}: is .*not replaced"):
+    with pytest.raises(errors.VosError, match=f"{name}: .*not replaced"):
         weights_io.check_free(tmp_path / "model.safetensors")
-    with pytest.raises(errors.VosError, match=f"{name}: is .*not replaced"):
+    with pytest.raises(errors.VosError, match=f"{name}: .*not replaced"):
         weights_io.save(tmp_path / "model.safetensors", b"new", {})
     assert tree(tmp_path) == {name: MINE}
 
@@ -97,7 +97,7 @@ def test_a14_own_weights_are_replaced_until_the_user_changes_one(tmp_path, monke
         weights_io.save(out, b"five", {})
     (tmp_path / "model.json").write_text(json.dumps(noted))
     out.write_bytes(b"changed")
-    with pytest.raises(errors.VosError, match="does not say that this program wrote it"):
+    with pytest.raises(errors.VosError, match="this program did not write it"):
         weights_io.save(out, b"five", {})
 
 
@@ -137,7 +137,7 @@ def test_merging_into_a_run_is_refused(tmp_path, capsys):
 
 def test_proposals_of_others_are_not_replaced(tmp_path, capsys):
     """A video called as the input file would have replaced it."""
-    counts = proposal_files.record_of(np.ones((4, 6), bool), 0.5).counts
+    counts = proposal_files.encode_proposal(np.ones((4, 6), bool), 0.5).counts
     segmentation = {"size": [4, 6], "counts": counts}
     entries = [
         {"image_id": f"{name}/0.jpg", "score": 0.5, "segmentation": segmentation} for name in ("v", "results")

@@ -80,7 +80,7 @@ def test_write_replaces_atomically(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ids", [IDS.astype(np.int32), IDS[None], np.zeros((0, 4), np.uint8)])
 def test_write_refuses_what_is_no_uint8_plane(tmp_path, ids):
-    with pytest.raises(ValueError, match="uint8 plane"):
+    with pytest.raises(ValueError, match="non-empty uint8"):
         mask_files.write_mask(tmp_path / "x.png", ids)
 
 

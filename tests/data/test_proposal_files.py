@@ -25,7 +25,7 @@ SCORES = [0.6, 0.9, 0.5, 0.95]
 
 @pytest.fixture
 def video():
-    records = tuple(proposal_files.record_of(m, s) for m, s in zip(MASKS, SCORES, strict=True))
+    records = tuple(proposal_files.encode_proposal(m, s) for m, s in zip(MASKS, SCORES, strict=True))
     return proposal_files.VideoProposals("bike", SIZE, {"00000": records, "00001": ()})
 
 
@@ -99,7 +99,7 @@ def test_no_sound_code_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     masks = [rng.uniform(size=(70, 50)) < p for p in (0.0, 0.01, 0.5, 0.99, 1.0)]
     masks += [rectangle(3, 4, 60, 41, (70, 50)), rectangle(0, 0, 1, 1, (70, 50))]
-    records = tuple(proposal_files.record_of(mask, 0.5) for mask in masks)
+    records = tuple(proposal_files.encode_proposal(mask, 0.5) for mask in masks)
     proposal_files.write(tmp_path / "v.json", proposal_files.VideoProposals("v", (70, 50), {"0": records}))
     assert proposal_files.read(tmp_path / "v.json").frames["0"] == records
 
@@ -110,7 +110,7 @@ def test_no_sound_code_is_refused(tmp_path):
         ({"format": "other"}, "expected proposals of format"),
         ({"size": [24]}, "'size' must be"),
         ({"frames": []}, "needs 'video'"),
-        ({"frames": {"3": 1}}, "frame '3' holds no list"),
+        ({"frames": {"3": 1}}, "frame '3' must hold a list"),
         ({"frames": {"3": [{}]}}, "frame '3', proposal 0: 'score'"),
         ({"frames": {"3": [{"score": 2}]}}, "in \\[0, 1\\], not 2"),
         ({"frames": {"3": [{"score": True}]}}, "not True"),

@@ -62,7 +62,9 @@ def proposals(pristine, tmp_path_factory):
         frames = {}
         for path in sorted((pristine / "Annotations/480p" / video).iterdir()):
             ids = mask_files.read_mask(path)
-            frames[path.stem] = [proposal_files.record_of(ids == i, 0.9) for i in range(1, ids.max() + 1)]
+            frames[path.stem] = [
+                proposal_files.encode_proposal(ids == i, 0.9) for i in range(1, ids.max() + 1)
+            ]
         if video == "bee":
             del frames["00003"]
         found = proposal_files.VideoProposals(video, runs.SIZE, frames)

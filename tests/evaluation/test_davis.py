@@ -1,4 +1,4 @@
-"""J, F and their statistics: degenerate rules by hand, the rest against a slow reading of DESIGN §9."""
+"""J, F and their statistics: degenerate rules by hand, the rest against a slow implementation."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_far_apart_boundaries_score_0():
 
 def test_shapes_must_agree():
     for measure in (davis.region_similarity, davis.boundary_similarity):
-        with pytest.raises(ValueError, match="one shape"):
+        with pytest.raises(ValueError, match="equal shape"):
             measure(EMPTY, EMPTY[:-1])
 
 

@@ -119,10 +119,10 @@ def test_archives_packed_one_folder_too_deep_or_with_more_in_them(dataset, resul
     path = submission.pack(dataset, results, tmp_path / "a.zip")
     deep = shutil.copy(path, tmp_path / "deep.zip")
     repack(deep, lambda m: [m.update({f"results/{name}": m.pop(name)}) for name in list(m)])
-    assert "it lies at results/Annotations/cow" in message_of(lambda: submission.check(dataset, deep))
+    assert "it is at results/Annotations/cow" in message_of(lambda: submission.check(dataset, deep))
     shallow = shutil.copy(path, tmp_path / "shallow.zip")
     repack(shallow, lambda m: [m.update({name.split("/", 1)[1]: m.pop(name)}) for name in list(m)])
-    assert "it lies at cow/00000.png" in message_of(lambda: submission.check(dataset, shallow))
+    assert "it is at cow/00000.png" in message_of(lambda: submission.check(dataset, shallow))
     repack(path, lambda members: members.update({"__MACOSX/cow/._00000.png": b""}))
     assert "__MACOSX" in message_of(lambda: submission.check(dataset, path))
 
@@ -171,7 +171,7 @@ def test_broken_archives_are_named(dataset, results, tmp_path):
     path = submission.pack(dataset, results, tmp_path / "a.zip")
     data = bytearray(path.read_bytes())
     path.write_bytes(data[:-30])
-    assert "a.zip: not a whole zip archive" in message_of(lambda: submission.check(dataset, path))
+    assert "a.zip: not a complete zip archive" in message_of(lambda: submission.check(dataset, path))
     data[100] ^= 255
     path.write_bytes(data)
     assert "a.zip" in message_of(lambda: submission.check(dataset, path))

@@ -69,7 +69,7 @@ def read_pickle(path: pathlib.Path) -> None:
 
 def soft_seeds(folder: pathlib.Path) -> list[bytes]:
     levels = np.stack([255 - pictures.plane() * 100, pictures.plane() * 100, pictures.plane() * 0])
-    probabilities.write(folder / "s.npz", probabilities.Soft((1, 2), levels.astype(np.uint8)))
+    probabilities.write(folder / "s.npz", probabilities.SoftMasks((1, 2), levels.astype(np.uint8)))
     return [(folder / "s.npz").read_bytes()]
 
 
@@ -129,7 +129,7 @@ def read_meta(path: pathlib.Path) -> None:
 
 
 def proposal_seeds(folder: pathlib.Path) -> list[bytes]:
-    one = [proposal_files.record_of(pictures.plane() == i, 0.5) for i in (1, 2)]
+    one = [proposal_files.encode_proposal(pictures.plane() == i, 0.5) for i in (1, 2)]
     proposal_files.write(
         folder / "v.json", proposal_files.VideoProposals("v", SIZE, {"00000": one, "00001": ()})
     )
@@ -145,7 +145,7 @@ def read_proposals(path: pathlib.Path) -> None:
 
 
 def coco_seeds(folder: pathlib.Path) -> list[bytes]:
-    counts = proposal_files.record_of(pictures.plane() == 1, 0.5).counts
+    counts = proposal_files.encode_proposal(pictures.plane() == 1, 0.5).counts
     entry = {"image_id": "v/00000.jpg", "score": 0.5, "segmentation": {"size": list(SIZE), "counts": counts}}
     return [json.dumps([entry, entry | {"image_id": "w/1"}]).encode()]
 

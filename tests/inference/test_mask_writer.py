@@ -73,7 +73,7 @@ def test_an_error_on_its_way_is_not_replaced_by_the_writers(tmp_path, monkeypatc
 
 
 def test_a_wrong_mask_does_not_hang(tmp_path):
-    with pytest.raises(errors.VosError, match="00000.png.*uint8 plane"):
+    with pytest.raises(errors.VosError, match="00000.png.*non-empty uint8"):
         with mask_writer.MaskWriter(tmp_path) as results:
             results.write("cat", "00000", ids_of(1).astype(np.float32))
 

@@ -142,7 +142,7 @@ def test_wrong_states_are_refused(engine, tmp_path):
         session_file.load(path, make_engine(make_model(capacity=5)))
     with pytest.raises(errors.VosError, match="other weights"):
         session_file.load(path, make_engine(params={"kernel": np.ones(3)}))
-    for data, match in ((whole[:-9], "not a whole"), (b"", "not a whole"), (None, "No such file")):
+    for data, match in ((whole[:-9], "not a complete"), (b"", "not a complete"), (None, "No such file")):
         path.write_bytes(data) if data is not None else path.unlink()
         with pytest.raises(errors.VosError, match=match):
             session_file.load(path, engine)

@@ -91,5 +91,5 @@ def test_wrong_options_are_refused_by_name():
         "inference.flip": True,
     }
     inference = config.replace(config.default(), changes).inference
-    with pytest.raises(errors.VosError, match="854x480 would be followed at 18x10"):
+    with pytest.raises(errors.VosError, match="854x480 would be segmented at 18x10"):
         view.make_views((480, 854), inference)

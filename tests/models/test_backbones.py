@@ -220,5 +220,5 @@ def test_damaged_weights_and_weights_of_another_backbone_are_refused(tmp_path):
         backbones.load_pretrained("efficientnet_lite0", file)
     file.with_suffix(".json").unlink()
     file.write_bytes(data[:1000])
-    with pytest.raises(errors.VosError, match="not a whole safetensors file"):
+    with pytest.raises(errors.VosError, match="not a complete safetensors file"):
         backbones.load_pretrained("efficientnet_lite0", file)

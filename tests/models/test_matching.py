@@ -1,4 +1,4 @@
-"""Matching layers: DESIGN's numbers by hand, an entry-by-entry reference, scipy's optimum, padding, order."""
+"""Matching layers: small cases by hand, an entry-by-entry reference, scipy's optimum, padding, order."""
 
 import functools
 

@@ -127,7 +127,7 @@ def test_streamed_and_dense_have_one_gradient(monkeypatch, switches):
 
 def test_switches_that_do_not_go_together_are_refused():
     for switches in ({"topk": 5}, {"topk": 5, "weight": "none", "kernel_sigma": 1.0}):
-        with pytest.raises(VosError, match="topk is 5; it goes with weight none and kernel_sigma 0"):
+        with pytest.raises(VosError, match="topk is 5; it needs weight none and kernel_sigma 0"):
             read_lib.ReadConfig(**switches)
 
 

@@ -134,7 +134,7 @@ def test_a_missing_shard_is_named(packed, tmp_path):
     shutil.copytree(packed, tmp_path / "packed")
     (shard,) = tmp_path.rglob("*.array_record-*")
     shard.unlink()
-    with pytest.raises(errors.VosError, match=r"cannot open split 'train' \(0 of its 1 files are there\)"):
+    with pytest.raises(errors.VosError, match=r"cannot open split 'train' \(it has 0 of 1 files\)"):
         videos(tmp_path / "packed")
 
 
@@ -144,7 +144,7 @@ def test_the_command_line_packs_and_refuses_in_one_line(folder, tmp_path, capsys
     target = tmp_path / "packed_sequences" / "a" / "1.0.0"
     assert capsys.readouterr().out.splitlines()[-1] == str(target)
     assert pack_data.main(arguments) == 2
-    assert "is there already; --overwrite" in capsys.readouterr().err
+    assert "exists already; --overwrite" in capsys.readouterr().err
     assert pack_data.main([*arguments, "--overwrite"]) == 0
     assert len(json.loads((target / "metadata.json").read_text())["sequences"]) == 3
     capsys.readouterr()
@@ -235,7 +235,7 @@ def test_records_without_images_are_named(packed, monkeypatch):
 
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory):
-    """The catalogue's davis/480p, prepared from two tiny videos without TensorFlow."""
+    """The davis/480p of TFDS, prepared from two tiny videos without TensorFlow."""
     with registered.skip_registration():
 
         class Davis(tfds.video.davis.Davis):
@@ -276,5 +276,5 @@ def test_the_catalogues_davis_is_read_frame_by_frame(catalogue, caplog):
 def test_kinds_of_records_are_not_confused(catalogue, packed):
     with pytest.raises(errors.VosError, match="kind='tfds'"):
         videos(catalogue, kind="array_record")
-    with pytest.raises(errors.VosError, match="not the catalogue's davis"):
+    with pytest.raises(errors.VosError, match="not the davis of TFDS"):
         videos(packed, kind="tfds")

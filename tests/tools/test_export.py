@@ -85,7 +85,7 @@ def test_bad_input_is_one_clear_line(workdir, tmp_path, capsys):
         ([workdir, tmp_path / "w.safetensors", "--checkpoint", "7"], "there are 10, 20, best and last"),
         ([workdir, tmp_path / "file" / "w.safetensors"], "cannot be written"),
         ([workdir, tmp_path / "w.safetensors", "--note", "licences"], "write --note KEY=TEXT"),
-        ([workdir, tmp_path / "w.safetensors", "--note", "step=7"], "the record says that by itself"),
+        ([workdir, tmp_path / "w.safetensors", "--note", "step=7"], "the record has this entry already"),
     ):
         assert export.main(list(map(str, arguments))) == 2
         err = capsys.readouterr().err

@@ -42,8 +42,8 @@ def test_the_tutorials_loader_gives_what_a_session_gives(tmp_path):
     "arguments, said",
     [
         (["lite0.bin"], "ends in .zip"),
-        (["lite0.zip", "--size", "480"], "--size 480: height x width"),
-        (["lite0.zip", "--objects", "0"], "--objects 0: 1 to 64"),
+        (["lite0.zip", "--size", "480"], "--size 480: write HEIGHTxWIDTH"),
+        (["lite0.zip", "--objects", "0"], "--objects 0: it must be in 1 to 64"),
     ],
 )
 def test_mistakes_are_told_before_any_work(arguments, said):

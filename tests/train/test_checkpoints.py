@@ -128,7 +128,7 @@ def test_a_torn_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog
         assert restored.step == 2 and data.get_state()["step"] == 2
         same(restored.state, state(2))
         (warning,) = [r.getMessage() for r in caplog.records if r.name == checkpoints.__name__]
-        assert "checkpoints/3 cannot be read" in warning and "the one before it" in warning
+        assert "checkpoints/3 cannot be read" in warning and "the previous one" in warning
         assert (tmp_path / "checkpoints" / "torn-3").is_dir() and saved.steps() == [1, 2]
         go_to(3)
         save(saved, 3, data)
@@ -152,7 +152,7 @@ def test_an_altered_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog):
         altered = bytearray(whole)
         altered[rng.integers(1000, len(altered) - 1000)] ^= 1 << int(rng.integers(8))
         largest.write_bytes(altered)
-        with pytest.raises(errors.VosError, match="'ema' is not what was saved|cannot be read"):
+        with pytest.raises(errors.VosError, match="'ema' was changed after it was saved|cannot be read"):
             checkpoints.load_ema(tmp_path, 2)
     with opened(tmp_path, keep_last=3) as saved, caplog.at_level(logging.WARNING):
         restored = saved.restore(state(0), dict(DATA))
@@ -160,7 +160,7 @@ def test_an_altered_checkpoint_is_skipped_for_the_one_before(tmp_path, caplog):
     same(restored.state, state(1))
     noted = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     noted.write_text(noted.read_text().replace('"a": [1, 2]', '"a": [1, 3]'))
-    with pytest.raises(errors.VosError, match="its record is not what was saved"):
+    with pytest.raises(errors.VosError, match="its record was changed after it was saved"):
         checkpoints.find(tmp_path, "1")
 
 
@@ -217,7 +217,7 @@ def no_file_above(size: int):
 def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_is_intact(tmp_path):
     with opened(tmp_path) as saved:
         save(saved, 1)
-        with no_file_above(20_000), pytest.raises(errors.VosError, match="the last whole one is 1") as found:
+        with no_file_above(20_000), pytest.raises(errors.VosError, match="last complete one is 1") as found:
             save(saved, 2)
         assert "File too large" in str(found.value) and "\n" not in str(found.value)
     with opened(tmp_path) as saved:

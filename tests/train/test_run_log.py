@@ -66,5 +66,5 @@ def test_a_step_that_is_not_finite_stops_and_keeps_its_batch(tmp_path, value):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / run_log.METRICS).mkdir()
-    with pytest.raises(errors.VosError, match="cannot write .*the last checkpoint is whole"):
+    with pytest.raises(errors.VosError, match="cannot write .*the last checkpoint is complete"):
         view(tmp_path, 0)

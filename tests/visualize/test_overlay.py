@@ -85,8 +85,8 @@ def test_contact_sheet_reads_row_by_row_and_keeps_proportions():
 
 
 def test_picked_frames_are_spread_and_hold_both_ends():
-    assert overlay.pick(24, shown=6) == [0, 5, 9, 14, 18, 23]
-    assert overlay.pick(3, shown=6) == [0, 1, 2] and overlay.pick(1) == [0]
+    assert overlay.evenly_spaced(24, shown=6) == [0, 5, 9, 14, 18, 23]
+    assert overlay.evenly_spaced(3, shown=6) == [0, 1, 2] and overlay.evenly_spaced(1) == [0]
 
 
 def test_a_cut_out_that_lost_its_end_is_made_anew(tmp_path):

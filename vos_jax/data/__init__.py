@@ -1,1 +1,1 @@
-"""Reading videos and masks, and feeding training."""
+"""Readers of videos and masks, and the training data."""

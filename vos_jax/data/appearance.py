@@ -1,4 +1,4 @@
-"""Blur and changing light over a clip: appearance changes of which frame 0 says nothing (docs/method.md)."""
+"""Changes of a clip's appearance: colour, blur, light and JPEG (docs/method.md, "Copy-paste")."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from vos_jax.typing import Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColourJitter:
-    """Brightness, contrast, saturation and hue, one draw for the clip and a tenth of it more per frame.
+    """Changes brightness, contrast, saturation and hue by one draw per clip, plus a tenth per frame.
 
-    One 3×4 matrix per frame does all four. With probability 1 − `prob` a clip stays as it is.
+    All four are one 3×4 matrix per frame.
 
     Attributes:
-      prob: Probability of other colours.
+      prob: Probability that a clip is changed.
       brightness, contrast, saturation: Largest relative change.
-      hue: Largest turn in degrees.
+      hue: Largest rotation in degrees.
     """
 
     prob: float = 0.0
@@ -47,7 +47,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """Returns the [3, 4] matrix of one jitter: turn around the grey axis, mix with grey, scale around 128."""
+    """Returns the [3, 4] matrix of a jitter: rotate around the grey axis, mix with grey, scale about 128."""
     angle = np.deg2rad(hue)
     axis = np.ones(3) / np.sqrt(3)
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
@@ -61,10 +61,10 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JpegQuality:
-    """Compresses all frames of a clip once more, at one quality.
+    """Compresses all frames of a clip again, at one quality.
 
     Attributes:
-      prob: Probability of it.
+      prob: Probability that a clip is compressed.
       low: Lowest JPEG quality.
       high: Highest JPEG quality.
     """
@@ -85,7 +85,7 @@ class JpegQuality:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(self.low, self.high + 1))]
 
         def again(time: int, frame: np.ndarray) -> np.ndarray:
-            # The channel order does not matter here: three channels go in and come out the same way.
+            # RGB instead of BGR does not matter: the decoder inverts the encoder.
             _, encoded = cv2.imencode(".jpg", frame, quality)
             decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
             assert decoded is not None  # it was encoded above
@@ -104,12 +104,12 @@ def recolour(clip: transforms.Clip, change: Callable[[int, np.ndarray], np.ndarr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blur:
-    """Blurs a clip by defocus or by motion of the camera, in half of the cases each frame differently.
+    """Blurs a clip by defocus or by camera motion; in half of the cases with a strength per frame.
 
     Attributes:
-      prob: Share of the clips that are blurred.
-      defocus: Largest standard deviation of a defocused frame in pixels.
-      motion: Longest streak of a shaken frame, share of its shorter side.
+      prob: Probability that a clip is blurred.
+      defocus: Largest standard deviation of the defocus in pixels.
+      motion: Longest streak of the motion blur, as a share of the frame's shorter side.
     """
 
     prob: float = 0.0
@@ -140,7 +140,7 @@ class Blur:
 
 
 def streak(length: float, angle: float) -> Float[np.ndarray, "k k"]:
-    """Returns the kernel of a straight movement over `length` pixels, with sum 1 and odd sides."""
+    """Returns the kernel of a straight motion over `length` pixels, with sum 1 and odd sides."""
     side = 2 * int(np.ceil(length / 2)) + 1
     middle, along = side // 2, np.linspace(-length / 2, length / 2, 4 * side)
     xs, ys = middle + along * np.cos(angle), middle + along * np.sin(angle)
@@ -151,12 +151,12 @@ def streak(length: float, angle: float) -> Float[np.ndarray, "k k"]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Changes the light from frame 0, which stays as it is, steadily to the last frame.
+    """Changes the light linearly from frame 0, which is unchanged, to the last frame.
 
     Attributes:
-      prob: Share of the clips.
-      brightness, contrast, saturation: Largest relative change at the end.
-      hue: Largest turn in degrees at the end.
+      prob: Probability that a clip is changed.
+      brightness, contrast, saturation: Largest relative change in the last frame.
+      hue: Largest rotation in degrees in the last frame.
     """
 
     prob: float = 0.0

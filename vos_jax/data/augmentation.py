@@ -1,4 +1,4 @@
-"""The augmentation of a clip as a whole: geometry, choice of objects, appearance."""
+"""The augmentation of a clip: geometry, choice of objects, appearance."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from vos_jax.data.transforms import Clip, Key, View
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes of a clip; the defaults are the paper's, with the crop kept on an object.
+    """Augments a clip. The defaults are the paper's, except that the crop contains an object.
 
     Attributes:
       scale: Enlargement of all frames.
       horizontal_flip: Mirrored frames.
       temporal_flip: Reversed frames.
-      crop: Place of the crop.
-      objects: Choice of the objects that a clip is about.
-      colour: Other brightness, contrast, saturation and hue.
-      blur: Blur by defocus or a shaken camera.
+      crop: Position of the crop.
+      objects: Choice of the objects of a clip.
+      colour: Change of brightness, contrast, saturation and hue.
+      blur: Blur by defocus or camera motion.
       drift: Light that changes from the first frame to the last.
-      jpeg: Another JPEG compression.
-      upscale: Whether frames in which the crop does not fit are enlarged; else they are padded.
+      jpeg: Additional JPEG compression.
+      upscale: Whether frames that are smaller than the crop are enlarged; else they are padded.
     """
 
     scale: transforms.Scale = transforms.Scale()
@@ -36,7 +36,7 @@ class Augmentation:
     upscale: bool = True
 
     def place(self, view: View, key: Key) -> View:
-        """Applies what is geometry, in the paper's order, and returns the view of the crop."""
+        """Applies the geometric changes, in the paper's order, and returns the view of the crop."""
         if self.upscale:
             view = transforms.enlarge(view, self.crop.size)
         view = self.scale(view, key.fold("scale"))
@@ -45,7 +45,7 @@ class Augmentation:
         return self.crop.place(view, key.fold("crop"))
 
     def finish(self, clip: Clip, key: Key) -> tuple[Clip, int]:
-        """Pads a rendered clip, chooses its objects, changes its colours; returns it and its object count."""
+        """Pads a clip, selects its objects and changes its appearance; also returns the object count."""
         clip, num_objects = self.objects(transforms.pad(clip, self.crop.size), key.fold("objects"))
         clip = self.colour(clip, key.fold("colour"))
         extra: tuple[Callable[[Clip, Key], Clip], ...] = (self.blur, self.drift)

@@ -1,4 +1,4 @@
-"""Clips of training videos: which frames, how far apart, and the arrays that a training step gets."""
+"""Clips of training videos: choice of the frames, decoding, and the arrays for a training step."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from vos_jax.typing import Bool, Float, Int, UInt8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GapSchedule:
-    """Most frames skipped between two frames of a clip, a function of the step.
+    """Maximum number of frames skipped between two frames of a clip, as a function of the step.
 
     Attributes:
-      start: At `begin_step` and before.
-      end: At `end_step` and after; linear in between.
-      begin_step: Step at which it begins to grow.
-      end_step: Step at which it has grown.
+      start: Value at `begin_step` and before.
+      end: Value at `end_step` and after; linear in between.
+      begin_step: Step at which the change begins.
+      end_step: Step at which the change ends.
     """
 
     start: int = 0
@@ -49,18 +49,18 @@ def choose_frames(
     max_gap: int,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Draws the frames of a clip: the first shows an object, 0..max_gap are skipped before each next one.
+    """Draws the frames of a clip: the first shows an object, 0..max_gap frames are skipped between two.
 
-    If the drawn distances leave no room behind any frame with an object, neighbours are taken; if even these
-    do not fit, the clip is shorter than `length`, with at least two frames.
+    If the drawn distances do not fit after any frame with an object, consecutive frames are used; if these do
+    not fit either, the clip is shorter than `length`, with at least two frames.
 
     Args:
-      frames: how many there are to draw from; they are numbered 0..frames−1.
-      start_candidates: numbers of those that may be first.
-      holds: tells whether a start candidate shows an object (reads its mask).
+      frames: number of frames to draw from, numbered 0..frames−1.
+      start_candidates: numbers of the frames that may be first.
+      holds: returns whether a start candidate shows an object (reads its mask).
       length: frames of a full clip.
-      max_gap: most frames skipped.
-      rng: where the draws come from.
+      max_gap: maximum number of frames skipped.
+      rng: source of the draws.
 
     Returns:
       ascending frame numbers.
@@ -71,7 +71,7 @@ def choose_frames(
     if frames < 2:
         raise transforms.UnusableClip("a clip needs two frames")
     count = min(length, frames)
-    # A distance may never ask for more frames than there are.
+    # Limits the distances so that `count` frames fit.
     reach = min(max_gap + 1, (frames - 1) // (count - 1))
     drawn = rng.integers(1, reach + 1, count - 1)
     known: dict[int, bool] = {}
@@ -84,7 +84,7 @@ def choose_frames(
                 if len(steps) < count - 1:
                     return list(range(first, min(first + count, frames)))
                 return (first + offsets).tolist()
-    raise transforms.UnusableClip("no annotated frame with another frame behind it shows an object")
+    raise transforms.UnusableClip("no annotated frame before the last one shows an object")
 
 
 def load_clip(
@@ -95,13 +95,13 @@ def load_clip(
     Args:
       video: to draw from.
       length: frames of a clip.
-      max_gap: most frames skipped between two, counted among the frames drawn from.
+      max_gap: maximum number of frames skipped between two, counted among the frames to draw from.
       unannotated: draw from all frames, not only from those with a mask.
       key: source of all draws.
 
     Raises:
-      VosError: a file cannot be read, or its size differs from its frame's.
-      UnusableClip: the video shows no object where a clip could start.
+      VosError: a file cannot be read, or a mask's size differs from its frame's.
+      UnusableClip: no frame that may be first shows an object.
     """
     candidates = np.arange(len(video)) if unannotated else np.array(video.annotated, int)
     start_candidates = np.flatnonzero(np.isin(candidates, frames_with_objects(video)))
@@ -128,7 +128,7 @@ def load_clip(
 
 
 def load_photo(video: video_lib.Video, *, key: transforms.Key) -> transforms.View:
-    """Decodes one frame of a video that shows an object: the photo of a pseudo-clip.
+    """Decodes a random frame that shows an object: the photo of a pseudo-clip.
 
     Raises:
       VosError: a file cannot be read, or the mask's size differs from its frame's.
@@ -144,7 +144,7 @@ def load_photo(video: video_lib.Video, *, key: transforms.Key) -> transforms.Vie
 
 
 def frames_with_objects(video: video_lib.Video) -> Int[np.ndarray, "A"]:
-    """Returns the frames known to show an object, ascending; all annotated ones where that is not known."""
+    """Returns the frames known to show an object, ascending; all annotated ones if that is not known."""
     return np.array(video.annotated if video.with_objects is None else video.with_objects, int)
 
 
@@ -154,9 +154,9 @@ def check_sizes(
     frames: tuple[UInt8[np.ndarray, "H W 3"], ...],
     ids: tuple[UInt8[np.ndarray, "H W"] | None, ...],
 ) -> None:
-    """Refuses frames of different sizes and masks with another field of view than their frame.
+    """Raises VosError for frames of different sizes and for masks of another aspect ratio than their frame.
 
-    Reduced decoding makes a mask larger than its frame, so only the shapes' ratio is compared, to a pixel.
+    Reduced decoding makes a frame smaller than its mask, so only the ratio is compared, within a pixel.
     """
     height, width = frames[0].shape[:2]
     for time, frame, mask in zip(times, frames, ids, strict=True):
@@ -176,7 +176,7 @@ def check_sizes(
 
 
 IGNORE = 255
-"""Marks pixels of `instances` that are neither background nor an instance to learn from."""
+"""Id of pixels of `instances` that the proposal network ignores."""
 
 
 class ClipArrays(TypedDict):
@@ -184,16 +184,16 @@ class ClipArrays(TypedDict):
 
     Attributes:
       frames: RGB.
-      ids: 0 background, 1..N objects. Void and unknown pixels count as background; there is no 255.
+      ids: 0 background, 1..N objects. Void and unknown pixels are background; there is no 255.
       object_valid: False for padding.
       frame_valid: False for frames that repeat the last one of a short clip.
-      truth_valid: False where a frame has no annotation (its ids are 0).
-      frame_size: Height and width without padding, which lies at the bottom and right.
+      truth_valid: False for a frame without annotation (its ids are 0).
+      frame_size: Height and width without padding, which is at the bottom and right.
       dataset: Index of the λ of the matching cost.
-      instances: For the proposal network: 1..K every labelled instance, followed or not, in frame 0 or later;
-        IGNORE where an instance has no number.
+      instances: For the proposal network: 1..K for every labelled instance of any frame, whether or not it is
+        an object of the clip; IGNORE for instances beyond K.
       instance_valid: False for padding.
-      exhaustive: False where an unlabelled pixel may show an object, too.
+      exhaustive: False if unlabelled pixels may show objects.
       origins: For the correspondence loss: the point that each cell shows (`data.origins`), UNKNOWN in clips
         of real videos.
     """
@@ -213,26 +213,26 @@ class ClipArrays(TypedDict):
 
 def number_instances(
     labelled: Sequence[UInt8[np.ndarray, "H W"] | None],
-    followed: Sequence[UInt8[np.ndarray, "H W"] | None],
+    chosen: Sequence[UInt8[np.ndarray, "H W"] | None],
     *,
     capacity: int,
 ) -> tuple[list[UInt8[np.ndarray, "H W"] | None], int]:
-    """Numbers every labelled instance of a clip 1..K, those followed first, then the largest.
+    """Numbers the labelled instances of a clip 1..K: first the clip's objects, then the largest.
 
     Args:
       labelled: ids of all instances in each frame, None without annotation.
-      followed: ids of those that the clip is about.
+      chosen: ids of the clip's objects.
       capacity: K; instances beyond it become IGNORE.
 
     Returns:
-      The numbered frames, and how many instances there are, at most K.
+      The numbered frames, and the number of instances, at most K.
     """
     sizes, kept = np.zeros(256, int), np.zeros(256, int)
-    for ids, chosen in zip(labelled, followed, strict=True):
-        if ids is not None and chosen is not None:
+    for ids, own in zip(labelled, chosen, strict=True):
+        if ids is not None and own is not None:
             sizes += np.bincount(ids.ravel(), minlength=256)
-            kept += np.bincount(ids[chosen > 0], minlength=256)
-    # Sorted by the last key first.
+            kept += np.bincount(ids[own > 0], minlength=256)
+    # lexsort sorts by the last key first.
     order = np.lexsort((-sizes, kept == 0))
     found = [int(i) for i in order if i and sizes[i]]
     table = np.zeros(256, np.uint8)
@@ -256,12 +256,12 @@ def to_arrays(
     """Returns a clip as arrays of static shape; a clip shorter than T repeats its last frame.
 
     Args:
-      clip: padded, with the ids of the objects that it is about.
-      num_objects: how many objects these are.
+      clip: padded, with the ids of its objects.
+      num_objects: number of these objects.
       length, max_objects, max_instances: T, N and K.
       dataset: index of the λ.
       labelled: ids of all labelled instances; None: those of the clip.
-      exhaustive: the labels name everything that is seen.
+      exhaustive: whether every visible object is labelled.
     """
     real = len(clip.frames)
     missing = length - real

@@ -14,7 +14,7 @@ def _sources() -> dict[str, datasets.SourceConfig]:
     return {
         "static": datasets.SourceConfig(root="data/static"),
         "davis": datasets.SourceConfig(root="data/DAVIS", dataset_name="davis", exclude=davis.HELD_BACK),
-        # Its large frames are read no larger than crops need.
+        # Large frames are decoded at the size that crops need.
         "youtube_vos": datasets.SourceConfig(
             root="data/YouTubeVOS", dataset_name="youtube_vos", short_side=480
         ),
@@ -23,23 +23,23 @@ def _sources() -> dict[str, datasets.SourceConfig]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipDataConfig:
-    """Everything that decides which clips a training run sees.
+    """Settings of the clips of a training run.
 
     Attributes:
-      sources: Where clips are drawn from, mixed by weight.
+      sources: Sources of the clips, mixed by weight.
       clip_length: Frames of a clip.
       crop: Side of the square that clips are cropped to, a multiple of 32 (the paper's: 352).
       batch: Clips per step, over all devices and processes.
-      max_objects: Most objects of a clip; fewer are padded.
-      max_instances: Most labelled instances of a clip, followed or not, that the proposal network learns
-        from; further ones count neither as objects nor as background.
+      max_objects: Maximum number of objects of a clip; fewer are padded.
+      max_instances: Maximum number of labelled instances of a clip that the proposal network learns from,
+        including those that are no objects of the clip; it ignores further ones.
       gap: Frames skipped within a clip, by step.
-      augmentation: Changes of a clip.
-      pseudo: How clips are made from photos.
-      paste: How objects of other videos and photos are laid over clips.
+      augmentation: Augmentation of clips.
+      pseudo: Pseudo-clips, which are made from photos.
+      paste: Objects of other videos and photos that are pasted over clips.
       workers: Worker processes that decode and augment; 0 = threads of this process.
       threads: Threads per worker, or of this process.
-      prefetch: Batches made ahead, per worker.
+      prefetch: Batches prefetched per worker.
       max_unreadable: Share of unreadable items above which a run stops.
 
     Raises:
@@ -67,15 +67,15 @@ class ClipDataConfig:
         checks.at_least(self, 0, "workers", "max_unreadable")
 
     def drawn(self) -> dict[str, datasets.SourceConfig]:
-        """Returns the sources that have a weight, by name, so that the order of writing changes nothing."""
+        """Returns the sources with a weight above 0, sorted by name."""
         return {name: source for name, source in sorted(self.sources.items()) if source.weight > 0}
 
     def check(self, dataset_names: Sequence[str]) -> None:
-        """Raises VosError where no source has a weight, or one trains the lambda of an unknown data set."""
+        """Raises VosError if no source has a weight, or one trains the lambda of an unknown data set."""
         if not self.drawn():
             raise errors.VosError(
-                "nothing to train on: every weight in train.data.sources is 0; take a recipe (--config "
-                "train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
+                "nothing to train on: every weight in train.data.sources is 0; use a training config "
+                "(--config train_static, train_davis) or set --config.train.data.sources.davis.weight=1"
             )
         for name, source in self.drawn().items():
             if source.dataset_name not in dataset_names:

@@ -1,7 +1,6 @@
-"""Objects cut out of training videos, to be pasted over other clips (docs/method.md, training data).
+"""Objects cut out of training videos, to be pasted over other clips (docs/method.md, "Copy-paste").
 
-An object is cut out of several frames of its own video, so that it moves and deforms as it did there, or out
-of one photo.
+An object is cut out of several frames of a video, with its own motion and deformation, or out of one photo.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from vos_jax.data import video as video_lib
 from vos_jax.typing import Bool, Float, UInt8
 
 LARGEST = 0.4
-"""Largest share of its frame that an object to be cut out covers: larger ones are mostly close-ups."""
+"""Largest share of its frame that a cut-out object may cover: larger ones are mostly close-ups."""
 
 RIM = 4
 """Transparent pixels around a cut-out."""
@@ -24,7 +23,7 @@ RECOLOUR = np.array([0.25, 0.25, 0.3, 45.0])
 """Largest change of a look-alike's brightness, contrast and saturation, and of its hue in degrees."""
 
 TRIALS = 4
-"""Videos drawn for one object before the object is given up."""
+"""Number of videos tried for one object."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Cutout:
     """One object, cut out of as many frames as a clip has.
 
     Args:
-      sprites: RGB and opacity, one per frame of the clip; those of a photo are all the same.
-      anchors: (x, y) in each sprite's pixels of the point that follows the object's path.
+      sprites: RGB and opacity, one per frame of the clip; a photo's sprites are all equal.
+      anchors: (x, y) of the point that follows the object's path, in each sprite's pixels.
       object_id: of the object in its own video.
     """
 
@@ -43,7 +42,7 @@ class Cutout:
 
 
 def is_whole(mask: Bool[np.ndarray, "H W"], min_pixels: int) -> bool:
-    """Tells whether an object can be cut out: it is neither tiny nor huge and ends inside the frame."""
+    """Returns whether an object can be cut out: neither tiny nor huge, and not at the frame's border."""
     pixels = np.count_nonzero(mask)
     if not min_pixels <= pixels <= LARGEST * mask.size:
         return False
@@ -59,20 +58,20 @@ def cut_out(
     key: transforms.Key,
     object_id: int | None = None,
 ) -> Cutout | None:
-    """Cuts one object out of `length` frames of a video, from a random one on, back and forth.
+    """Cuts one object out of `length` frames of a video, from a random frame on.
 
-    Frames in which the object cannot be cut out whole turn the direction.
+    At a frame in which the object cannot be cut out (`is_whole`), the direction of time is reversed.
 
     Args:
       video: with at least one annotated frame.
       length: frames of the clip.
-      max_gap: most frames skipped between two.
+      max_gap: maximum number of frames skipped between two.
       min_pixels: smaller objects are not cut out.
       key: source of all draws.
-      object_id: which object; None draws one.
+      object_id: the object; None draws one.
 
     Returns:
-      The object, or None where the drawn frame does not show it whole.
+      The object, or None if it cannot be cut out of the first drawn frame.
 
     Raises:
       VosError: a file cannot be read.
@@ -126,13 +125,13 @@ def draw(
     lookalike: float,
     key: transforms.Key,
 ) -> list[Cutout]:
-    """Cuts out objects to lay over a clip, of other videos than the clip's.
+    """Cuts out objects of other videos, to paste over a clip.
 
     Args:
       videos: of each source to draw from.
       weights: shares of the sources.
       base: the clip's own source and video.
-      count: most objects; fewer where the videos drawn show none that can be cut out.
+      count: number of objects; fewer are returned if the drawn videos show none that can be cut out.
       length, max_gap, min_pixels: see `cut_out`.
       lookalike: probability that the last one is a look-alike: an object of the clip's own video, or one
         of the others again, from other frames and in half of the cases in other colours.
@@ -199,7 +198,7 @@ def _cut(frame: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[int, in
     border = (RIM, RIM, RIM, RIM)
     colours = cv2.copyMakeBorder(frame[box], *border, cv2.BORDER_REPLICATE)
     opaque = cv2.copyMakeBorder(opaque[box], *border, cv2.BORDER_CONSTANT, value=0)
-    # Around the object lie its own colours: those of its video would be a seam along soft edges.
+    # Extend the object's colours outwards: its video's background would be a seam along soft edges.
     weight = opaque.astype(np.float32) * (1 / 255)
     near = (
         cv2.blur(colours * weight[..., None], (7, 7)) / np.maximum(cv2.blur(weight, (7, 7)), 1e-3)[..., None]
@@ -211,7 +210,7 @@ def _cut(frame: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[int, in
 
 
 def _steady(times: np.ndarray, centroids: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:
-    """Returns centroids on the straight line that fits them; the sprites keep what deviates from it."""
+    """Fits a straight line to the centroids and returns its points; sprites keep the deviation from it."""
     degree = min(1, len(set(times.tolist())) - 1)
     design = np.stack([np.ones(len(times)), times - times.mean()], 1)[:, : degree + 1]
     return design @ np.linalg.lstsq(design, centroids, rcond=None)[0]

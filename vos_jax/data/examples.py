@@ -1,4 +1,4 @@
-"""Byte strings out of records in TensorFlow's Example format, without TensorFlow or protobuf.
+"""Parser of byte strings in records of TensorFlow's Example format, without TensorFlow or protobuf.
 
 The format is a protobuf message: Example.features (field 1) -> Features.feature (field 1, a map entry each)
 -> key (field 1) and Feature (field 2) -> bytes_list (field 1) -> value (field 1, repeated).
@@ -31,7 +31,7 @@ def byte_features(record: bytes) -> dict[str, bytes]:
 
 
 def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
-    """Yields the content of every field `number` that has a length; other fields are skipped."""
+    """Yields the content of every length-delimited field `number`; skips other fields."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -52,7 +52,7 @@ def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Returns the number at `place`, seven bits a byte, and the place after it."""
+    """Returns the number at `place`, seven bits per byte, and the place after it."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):
@@ -62,4 +62,4 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, place
-    raise ValueError(f"cut off: no whole number before byte {place}")
+    raise ValueError(f"cut off: no complete number before byte {place}")

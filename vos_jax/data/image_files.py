@@ -1,4 +1,4 @@
-"""Frame files: header-only checks up front, strict decoding later."""
+"""Frame files: a check of the header at the start, strict decoding later."""
 
 import io
 import os
@@ -20,10 +20,10 @@ _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_RE
 
 
 def frame_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of a whole frame file, read from its header; nothing is decoded.
+    """Returns the height and width of a frame file from its header, and checks that it is complete.
 
     Raises:
-      VosError: the file is missing, no image, absurdly large, or cut off before its end.
+      VosError: the file is missing, not an image, too large, or truncated.
     """
     try:
         with files.open_regular(path) as file:
@@ -40,20 +40,20 @@ def frame_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def is_frame(path: pathlib.Path) -> bool:
-    """Tells whether a file's name ends as a frame's."""
+    """Returns whether a file has the extension of a frame."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def read_frame(path: str | os.PathLike, *, short_side: int = 0) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes one frame as RGB; grey is repeated, alpha dropped, EXIF orientation ignored as by the toolkits.
+    """Decodes one frame as RGB; repeats grey, drops alpha, ignores EXIF orientation like the toolkits.
 
     Args:
       path: the file.
-      short_side: a larger frame is shrunk to this short side, in part while decoding; 0: it keeps its size.
+      short_side: a larger frame is shrunk to this short side, partly while decoding; 0: it keeps its size.
 
     Raises:
-      VosError: the file is missing, cannot be decoded, or is truncated (decoders would hand back a frame
-        whose lower part is grey).
+      VosError: the file is missing, cannot be decoded, or is truncated (decoders would return a frame whose
+        lower part is grey).
     """
     data = read_file(path)
     _check_complete(path, data)
@@ -77,7 +77,7 @@ def shrink(frame: UInt8[np.ndarray, "H W 3"], short_side: int) -> UInt8[np.ndarr
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a frame file; VosError if it cannot be read."""
+    """Returns the bytes of a frame file; VosError if it cannot be read."""
     try:
         return files.read_bytes(path)
     except OSError as error:
@@ -85,10 +85,10 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR) -> UInt8[np.ndarray, "..."]:
-    """Decodes an image's bytes as OpenCV has them (BGR), after its header claimed a sane size.
+    """Decodes an image's bytes to BGR, after a check of the size in its header.
 
     Raises:
-      VosError: no image that is read here, or an absurdly large one; `where` is named.
+      VosError: not a supported image, or a too large one; the message names `where`.
     """
     _claimed_size(where, io.BytesIO(data))
     _check_chunks(data, where)
@@ -102,9 +102,9 @@ def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR)
 
 
 def _check_chunks(data: bytes, where: str | os.PathLike) -> None:
-    """Refuses a PNG whose chunks claim more bytes than the file has: OpenCV allocates what they claim."""
+    """Raises VosError for a PNG chunk longer than the file: OpenCV would allocate its claimed length."""
     at = 8
-    # Some writers leave bytes behind the image's end.
+    # Some writers append bytes to the image.
     while data[:4] == b"\x89PNG" and at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
         at += 12 + int.from_bytes(data[at : at + 4], "big")
         if at > len(data):
@@ -112,7 +112,7 @@ def _check_chunks(data: bytes, where: str | os.PathLike) -> None:
 
 
 def _claimed_size(path: str | os.PathLike, file: BinaryIO) -> tuple[int, int]:
-    """Height and width by the header; VosError where it is none or the size is absurd."""
+    """Returns the height and width in the header; VosError if there is none or the size is too large."""
     try:
         with Image.open(file, formats=["JPEG", "PNG", "BMP", "WEBP"]) as image:
             width, height = image.size
@@ -129,7 +129,7 @@ def _check_complete(path: str | os.PathLike, data: bytes) -> None:
         raise errors.VosError(f"{path}: the file is empty")
     if _ends_well(data[:16], data[-12:], len(data)):
         return
-    # Some writers leave bytes behind the image's end: look for the end mark itself.
+    # Some writers append bytes to the image: look for the end mark itself.
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" in data[_first_scan(data) :]:
         return
     if data[:4] == b"\x89PNG" and b"IEND" in data[-4096:]:
@@ -141,7 +141,7 @@ def _check_complete(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _ends_well(head: bytes, tail: bytes, length: int) -> bool:
-    """Tells whether the last bytes, or the length noted in the header, say that the file is whole."""
+    """Returns whether the file is complete by its last bytes or by the length in its header."""
     if head[:2] == b"\xff\xd8":
         return tail[-2:] == b"\xff\xd9"
     if head[:4] == b"\x89PNG":
@@ -154,7 +154,7 @@ def _ends_well(head: bytes, tail: bytes, length: int) -> bool:
 
 
 def _first_scan(data: bytes) -> int:
-    """Returns the offset of a JPEG's compressed pixels; a thumbnail's end mark may lie before it."""
+    """Returns the offset of a JPEG's compressed pixels; a thumbnail's end mark may come before it."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         if data[at + 1] == 0xDA:

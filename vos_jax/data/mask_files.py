@@ -1,4 +1,4 @@
-"""Mask files: PNGs of object ids in the forms found in the wild, read strictly and written atomically."""
+"""Mask files: PNGs of object ids in the usual forms, read strictly and written atomically."""
 
 import io
 import os
@@ -13,23 +13,23 @@ from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 MAX_OBJECTS = 64
-"""Most objects in one mask or video: the largest object bucket of `inference.object_buckets`."""
+"""Maximum number of objects in a mask or video: the largest of `inference.object_buckets`."""
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
-"""Largest image decoded (8K video has 33 million pixels): a small file may claim any size."""
+"""Largest image that is decoded (8K video has 33 million pixels), as a small file may claim any size."""
 
 VOID = 255
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, zlib.error, struct.error)
-"""What Pillow raises on damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _INDEXED, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 
 
 def _make_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Colour i takes bits 0, 1, 2 of i as the top bits of red, green, blue, the next three below them, ..."""
+    """Returns the palette: bits 3k to 3k + 2 of an id are bit 7 - k of RGB."""
     ids = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for level in range(8):
@@ -44,7 +44,7 @@ PALETTE = _make_palette()
 
 
 def _make_colour_ids() -> dict[int, int]:
-    """Maps packed RGB to object id; DAVIS's own files write 191 where the palette's bit rule gives 192."""
+    """Maps packed RGB to object id; the official DAVIS files have 191 where the palette's rule gives 192."""
     known = [*range(MAX_OBJECTS + 1), VOID]
     colours = {int(_pack(PALETTE[i])): i for i in known}
     colours |= {int(_pack(np.where(PALETTE[i] == 192, 191, PALETTE[i]))): i for i in known}
@@ -61,7 +61,7 @@ _COLOUR_IDS = _make_colour_ids()
 
 
 def check_size(path: str | os.PathLike, height: int, width: int) -> None:
-    """Refuses an image whose header claims no pixels or an absurd number of them, before it is decoded.
+    """Checks the size in an image's header before it is decoded.
 
     Raises:
       VosError: a side of 0, a side over MAX_SIDE, or more than MAX_PIXELS pixels.
@@ -74,10 +74,10 @@ def check_size(path: str | os.PathLike, height: int, width: int) -> None:
 
 
 def png_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of a whole PNG, from its first and last bytes only.
+    """Returns the height and width of a complete PNG, from its first and last bytes only.
 
     Raises:
-      VosError: no such file, not a PNG, an absurd size, or cut off before its end.
+      VosError: no such file, not a PNG, a too large size, or truncated.
     """
     try:
         with files.open_regular(path) as file:
@@ -95,23 +95,23 @@ def png_size(path: str | os.PathLike) -> tuple[int, int]:
 def read_mask(
     path: str | os.PathLike, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "H W"]:
-    """Reads one mask PNG as object ids (DESIGN §9): 0 is background.
+    """Reads one mask PNG as object ids; 0 is background (docs/method.md, "Scores and protocols").
 
-    Forms read: indexed with any palette and 8-bit (or smaller) grey, where the pixel value is the id; RGB and
-    RGBA whose colours are the DAVIS palette's. A mask holding only 0 and 255 (or black and white) is binary:
-    255 is object 1. Elsewhere 255, and the palette's colour 255, is void and becomes background.
+    Supported are indexed PNGs with any palette and grey ones of at most 8 bits, whose pixel value is the id,
+    and RGB and RGBA with the colours of the DAVIS palette. A mask of only 0 and 255 (black and white) is
+    binary: 255 is object 1. Otherwise 255, and the palette's colour 255, is void and becomes background.
 
     Args:
       path: the PNG file.
-      expected_size: (height, width) the mask must have, e.g. its frame's.
+      expected_size: (height, width) that the mask must have, e.g. its frame's.
 
     Returns:
-      ids in [0, 254], at most MAX_OBJECTS of them different.
+      ids in [0, 254], at most MAX_OBJECTS different ones.
 
     Raises:
-      VosError: the file is missing, no PNG, damaged, truncated, 16-bit, absurdly large, of another size than
-        expected, holds colours that are not the palette's or grey levels that are not ids (anti-aliased
-        masks, resized or drawn with soft edges), or more than MAX_OBJECTS objects.
+      VosError: the file is missing, not a PNG, damaged, truncated, 16-bit, too large, of another size than
+        expected, has colours outside the palette or grey levels that are not ids (anti-aliased masks), or
+        more than MAX_OBJECTS objects.
     """
     try:
         data = files.read_bytes(path)
@@ -123,7 +123,7 @@ def read_mask(
 def decode_mask(
     data: bytes, path: str | os.PathLike, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "H W"]:
-    """`read_mask` of a file's bytes; errors call it `path`."""
+    """Decodes a file's bytes as `read_mask` does; `path` is its name in errors."""
     height, width, depth, kind = _png_header(path, data)
     if expected_size is not None and (height, width) != tuple(expected_size):
         raise errors.VosError(
@@ -137,7 +137,7 @@ def decode_mask(
     _check_end(path, data[-4096:])
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            # A second header, further on, may claim another size.
+            # A second header may claim another size.
             if image.size != (width, height):
                 raise ValueError(f"a second header claims {image.width}x{image.height} pixels")
             if kind in (_RGB, _RGBA):
@@ -145,7 +145,7 @@ def decode_mask(
             elif kind == _GREY_ALPHA:
                 pixels = np.asarray(image.convert("LA"))
             elif kind == _GREY:
-                # Pillow stretches 1, 2 and 4 bit grey to 0..255; the pixel value is the id.
+                # Pillow scales 1, 2 and 4 bit grey to 0..255, but the pixel value is the id.
                 pixels = np.asarray(image.convert("L"))
                 pixels = pixels // (255 // (2**depth - 1)) if depth < 8 else pixels
             else:
@@ -163,8 +163,8 @@ def decode_mask(
 
 
 def is_binary(path: str | os.PathLike) -> bool:
-    """Whether a mask PNG that `read_mask` reads is black and white: it says "object", but not which."""
-    # From memory: Pillow reads as much as a chunk claims to be, which a file object would allocate.
+    """Returns whether a mask PNG, valid for `read_mask`, is black and white: it has no object ids."""
+    # From memory: with a file object, Pillow would allocate the length that a chunk claims.
     with Image.open(io.BytesIO(files.read_bytes(path)), formats=["PNG"]) as image:
         pixels = np.asarray(image if image.mode in "PL1" else image.convert("RGB"))
     return bool(np.all((pixels == 0) | (pixels == (1 if pixels.dtype == bool else VOID)))) and (
@@ -173,22 +173,22 @@ def is_binary(path: str | os.PathLike) -> bool:
 
 
 def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
-    """Writes object ids as an indexed PNG with the DAVIS palette: all of it or nothing.
+    """Writes object ids atomically as an indexed PNG with the DAVIS palette.
 
     Args:
       path: the PNG file; its folder exists.
       ids: uint8 object ids, 0 is background.
 
     Raises:
-      ValueError: `ids` is not a uint8 plane with pixels.
-      OSError: the file cannot be written; no part of it stays behind.
+      ValueError: `ids` is not a non-empty uint8 [H, W] array.
+      OSError: the file cannot be written; no partial file is left.
     """
     if ids.dtype != np.uint8 or ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"a mask is a uint8 plane with pixels, not {ids.dtype} {ids.shape}")
+        raise ValueError(f"a mask is a non-empty uint8 [H, W] array, not {ids.dtype} {ids.shape}")
     image = Image.fromarray(ids)
     image.putpalette(PALETTE.tobytes())
     encoded = io.BytesIO()
-    # Level 1 is 3x faster than the default 6 and twice as large (7 kB instead of 4 for a 480p mask).
+    # Level 1 is 3x faster than the default 6, and files are larger (7 kB instead of 4 for a 480p mask).
     image.save(encoded, "PNG", compress_level=1)
 
     with files.atomic(path, durable=False) as temporary:
@@ -196,10 +196,10 @@ def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
 
 
 def check_indexed(data: bytes, path: str | os.PathLike) -> None:
-    """Checks that a PNG, read as a mask before, is indexed with 8 bits and the DAVIS palette.
+    """Checks that a valid mask PNG is indexed with 8 bits and the DAVIS palette.
 
     Raises:
-      VosError: it is grey or RGB, or an id in it has another colour than in `PALETTE`.
+      VosError: it is grey or RGB, or an id has another colour than in `PALETTE`.
     """
     _, _, depth, kind = _png_header(path, data)
     if kind != _INDEXED or depth != 8:
@@ -214,7 +214,7 @@ def check_indexed(data: bytes, path: str | os.PathLike) -> None:
 
 
 def _png_header(path: str | os.PathLike, data: bytes) -> tuple[int, int, int, int]:
-    """Height, width, bits per channel and colour type from a PNG's first 33 bytes."""
+    """Returns height, width, bits per channel and colour type from a PNG's first 33 bytes."""
     if not data:
         raise errors.VosError(f"{path}: the file is empty")
     if data[:8] != _SIGNATURE[: len(data[:8])]:
@@ -229,13 +229,13 @@ def _png_header(path: str | os.PathLike, data: bytes) -> tuple[int, int, int, in
 
 
 def _check_end(path: str | os.PathLike, tail: bytes) -> None:
-    # In the tail, not at its end: some writers leave bytes behind the image.
+    # Anywhere in the tail, because some writers append bytes to the image.
     if b"IEND" not in tail:
         raise errors.VosError(f"{path}: the PNG is truncated (its end is missing); copy or export it again")
 
 
 def _without_alpha(path: str | os.PathLike, pixels: np.ndarray) -> np.ndarray:
-    """Drops an alpha channel of only 0 and 255: transparent pixels are background."""
+    """Drops an alpha channel of only 0 and 255; transparent pixels become background."""
     alpha = pixels[..., -1]
     if np.any((alpha != 0) & (alpha != 255)):
         raise errors.VosError(
@@ -271,8 +271,8 @@ def _ids_of_values(
     present = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
     if present[-1] == VOID and np.all((present == 0) | (present == VOID)):
         return values & np.uint8(1)
-    # In a grey PNG, 255 next to another bright grey is no void border but white with soft edges, or objects
-    # painted in grey levels: dropping the 255 would silently lose an object.
+    # In a grey PNG, 255 together with other bright greys is not void, but white with soft edges or objects in
+    # grey levels: taking 255 for background would silently lose an object.
     levels = present[(present > MAX_OBJECTS) & (present < VOID)]
     if is_grey and (len(present) > MAX_OBJECTS + 2 or (present[-1] == VOID and levels.size)):
         raise errors.VosError(

@@ -1,6 +1,6 @@
 """Smooth motion of the layers of a clip: an affine part and a warp, both growing with time.
 
-Maps are computed and composed on a coarse lattice of a crop's pixels and interpolated between its points.
+Maps are computed and composed on a coarse lattice of the crop and interpolated between its points.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from vos_jax import checks, errors
 from vos_jax.typing import Float
 
 STRIDE = 16
-"""Pixels between two points of the lattice on which maps are computed; between them they are interpolated."""
+"""Pixels between two points of the lattice on which maps are computed."""
 
 MARGIN = 2
-"""Lattice points beyond each side of the crop: interpolation needs neighbours there."""
+"""Additional lattice points at each side of the crop, for interpolation at its border."""
 
 
 # --- smooth warps: a basis over the lattice, linear in its control points' displacements --------------------
@@ -25,14 +25,14 @@ MARGIN = 2
 def thin_plate(
     points: Float[np.ndarray, "G 2"], controls: Float[np.ndarray, "K 2"]
 ) -> Float[np.ndarray, "G K"]:
-    """Thin-plate spline: the smoothest surface through the control points' displacements (U = r² log r).
+    """Returns the basis of a thin-plate spline, the smoothest warp of the control points (U = r² log r).
 
     Args:
-      points: where it is evaluated.
+      points: points to evaluate.
       controls: control points in the same units.
 
     Returns:
-      weights; `basis @ displacements [K, 2]` displaces the points.
+      weights; `basis @ displacements [K, 2]` are the displacements of the points.
     """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def thin_plate(
 
 
 def elastic(points: Float[np.ndarray, "G 2"], controls: Float[np.ndarray, "K 2"]) -> Float[np.ndarray, "G K"]:
-    """Smooth elastic warp; a point follows the controls around it (Gaussian weights); see `thin_plate`."""
+    """Returns the basis of an elastic warp: Gaussian weights of the near control points; see `thin_plate`."""
     squared = ((points[:, None] - controls[None]) ** 2).sum(-1)
     spacing = np.sqrt(np.prod(controls.max(0) - controls.min(0)) / len(controls))
     logits = -squared / (2 * (0.6 * spacing) ** 2)
@@ -71,18 +71,18 @@ WARPS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Motion:
-    """How far a layer may move until the last frame of a clip; each limit is one of a uniform draw.
+    """Limits of a layer's motion from the first to the last frame of a clip; each draw is uniform.
 
     Attributes:
-      turn: Degrees.
+      turn: Rotation in degrees.
       scale: Relative change of size.
-      shear: Tangent.
-      shift: Share of the crop's side.
-      warp: Largest displacement of a control point, share of the crop's side.
-      jitter: How uneven the path is in time, in steps between two frames.
-      sway: What a frame deviates from the path on its own, as a share of the limits. With `jitter` and `sway`
-        0 the path is smooth, as a clip of many frames needs.
-      warps: Names of `WARPS` to choose from, or callables of the same signature.
+      shear: Tangent of the shear angle.
+      shift: Translation, as a share of the crop's side.
+      warp: Largest displacement of a control point, as a share of the crop's side.
+      jitter: Random offset of each frame in time, in steps between two frames.
+      sway: Random deviation of each frame from the path, as a share of the limits. The path is smooth, as
+        long clips need, with `jitter` and `sway` 0.
+      warps: Names of `WARPS` to draw from, or callables of the same signature.
       controls: Control points per side.
     """
 
@@ -105,7 +105,7 @@ class Motion:
                 raise errors.VosError(f"warps has {warp!r}; there are {', '.join(WARPS)}, or any callable")
 
     def times(self, factor: float) -> "Motion":
-        """Returns a motion that turns, grows, shears and shifts by `factor` as much; warps would fold."""
+        """Returns the motion with all limits times `factor`, except the warp, which could fold."""
         return dataclasses.replace(
             self,
             turn=self.turn * factor,
@@ -123,18 +123,18 @@ class Motion:
         *,
         places: Float[np.ndarray, "T 2"] | None = None,
     ) -> Float[np.ndarray, "T G 2"]:
-        """Returns where each point of each frame comes from in frame 0, all in pixels (x, y) of the crop.
+        """Returns the position in frame 0 of each point of each frame, in pixels (x, y) of the crop.
 
-        Frame 0 stays as it is. Later frames follow one path, each with a warp partly of its own, so that
-        neighbours in time are alike and none is a mere interpolation.
+        Frame 0 is unchanged. Later frames follow one path, and each has a warp that is partly its own, so
+        that no frame is an interpolation of others.
 
         Args:
           length: number of frames.
           size: height and width of the crop.
-          points: where to evaluate.
+          points: points to evaluate.
           rng: source of all draws.
-          places: the layer's middle in each frame, around which it turns and grows; None draws the middle,
-            and the way to the last frame by `shift`.
+          places: the layer's centre of rotation and scaling in each frame; None draws a centre and a
+            translation within `shift`.
         """
         height, width = size
         progress = np.arange(length) / max(1, length - 1)
@@ -166,7 +166,7 @@ class Motion:
 
 
 def lattice(size: tuple[int, int]) -> tuple[Float[np.ndarray, "G 2"], tuple[int, int]]:
-    """Returns the lattice points (x, y) of a crop, margins included, row by row, and the lattice's shape."""
+    """Returns a crop's lattice points (x, y), with margins, in row-major order, and the lattice's shape."""
     rows, columns = (-(-side // STRIDE) + 2 * MARGIN for side in size)
     ys, xs = ((np.arange(n) - MARGIN + 0.5) * STRIDE for n in (rows, columns))
     return np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2), (rows, columns)
@@ -184,7 +184,7 @@ def dense(
       coarse: coordinates at the lattice's points.
       shape: rows and columns of the lattice.
       size: height and width of the crop.
-      box: the part of the crop that is wanted, beginning at multiples of STRIDE; None for all.
+      box: the part of the crop to compute, which starts at multiples of STRIDE; None for all.
     """
     box = box or (slice(0, size[0]), slice(0, size[1]))
     first = [b.start // STRIDE for b in box]

@@ -1,7 +1,7 @@
-"""Copy-paste over clips: objects of other sequences cross a clip and hide one another (docs/method.md).
+"""Copy-paste: objects of other videos move over a clip and occlude each other (docs/method.md, "Copy-paste").
 
-A cut-out is laid over the clip on a smooth path, in front of or behind the clip's own objects, and the truth
-follows from the order of the layers. After Simple Copy-Paste (Ghiasi et al. 2021), for video.
+A cut-out is pasted on a smooth path, in front of or behind the clip's own objects. The ground truth follows
+from the order of the layers. After Simple Copy-Paste (Ghiasi et al. 2021), for video.
 """
 
 import dataclasses
@@ -17,31 +17,31 @@ from vos_jax.data import origins as origins_lib
 from vos_jax.typing import Float, UInt8
 
 MAGNIFY = 1.5
-"""Largest magnification of an object: more shows as blur."""
+"""Largest magnification of an object; more would look blurred."""
 
 TRIES = 12
-"""Random places of an object before it is left out."""
+"""Number of random positions tried for an object before it is left out."""
 
 FULL_PATH = 30
-"""Frames of a video in which a pasted object may cross the whole crop; a shorter clip shows a part of it."""
+"""Frames in which a pasted object may cross the whole crop; in a shorter clip it moves less far."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paste:
-    """Lays cut-out objects over a clip.
+    """Pastes cut-out objects over a clip.
 
     Attributes:
-      prob: Probability that moving objects of other sequences and photos are laid over a clip (in
-        pseudo-clips: instead of the still ones of other photos); sources are drawn by weight.
-      objects: Fewest and most objects such a clip shows, its own included; at least one is laid over it.
-      lookalike: Probability that one of them shows an object of the clip a second time, often mirrored or
+      prob: Probability that objects of other videos and photos are pasted over a clip (in pseudo-clips,
+        instead of those of `pseudo`); sources are drawn by weight.
+      objects: Minimum and maximum number of objects of such a clip, its own included; at least one is pasted.
+      lookalike: Probability that one of them is an object of the clip a second time, often mirrored or
         recoloured.
-      behind: Probability that an object passes behind the clip's own objects.
+      behind: Probability that an object is behind the clip's own objects.
       leave: Probability that an object leaves the frame; half of these come back.
       size: Smallest and largest object: root of its box's area, as a share of the crop's side.
       mirror: Probability that an object is mirrored.
-      min_pixels: Smaller objects are not cut out, and frame 0 shows as many of each.
-      object: How an object turns, grows and bends, on top of its path.
+      min_pixels: Minimum number of pixels of an object when it is cut out, and in frame 0.
+      object: Rotation, scaling and warp of an object, in addition to its path.
 
     Raises:
       VosError: a value out of range.
@@ -60,12 +60,12 @@ class Paste:
     def __post_init__(self):
         checks.probability(self, "prob", "lookalike", "behind", "leave", "mirror")
         if not 1 <= self.objects[0] <= self.objects[1]:
-            raise errors.VosError(f"objects is {self.objects}; write the fewest, at least 1, and the most")
+            raise errors.VosError(f"objects is {self.objects}; write a minimum of at least 1 and a maximum")
         if not 0 < self.size[0] <= self.size[1]:
-            raise errors.VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
+            raise errors.VosError(f"size is {self.size}; write a minimum above 0 and a maximum")
 
     def num_pasted(self, clip: transforms.Clip, key: transforms.Key) -> int:
-        """Returns how many objects to lay over a clip."""
+        """Returns the number of objects to paste over a clip."""
         assert clip.ids[0] is not None
         shown = len(np.flatnonzero(np.bincount(clip.ids[0].ravel(), minlength=2)[1:]))
         total = int(key.fold("wanted").generator().integers(self.objects[0], self.objects[1] + 1))
@@ -79,15 +79,16 @@ class Paste:
         max_gap: int,
         key: transforms.Key,
     ) -> transforms.Clip:
-        """Returns the clip with the cut-outs laid over it; they have ids after the clip's own.
+        """Returns the clip with the cut-outs pasted over it; their ids follow the clip's own.
 
-        Frame 0 shows at least half of each laid object, and half of what it showed of each other one. A
-        cut-out for which no such place is found is left out. The cells that they cover have no known origin.
+        Frame 0 shows at least half of each pasted object, and of each other one at least half of what it
+        showed before. A cut-out without such a position is left out. Cells covered by cut-outs have unknown
+        origins.
 
         Args:
           clip: rendered, every frame annotated.
-          cutouts: of as many frames as the clip.
-          max_gap: most frames that the clip skips between two; objects are as fast as fits.
+          cutouts: with as many frames as the clip.
+          max_gap: maximum number of frames that the clip skips between two; scales the speed of the objects.
           key: source of all draws.
         """
         frames = [frame.copy() for frame in clip.frames]
@@ -97,7 +98,7 @@ class Paste:
         first_id = 1 + max(int(mask.max()) for mask in ids)
         areas = np.bincount(ids[0].ravel(), minlength=256).astype(float)
         behind = [key.fold("behind").fold(n).generator().random() < self.behind for n in range(len(cutouts))]
-        # Objects behind the clip's own come first: what is laid later hides what is there.
+        # Objects behind the clip's own come first, because later ones cover earlier ones.
         for number in sorted(range(len(cutouts)), key=lambda n: not behind[n]):
             object_id = first_id + number
             if object_id > pseudo_clips.LAST_ID:
@@ -139,7 +140,7 @@ class Paste:
         object_id: int,
         rng: np.random.Generator,
     ) -> "_Placed | None":
-        """Draws a place in frame 0 and notes the object's area; None where no place leaves enough visible."""
+        """Draws a position in frame 0 and stores the object's area; None if no position shows enough."""
         sprite = cutout.sprites[0]
         extent = np.sqrt((sprite.shape[0] - 2 * cutouts_lib.RIM) * (sprite.shape[1] - 2 * cutouts_lib.RIM))
         wanted = rng.uniform(*self.size) * np.sqrt(ids.size) / extent
@@ -159,7 +160,7 @@ class Paste:
                 opacity = cv2.multiply(opacity, 255 - before, scale=1 / 255)
             seen = np.bincount(np.where(opacity > 127, object_id, ids).ravel(), minlength=256)
             enough = seen >= 0.5 * areas
-            # The background may be hidden.
+            # The background may be covered completely.
             enough[[0, object_id]] = True, seen[object_id] >= max(self.min_pixels, 0.5 * area)
             if enough.all():
                 areas[object_id] = area
@@ -175,7 +176,7 @@ class Paste:
         target: Float[np.ndarray, "2"],
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "T 2"]:
-        """Returns an object's place in each frame: past the clip's own objects, or out of the frame."""
+        """Returns an object's position in each frame, on a path past the clip's objects or out of it."""
         start, sides = placed.place, np.array(size[::-1])
         t = np.arange(length) / max(1, length - 1)
         if rng.random() < self.leave:
@@ -190,14 +191,14 @@ class Paste:
             return start + (1 if far else -1) * away * course[:, None] / course.max()
         middle = start + reach * (target + rng.uniform(-0.2, 0.2, 2) * sides - start)
         end = start + reach * (rng.uniform(0.1, 0.9, 2) * sides - start)
-        # The parabola through the three.
+        # The parabola through start, middle and end.
         shares = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], 1)
         return shares @ np.stack([start, middle, end])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
-    """A cut-out at its place in frame 0: (x, y) of its anchor there, and its magnification."""
+    """A cut-out at its position in frame 0: (x, y) of its anchor, and its magnification."""
 
     cutout: cutouts_lib.Cutout
     place: Float[np.ndarray, "2"]
@@ -205,7 +206,7 @@ class _Placed:
     mirrored: bool
 
     def to_unit(self, time: int) -> Float[np.ndarray, "2 3"]:
-        """Returns the matrix from crop pixels, around the place in frame 0, to a sprite's unit square."""
+        """Returns the matrix from crop pixels to a sprite's unit square, at the position in frame 0."""
         height, width = self.cutout.sprites[time].shape[:2]
         linear = np.diag([-1 / self.factor if self.mirrored else 1 / self.factor, 1 / self.factor])
         shift = self.cutout.anchors[time] - linear @ self.place
@@ -220,7 +221,7 @@ class _Placed:
         return float(max(reaches)) * self.factor
 
     def scaled(self) -> list[UInt8[np.ndarray, "h w 4"]]:
-        """Returns the sprites, shrunk where bilinear sampling of them would alias."""
+        """Returns the sprites, shrunk if bilinear sampling of them would alias."""
         if self.factor >= 0.75:
             return list(self.cutout.sprites)
         small = {
@@ -235,7 +236,7 @@ class _Placed:
 
 
 def _middle(opacity: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "2"]:
-    """Returns the centroid (x, y) of what is opaque, the middle of the picture where nothing is."""
+    """Returns the centroid (x, y) of the opaque pixels, or the centre of the image if there are none."""
     moments = cv2.moments(opacity)
     if moments["m00"] == 0:
         return np.array(opacity.shape[::-1]) / 2

@@ -1,11 +1,11 @@
 """Training batches from grain: deterministic, resumable at any step, the same for any number of workers.
 
-Light references (which source, which video) are shuffled, repeated and mixed; one map at the end draws,
-decodes and augments the clip. Its key is (seed, position in the global stream), so a clip is the same
-whatever process, worker or thread makes it, and the position alone is the iterator's state. Each process
-takes its block of every global batch: N processes see exactly the batches that one would see.
+References (source, video) are shuffled, repeated and mixed; a final map draws, decodes and augments the clip.
+Its key is (seed, position in the global stream), so a clip does not depend on the process, worker or thread
+that makes it, and the position is the whole state of the iterator. Each process takes its block of every
+global batch, so N processes see the same batches as one.
 
-No JAX and no global state here: workers never touch a device.
+Uses neither JAX nor global state, so that workers do not initialise a device.
 """
 
 import dataclasses
@@ -31,24 +31,24 @@ Batch = dict[str, Any]  # of numpy arrays and scalars
 
 _NOTE_BYTES = 320
 _JUDGED_FROM = 3
-"""Replacements needed before their share is judged: one bad file among the first ten clips proves nothing."""
+"""Unreadable items before their share is checked: one bad file among the first ten clips is not enough."""
 
 _TRIALS = 4
-"""Draws of one item before it is given up because its objects are out of the crop or too small."""
+"""Number of draws of one item whose objects are outside the crop or too small."""
 
 _MOST_IN_A_ROW = 100
-"""Unreadable items tried one after another before a source is given up."""
+"""Number of consecutive unusable items after which a source raises VosError."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MakeClip:
-    """Turns (position in the global stream, (source, item)) into one training clip.
+    """Makes one training clip from (position in the global stream, (source, item)).
 
     Attributes:
       config: The settings.
-      videos: Of each source that is drawn from.
+      videos: Of each source with a weight.
       dataset_names: Data sets that have a lambda of their own.
-      seed: Of everything random.
+      seed: Of all random draws.
     """
 
     config: config_lib.ClipDataConfig
@@ -62,7 +62,7 @@ class MakeClip:
         return tuple(self.config.drawn().values())
 
     def __call__(self, position: int, reference: np.ndarray) -> Batch:
-        """Returns the clip of one position; an item that cannot be used gives way to the next that can."""
+        """Returns the clip of one position; replaces an unusable item by the next usable one."""
         number, item = int(reference[0]), int(reference[1])
         videos = self.videos[number]
         key = transforms.Key((self.seed, int(position)))
@@ -83,7 +83,7 @@ class MakeClip:
         return {**(clip or self._blank()), **found, **counts}
 
     def _try(self, number: int, index: int, step: int, key: transforms.Key) -> clips.ClipArrays:
-        """Makes the clip; a draw that loses all objects is drawn again before the item is given up."""
+        """Makes the clip; repeats a draw without objects up to `_TRIALS` times."""
         for trial in range(_TRIALS - 1):
             try:
                 return self._make(number, index, step, key.fold(trial))
@@ -111,7 +111,7 @@ class MakeClip:
                 key=key.fold("clip"),
             )
             clip = transforms.render(augmentation.place(view, key))
-        # Objects need a clip whose every frame says what is in front of them.
+        # Pasted objects may be behind the clip's own objects, so every frame needs its mask.
         if pasted and all(ids is not None for ids in clip.ids):
             clip = self._pasted(clip, number, index, max_gap, key.fold("paste"))
         labelled = transforms.pad(clip, (config.crop, config.crop)).ids
@@ -133,7 +133,7 @@ class MakeClip:
         *,
         alone: bool,
     ) -> transforms.Clip:
-        """Makes a pseudo-clip of a photo, without objects of other photos where `alone`."""
+        """Makes a pseudo-clip of a photo; `alone`: without objects of other photos."""
         pseudo = dataclasses.replace(self.config.pseudo, max_objects=self.config.max_objects)
         videos = self.videos[number]
         photo = clips.load_photo(videos[index], key=key.fold("photo"))
@@ -150,7 +150,7 @@ class MakeClip:
     def _pasted(
         self, clip: transforms.Clip, number: int, index: int, max_gap: int, key: transforms.Key
     ) -> transforms.Clip:
-        """Lays objects of other videos over a clip of video `index` of source `number`."""
+        """Pastes objects of other videos over a clip of video `index` of source `number`."""
         settings = self.config.paste
         drawn = cutouts.draw(
             self.videos,
@@ -180,16 +180,16 @@ class MakeClip:
 
 
 def _encode(notes: list[str]) -> np.ndarray:
-    """Returns notes as a fixed number of bytes: text does not travel in arrays of static shape."""
+    """Encodes notes as a fixed number of bytes, because batches need arrays of static shape."""
     data = "; ".join(notes).encode()[:_NOTE_BYTES]
     return np.frombuffer(data.ljust(_NOTE_BYTES, b"\0"), np.uint8)
 
 
 def references(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.MapDataset:
-    """Returns the endless global stream of references int64 [2], source and video, shuffled and mixed.
+    """Returns the infinite global stream of references int64 [2], source and video, shuffled and mixed.
 
     Args:
-      counts: of the videos of each source.
+      counts: number of videos of each source.
       weights: of the sources.
       seed: of the order.
     """
@@ -212,14 +212,14 @@ _SUM = "checksum"
 
 
 class BatchIterator(grain.DatasetIterator):
-    """An endless iterator of batches whose state is its step; saves and restores itself through orbax.
+    """An infinite iterator of batches whose state is its step; orbax can save and restore it.
 
     Attributes:
-      step: batches handed out since the beginning of training.
-      drawn: clips handed out by this process since then.
-      unreadable: items given up for them because a file is broken.
-      unusable: items given up for them because they show no object; these do not stop a run.
-      problems: what was wrong with the items given up, by name; this run's only.
+      step: batches returned since the start of training.
+      drawn: clips returned by this process since then.
+      unreadable: items that were replaced because a file is damaged.
+      unusable: items that were replaced because they show no object; these do not stop a run.
+      problems: messages about the replaced items of this run.
     """
 
     def __init__(self, batches: grain.MapDataset, config: config_lib.ClipDataConfig):
@@ -249,7 +249,7 @@ class BatchIterator(grain.DatasetIterator):
         assert self._running is not None
         batch = dict(next(self._running))
         if self._config.workers:
-            # Copied: JAX may hold a batch until the process ends, too late to free its shared memory.
+            # Copied, because JAX may keep a batch until the process ends, and with it the shared memory.
             batch = {name: np.array(value) for name, value in batch.items()}
         self.step += 1
         self.drawn += len(batch["dataset"])
@@ -277,15 +277,15 @@ class BatchIterator(grain.DatasetIterator):
             )
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the position in the stream: plain numbers, and their checksum."""
+        """Returns the position in the stream, as plain numbers with a checksum."""
         position = {name: getattr(self, name) for name in _STATE}
         return position | {_SUM: checksums.of_json(position)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a saved position, however many workers and processes saved it.
+        """Moves to a saved position, independent of the number of workers and processes that saved it.
 
         Raises:
-          VosError: the position is not what was saved; nothing has changed.
+          VosError: the checksum does not match; the iterator is unchanged.
         """
         position = {name: int(state[name]) for name in _STATE}
         if _SUM in state and state[_SUM] != checksums.of_json(position):
@@ -295,13 +295,13 @@ class BatchIterator(grain.DatasetIterator):
             setattr(self, name, position[name])
 
     async def load(self, directory: Any) -> Any:
-        """Restores from a checkpoint directory; one saved by another number of processes will do.
+        """Restores from a checkpoint directory, which another number of processes may have saved.
 
-        The stream is global, so any process's position is everybody's.
+        The stream is global, so the position is the same for every process.
         """
         states = sorted(directory.glob("process_*.json"))
         if not states:
-            raise errors.VosError(f"{directory}: holds no position of the training data")
+            raise errors.VosError(f"{directory}: has no position of the training data")
 
         async def restore() -> None:
             self.set_state(json.loads(states[0].read_text()))
@@ -309,7 +309,7 @@ class BatchIterator(grain.DatasetIterator):
         return restore()
 
     def close(self) -> None:
-        """Stops threads and workers; no batch can be had afterwards."""
+        """Stops threads and workers; the iterator cannot be used afterwards."""
         self._stop()
         super().close()
 
@@ -327,7 +327,7 @@ def make_pipeline(
     process_index: int = 0,
     process_count: int = 1,
 ) -> BatchIterator:
-    """Opens the sources and returns this process's endless iterator of batches.
+    """Opens the sources and returns this process's infinite iterator of batches.
 
     A batch holds `clips.ClipArrays` with a leading axis of b = `config.batch // process_count` clips.
     Process p gets rows p·b..(p+1)·b−1 of the global batch, which is the same for every number of processes.
@@ -335,11 +335,11 @@ def make_pipeline(
     Args:
       config: see `config_lib.ClipDataConfig`.
       dataset_names: data sets that have a lambda of their own, in the model's order.
-      seed: of everything random.
-      process_index, process_count: this process among all.
+      seed: of all random draws.
+      process_index, process_count: index of this process, and number of processes.
 
     Raises:
-      VosError: an empty or missing source, a batch that does not divide among the processes.
+      VosError: an empty or missing source, or a batch that is not a multiple of the number of processes.
     """
     config.check(dataset_names)
     if config.batch % process_count:
@@ -352,6 +352,6 @@ def make_pipeline(
     local = config.batch // process_count
     make_clip = MakeClip(config, videos, tuple(dataset_names), seed)
     mixed = references([len(of_source) for of_source in videos], [source.weight for source in drawn], seed)
-    # Nothing is dropped from an endless stream; but its length, rounded up, would not fit an index.
+    # `drop_remainder` drops nothing from an infinite stream; without it, the length would overflow an index.
     batches = mixed.map_with_index(make_clip).batch(local, drop_remainder=True)
     return BatchIterator(batches[process_index::process_count], config)

@@ -1,4 +1,4 @@
-"""Work ahead of the consumer in a thread: frames are decoded while the model runs."""
+"""Prefetching in a thread: frames are decoded while the model runs."""
 
 import queue
 import threading
@@ -12,12 +12,12 @@ def prefetch(items: Iterable[Item], size: int = 2) -> Generator[Item, None, None
     """Yields the items in order while a thread computes up to `size` of them ahead.
 
     The thread starts with the first `next`. An exception raised by `items` reaches the consumer after the
-    items before it, with its type and traceback. When the consumer stops early (`close`, `break` and the
-    generator's end of life), the thread finishes the item at hand, closes `items` and ends.
+    items before it, with its type and traceback. When the consumer stops early (`close`, `break`, or the
+    generator is deleted), the thread finishes the current item, closes `items` and ends.
 
     Args:
       items: an iterable or generator, consumed in one thread only.
-      size: how many items wait at most, >= 1; one more may be in the making.
+      size: maximum number of waiting items, >= 1; one more may be in progress.
 
     Raises:
       ValueError: `size` is below 1.
@@ -28,7 +28,7 @@ def prefetch(items: Iterable[Item], size: int = 2) -> Generator[Item, None, None
 
 
 def _consume(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
-    # The semaphore, not the queue, bounds the work: `stop` wakes a waiting producer at once, no polling.
+    # A semaphore limits the work instead of the queue, so that `stop` wakes a waiting producer at once.
     ready: queue.SimpleQueue = queue.SimpleQueue()
     free = threading.Semaphore(size)
     stop = threading.Event()
@@ -50,7 +50,7 @@ def _consume(items: Iterable[Item], size: int) -> Generator[Item, None, None]:
             if stop.is_set() and hasattr(iterator, "close"):
                 iterator.close()
 
-    # A daemon: a source that blocks for ever (a silent camera) must not keep the program alive.
+    # A daemon, so that a source that blocks forever does not keep the program alive.
     thread = threading.Thread(target=produce, name="vos-prefetch", daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""Proposals that another program found, one JSON file per video (DESIGN §4: source `file`).
+"""Proposals of another program, in one JSON file per video (docs/proposals.md).
 
     {"format": "vos_jax.proposals/1",
      "video": "bike-packing",
@@ -9,8 +9,8 @@
                           ...],
                 "00001": []}}
 
-Frames are named by their files' stems; one that is not listed has no proposals. Other keys are ignored.
-Boxes are not stored: they are those of the masks. A COCO result list becomes such files by
+Frames are named by the stems of their files; a frame that is not listed has no proposals. Other keys are
+ignored. Boxes are computed from the masks. A COCO result list is converted by
 
     python -m vos_jax.tools.convert_proposals results.json --images annotations.json --out DIR
 """
@@ -35,15 +35,15 @@ from vos_jax.data import video as video_lib
 from vos_jax.typing import Bool, Float
 
 FORMAT = "vos_jax.proposals/1"
-# What DMM-Net feeds its matching layer with (DESIGN §4): the top 50 after NMS 0.4.
+# As DMM-Net, which matches the top 50 proposals after NMS 0.4.
 NMS_THRESHOLD = 0.4
 
 MAX_PER_FRAME = 1000
-"""The best of a frame's proposals that are compared with each other; comparing takes their number squared."""
+"""Maximum number of a frame's proposals before suppression, whose cost grows with its square."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class EncodedProposal:
     """One proposal: its score and its mask in COCO's compressed run-length code."""
 
     score: float
@@ -52,25 +52,25 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class VideoProposals:
-    """The proposals of one video by frame name; `origin` is named in errors."""
+    """The proposals of one video by frame name; `origin` is their name in errors."""
 
     video: str
     size: tuple[int, int]
-    frames: Mapping[str, Sequence[Record]]
+    frames: Mapping[str, Sequence[EncodedProposal]]
     origin: str = "proposals"
 
 
-def record_of(mask: Bool[np.ndarray, "H W"], score: float) -> Record:
+def encode_proposal(mask: Bool[np.ndarray, "H W"], score: float) -> EncodedProposal:
     """Encodes a mask; `score` in [0, 1]."""
-    code: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))  # its stubs promise text
-    return Record(float(score), code["counts"].decode("ascii"))
+    code: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))  # Any: its stubs are wrong
+    return EncodedProposal(float(score), code["counts"].decode("ascii"))
 
 
 def read(path: str | os.PathLike) -> VideoProposals:
     """Reads one video's proposals.
 
     Raises:
-      VosError: the file is missing, is not such a JSON file, or a proposal in it is malformed (named).
+      VosError: the file is missing or of another format, or a proposal is malformed; the message names it.
     """
     data = read_json(path)
     found = data.get("format") if isinstance(data, dict) else f"a JSON {type(data).__name__}"
@@ -89,36 +89,35 @@ def read(path: str | os.PathLike) -> VideoProposals:
     read_frames = {}
     for frame, entries in frames.items():
         if not isinstance(entries, list):
-            raise errors.VosError(f"{path}: frame '{frame}' holds no list of proposals")
+            raise errors.VosError(f"{path}: frame '{frame}' must hold a list of proposals")
         where = f"{path}: frame '{frame}', proposal"
-        records = (record_of_json(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
+        records = (proposal_of_json(x, (height, width), f"{where} {i}") for i, x in enumerate(entries))
         read_frames[frame] = tuple(records)
     return VideoProposals(video, (height, width), read_frames, str(path))
 
 
 def path_of(folder: str | os.PathLike, video: str) -> pathlib.Path:
-    """Where a video's proposals lie: FOLDER/VIDEO.json."""
+    """Returns the path of a video's proposals, FOLDER/VIDEO.json."""
     return pathlib.Path(folder) / f"{files.safe_name(video, 'video')}.json"
 
 
 def read_video(folder: str | os.PathLike, video: video_lib.Video) -> VideoProposals:
-    """Reads the proposals of one video and checks that they are its.
+    """Reads the proposals of one video and checks that they belong to it.
 
     Raises:
-      VosError: there is no file, it is broken (see `read`), or its video, its size or a frame in it is not of
-        this video.
+      VosError: no such file, a malformed one (see `read`), or one of another video, size or frame name.
     """
     path = path_of(folder, video.name)
     if not path.is_file():
         raise errors.VosError(
-            f"{path}: no proposals for sequence '{video.name}'; model.proposals.folder needs one for each, "
-            "even where it lists no frame (docs/proposals.md)"
+            f"{path}: no proposals for sequence '{video.name}'; model.proposals.folder needs a file for each "
+            "sequence, even one without frames (docs/proposals.md)"
         )
     found = read(path)
     if found.video != video.name:
         raise errors.VosError(
-            f"{path}: holds proposals of video '{found.video}', not '{video.name}': rename the file or mend "
-            "its 'video'"
+            f"{path}: holds proposals of video '{found.video}', not '{video.name}': rename the file or "
+            "correct its 'video'"
         )
     if found.size != tuple(video.size):
         (height, width), (wanted_height, wanted_width) = found.size, video.size
@@ -135,7 +134,7 @@ def read_video(folder: str | os.PathLike, video: video_lib.Video) -> VideoPropos
 
 
 def write(path: str | os.PathLike, proposals: VideoProposals) -> None:
-    """Writes one video's proposals: all of the file or nothing. Its folder exists."""
+    """Writes one video's proposals atomically, to an existing folder."""
     frames = {
         frame: [
             {"score": r.score, "segmentation": {"size": list(proposals.size), "counts": r.counts}}
@@ -158,17 +157,16 @@ def arrays(
     nms_threshold: float = NMS_THRESHOLD,
     score_threshold: float = 0.0,
 ) -> proposals_lib.ProposalArrays:
-    """One frame's proposals as the model takes them: P = `capacity` places, best first.
+    """Returns one frame's proposals as arrays for the model: P = `capacity`, best first.
 
     Masks are scaled from the file's size to the frame's, padded at the bottom and right, and averaged to
-    stride 4; boxes are tight around the masks. Empty masks are dropped.
+    stride 4; boxes are the tight boxes of the masks. Empty masks are dropped.
 
     Args:
-      frame: the frame's name; one the file does not list gives no valid proposal.
-      frame_size: real (height, width) of the frame as the model sees it; padded_size: what it is padded to,
-        in multiples of 4.
-      capacity: P. nms_threshold: IoU of boxes above which the lower-scored one goes (1 keeps all).
-      score_threshold: proposals that score less are dropped.
+      frame: the frame's name; one that is not in the file gives no valid proposal.
+      frame_size: real (height, width) of the model's input; padded_size: its padded size, a multiple of 4.
+      capacity: P. nms_threshold: IoU of boxes above which the lower-scored one is dropped (1 keeps all).
+      score_threshold: proposals with a lower score are dropped.
     """
     (height, width), stride = frame_size, geometry.MASK_STRIDE
     cells = padded_size[0] // stride, padded_size[1] // stride
@@ -203,22 +201,22 @@ def arrays(
 
 def _decode(code: Any) -> Float[np.ndarray, "H W"]:
     with warnings.catch_warnings():
-        # pycocotools 2.0 hands numpy 2 an array object of the old kind.
+        # pycocotools 2.0 uses an array interface that numpy 2 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
         return coco_mask.decode(code).astype(np.float32)
 
 
 def _runs(counts: str) -> list[int]:
-    """The run lengths that COCO's text code stands for; pycocotools checks no code it is given.
+    """Returns the run lengths of COCO's text code, which pycocotools decodes without a check.
 
-    Six bits per character from '0' on: five of the number, low ones first, and one that says it goes on;
-    from the third run on the number is the difference to the run before the last.
+    A character minus '0' has six bits: five bits of a number, low ones first, and a continuation bit. From
+    the fourth run on, the number is the difference to the run two before.
     """
     runs: list[int] = []
     value = shift = 0
     for character in counts:
         bits = ord(character) - 48
-        # Beyond these pycocotools would read other runs than are summed here, and write behind its array.
+        # Outside these limits pycocotools would decode other runs and write outside its array.
         if not 0 <= bits < 64 or shift > 30:
             return []
         value |= (bits & 31) << shift
@@ -233,7 +231,7 @@ def _runs(counts: str) -> list[int]:
 
 
 def _suppress(xywh: np.ndarray, threshold: float) -> list[int]:
-    """Greedy non-maximum suppression of boxes in descending order of score."""
+    """Returns the boxes that greedy non-maximum suppression keeps; boxes are in descending order of score."""
     kept: list[int] = []
     if not len(xywh):
         return kept
@@ -244,7 +242,7 @@ def _suppress(xywh: np.ndarray, threshold: float) -> list[int]:
     return kept
 
 
-def record_of_json(entry: Any, size: tuple[int, int], where: str) -> Record:
+def proposal_of_json(entry: Any, size: tuple[int, int], where: str) -> EncodedProposal:
     entry = entry if isinstance(entry, dict) else {}
     score, segmentation = entry.get("score"), entry.get("segmentation")
     number = isinstance(score, int | float) and not isinstance(score, bool)
@@ -264,11 +262,11 @@ def record_of_json(entry: Any, size: tuple[int, int], where: str) -> Record:
         code: Any = {"size": list(size), "counts": counts}
         code = coco_mask.frPyObjects(code, *size)
         counts = code["counts"].decode("ascii")
-    return Record(float(score), counts)
+    return EncodedProposal(float(score), counts)
 
 
 def is_size(size: object) -> bool:
-    """Whether it is [height, width] of an image that would be read, too."""
+    """Returns whether `size` is [height, width] of an image within the limits of `mask_files`."""
     return (
         isinstance(size, list)
         and len(size) == 2

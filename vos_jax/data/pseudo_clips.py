@@ -1,9 +1,9 @@
-"""Pseudo-clips: one photo with masks becomes T frames that move, bend and hide one another (docs/method.md).
+"""Pseudo-clips: T frames made from one photo with masks by motion, warps and pasted objects.
 
-The photo is the background and keeps its objects; objects of other photos are pasted over it and move on
-their own, so that they occlude and are occluded. Every layer has a path: an affine part (turn, scale, shear,
-shift) and a smooth warp, both growing with time. All maps are composed on a coarse lattice and pixels are
-sampled once, at crop size.
+The photo is the background and keeps its objects; objects of other photos are pasted over it and move
+independently, with occlusions. Every layer has a path: an affine part (turn, scale, shear, shift) and a
+smooth warp, both growing with time. All maps are composed on a coarse lattice, and pixels are sampled once,
+at crop size.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8
 
 LAST_ID = 254
-"""Highest id of a pasted object: 255 is no object's."""
+"""Highest id of a pasted object; 255 is void."""
 
 # --- sprites -----------------------------------------------------------------------------------------------
 
@@ -34,9 +34,9 @@ class Sprite:
 
 
 def cut_sprite(view: transforms.View, rng: np.random.Generator, *, min_pixels: int) -> Sprite | None:
-    """Cuts a random object of at least `min_pixels` pixels out of a photo; None where there is none."""
+    """Cuts a random object of at least `min_pixels` pixels out of a photo; None if there is none."""
     ids, frame = view.ids[0], view.frames[0]
-    assert ids is not None  # of a photo; only frames of videos may lack theirs
+    assert ids is not None  # a photo always has a mask
     areas = np.bincount(ids.ravel(), minlength=256)
     areas[0] = 0
     found = np.flatnonzero(areas >= min_pixels)
@@ -46,14 +46,14 @@ def cut_sprite(view: transforms.View, rng: np.random.Generator, *, min_pixels: i
     if mask.shape != frame.shape[:2]:
         mask = cv2.resize(mask, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     x, y, width, height = cv2.boundingRect(mask)
-    # A transparent rim of two pixels lets the edge fade out.
+    # A transparent rim of two pixels gives the edge a soft transition.
     box = np.s_[y : y + height, x : x + width]
     cut = np.dstack([frame[box], mask[box]])
     return Sprite(cv2.copyMakeBorder(cut, 2, 2, 2, 2, cv2.BORDER_REPLICATE) * _rim(height, width))
 
 
 def _rim(height: int, width: int) -> np.ndarray:
-    """Returns 1 everywhere but in the opacity of the two outermost pixels: uint8 [h + 4, w + 4, 4]."""
+    """Returns ones, with 0 in the opacity of the two outermost pixels: uint8 [h + 4, w + 4, 4]."""
     rim = np.ones((height + 4, width + 4, 4), np.uint8)
     rim[:, :, 3] = np.pad(np.ones((height, width), np.uint8), 2)
     return rim
@@ -64,11 +64,11 @@ class PseudoClip:
     """Makes a clip of any length from one photo and objects of other photos.
 
     Attributes:
-      camera: Motion of the photo, with all that is in it.
-      object: Motion of each pasted object, on top of nothing: it does not follow the camera.
-      motion: Factor on how far both turn, grow and shift.
-      max_objects: A clip is meant to show 1..max_objects objects, each number equally likely; photos that
-        already show more keep them (`SelectObjects` decides).
+      camera: Motion of the photo with its objects.
+      object: Motion of each pasted object, independent of the camera.
+      motion: Factor on the rotation, scaling and shift of both.
+      max_objects: Maximum of the uniformly drawn number of objects of a clip; photos with more objects keep
+        them until `SelectObjects`.
       size: Smallest and largest pasted object: root of its box's area, as a share of the crop's side.
       mirror: Probability that a pasted object is mirrored.
       min_pixels: Smaller objects are not pasted.
@@ -86,10 +86,10 @@ class PseudoClip:
         checks.above(self, 0, "motion")
         checks.probability(self, "mirror")
         if not 0 < self.size[0] <= self.size[1]:
-            raise VosError(f"size is {self.size}; write the smallest, above 0, and the largest")
+            raise VosError(f"size is {self.size}; write a minimum above 0 and a maximum")
 
     def num_pasted(self, view: transforms.View, key: transforms.Key) -> int:
-        """Returns how many objects are to be pasted over a photo."""
+        """Returns the number of objects to paste over a photo."""
         number = int(key.fold("wanted").generator().integers(1, self.max_objects + 1))
         ids = view.ids[0]
         assert ids is not None
@@ -103,13 +103,13 @@ class PseudoClip:
         length: int,
         key: transforms.Key,
     ) -> transforms.Clip:
-        """Returns the clip seen through a placed view.
+        """Returns the clip of a placed view.
 
         Args:
-          view: one photo under the geometry of its crop (`Augmentation.place`).
-          others: photos to cut one object from each.
+          view: one photo with the geometry of its crop (`Augmentation.place`).
+          others: photos, each of which gives one object.
           length: number of frames.
-          key: drives all motion.
+          key: source of all draws.
         """
         points, shape = motion.lattice(view.size)
         camera = self.camera.times(self.motion)
@@ -119,7 +119,7 @@ class PseudoClip:
         frames, truths = [], []
         for time in range(length):
             maps = motion.dense(path[time], shape, view.size)
-            # Mirroring at the borders shows no black; photo and mask are mirrored alike.
+            # Mirrored at the borders, to avoid black areas; the mask is mirrored in the same way.
             frames.append(_sample(photo, maps, view.to_unit, cv2.INTER_LINEAR, cv2.BORDER_REFLECT))
             truths.append(_sample(ids, maps, view.to_unit, cv2.INTER_NEAREST, cv2.BORDER_REFLECT))
         origins = _photo_origins(path, shape, view)
@@ -150,12 +150,12 @@ class PseudoClip:
         factor = rng.uniform(*self.size) * np.sqrt(size[0] * size[1] / (height * width))
         pixels = sprite.pixels
         if factor < 0.75:
-            # Bilinear sampling of a larger picture would alias.
+            # Bilinear sampling of a larger sprite would alias.
             small = (max(4, round(width * factor)), max(4, round(height * factor)))
             pixels = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
         mirrored = -1.0 if rng.random() < self.mirror else 1.0
         place = rng.uniform(0.15, 0.85, 2) * size[::-1]
-        # From crop pixels (around `place`) to the sprite's unit square (around its middle).
+        # Maps crop pixels to the sprite's unit square, and `place` to its centre.
         scale = np.array([mirrored / (factor * width), 1 / (factor * height)])
         to_unit = np.concatenate([np.diag(scale), (0.5 - scale * place)[:, None]], axis=1)
         points, shape = motion.lattice(size)
@@ -180,12 +180,12 @@ def lay(
 
     Args:
       frame: RGB.
-      truth: object ids; a pixel belongs to the sprite where the sprite is more than half opaque.
+      truth: object ids; pixels where the sprite is more than half opaque get its id.
       pixels: RGB and opacity.
-      coarse: where the points of the lattice of shape `shape` come from.
+      coarse: origins of the points of the lattice of shape `shape`.
       to_unit: maps these origins to the sprite's unit square.
       object_id: of the sprite.
-      before: opacity of what stands in front of the sprite; None: nothing does.
+      before: opacity of the layers in front of the sprite; None: no such layer.
     """
     size = (frame.shape[0], frame.shape[1])
     unit = coarse @ to_unit[:, :2].T + to_unit[:, 2]
@@ -207,9 +207,9 @@ def lay(
 def _photo_origins(
     path: Float[np.ndarray, "T G 2"], shape: tuple[int, int], view: transforms.View
 ) -> Float[np.ndarray, "T h w 3"]:
-    """Returns the origins of a photo's cells, UNKNOWN where the crop or the photo ends.
+    """Returns the origins of a photo's cells, UNKNOWN outside the crop or the photo.
 
-    Beyond its borders the photo is mirrored, so a cell there shows another point than its origin says.
+    Outside its borders the photo is mirrored, so the origin of a cell there would be wrong.
     """
     origins = origins_lib.of_layer(path, shape, 0)
     unit = origins[..., 1:] @ view.to_unit[:, :2].T + view.to_unit[:, 2]
@@ -227,18 +227,18 @@ def of_photo(
     length: int,
     key: transforms.Key,
 ) -> transforms.Clip:
-    """Returns a pseudo-clip of a photo, augmented but for `Augmentation.finish`.
+    """Returns a pseudo-clip of a photo, augmented except for `Augmentation.finish`.
 
     Raises:
       UnusableClip: the photo shows no object.
     """
-    # One frame has no order to flip: time is flipped once there are frames.
+    # `place` cannot flip the time of a single frame, so it is flipped here.
     clip = pseudo(augmentation.place(photo, key), others, length=length, key=key.fold("pseudo"))
     return augmentation.temporal_flip(clip, key.fold("temporal_flip"))
 
 
 def compact(ids: Sequence[UInt8[np.ndarray, "H W"]]) -> list[UInt8[np.ndarray, "H W"]]:
-    """Renumbers the ids of all frames 1, 2, ..: the highest numbers are left for pasted objects."""
+    """Renumbers the ids of all frames to 1, 2, .., so that the highest ids are free for pasted objects."""
     counts = sum(np.bincount(frame.ravel(), minlength=256) for frame in ids)
     present = np.flatnonzero(np.asarray(counts)[1:]) + 1
     table = np.zeros(256, np.uint8)
@@ -253,18 +253,18 @@ def _sample(
     interpolation: int,
     border: int,
 ) -> np.ndarray:
-    """Samples an array where `maps` says, given as (x, y) in pixels of the view that `to_unit` belongs to."""
+    """Samples an array at `maps`, (x, y) in pixels of the view of `to_unit`."""
     height, width = array.shape[:2]
     matrix = to_unit * np.array([[width], [height]])
     matrix[:, 2] -= 0.5
-    none: Any = None  # OpenCV takes it where `maps` holds x and y; its stubs do not
+    none: Any = None  # OpenCV accepts None because `maps` has x and y; its stubs do not
     return cv2.remap(array, cv2.transform(maps, matrix), none, interpolation, borderMode=border)
 
 
 def _touched(unit: Float[np.ndarray, "g G 2"], size: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Returns the part of the crop that a sprite's unit square can reach, from its coarse coordinates."""
+    """Returns the part of the crop that a sprite's unit square may cover, from its coarse coordinates."""
     inside = np.all((unit > -0.1) & (unit < 1.1), axis=-1).astype(np.uint8)
-    # A sprite smaller than a lattice cell may lie between its points.
+    # A sprite smaller than a lattice cell may be between its points.
     inside |= _straddles(unit)
     if not inside.any():
         return None

@@ -1,8 +1,8 @@
 """Augmentation of training clips: numpy and OpenCV only, every draw from an explicit key.
 
-Geometry is collected in a `View` (a matrix, no pixels) and touched once, by `Crop`, at crop size; what
-follows works on the rendered `Clip`. The order is that of the paper: scale, horizontal flip, temporal flip,
-crop (DESIGN §8, supplementary §2); everything else is optional and off by default.
+Geometric transforms are composed in a `View` (a matrix) and applied once, by `Crop`, at crop size. All others
+work on the rendered `Clip`. The order is that of the paper (supplement section 2): scale, horizontal flip,
+temporal flip, crop. All other transforms are optional and off by default.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from vos_jax.typing import Float, UInt8
 
 
 class UnusableClip(errors.VosError):
-    """A clip that shows no object in its first frame; the pipeline replaces it like an unreadable file."""
+    """Error for a clip without an object in its first frame; the pipeline replaces the clip."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A random key of plain integers: `fold` derives an independent one, `generator` draws from it.
+    """A random key of plain integers: `fold` derives an independent key, `generator` draws from it.
 
-    Like `jax.random.key`, without JAX: workers never touch a device.
+    Like `jax.random.key`, but without JAX, so that workers do not initialise a device.
     """
 
     entropy: tuple[int, ...]
@@ -37,18 +37,18 @@ class Key:
 
     def generator(self) -> np.random.Generator:
         """Returns a fresh generator: the same key always draws the same numbers."""
-        # The length comes first because numpy pads entropy with zeros: (1,) and (1, 0) would draw the same.
+        # numpy pads entropy with zeros: without the length, (1,) and (1, 0) would draw the same numbers.
         return np.random.default_rng((len(self.entropy), *self.entropy))
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Decoded frames of one clip, real ones only, under a geometry that is not yet applied.
+    """Decoded frames of one clip, without padding frames, and a geometry that is not applied yet.
 
     Args:
       frames: uint8 RGB, each [H, W, 3].
-      ids: uint8 object ids, each [H, W] (0 background), None where a frame is not annotated. A mask may have
-        another resolution than its frame (reduced decoding), never another field of view.
+      ids: uint8 object ids, each [H, W] (0 background), None for frames without annotation. A mask may have
+        another resolution than its frame (reduced decoding), but the same field of view.
       size: height and width of the view in its own pixels.
       to_unit: [2, 3], maps (x, y, 1) in view pixels (pixel i covers [i, i + 1]) to the unit square of a
         frame.
@@ -65,20 +65,20 @@ class View:
 
 
 def make_view(frames: tuple[np.ndarray, ...], ids: tuple[np.ndarray | None, ...]) -> View:
-    """Returns the untouched view of frames [H, W, 3] and their ids [H, W] or None."""
+    """Returns the view of frames [H, W, 3] and their ids [H, W] or None, without any transform."""
     height, width = frames[0].shape[:2]
     return View(frames, ids, (height, width), np.array([[1 / width, 0, 0], [0, 1 / height, 0]]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Rendered frames of one clip, real ones only, padded at the bottom and right to the crop size.
+    """Rendered frames of one clip, without padding frames, padded at the bottom and right to the crop size.
 
     Args:
       frames: uint8 RGB, each [h, w, 3].
-      ids: uint8, each [h, w], None where a frame is not annotated.
+      ids: uint8, each [h, w], None for frames without annotation.
       size: real height and width inside the padded arrays.
-      origins: what each cell shows (`data.origins`), None where nothing is known of any.
+      origins: the point that each cell shows (`data.origins`), None if all are unknown.
     """
 
     frames: tuple[UInt8[np.ndarray, "h w 3"], ...]
@@ -91,12 +91,12 @@ V = TypeVar("V", View, Clip)
 
 
 def holds_object(ids: UInt8[np.ndarray, "H W"] | None) -> bool:
-    """Tells whether an annotation shows any object; an absent annotation shows none."""
+    """Returns whether an annotation shows any object; False without annotation."""
     return ids is not None and cv2.countNonZero(np.ascontiguousarray(ids)) > 0
 
 
 def to_pixels(to_unit: Float[np.ndarray, "2 3"], size: tuple[int, int]) -> Float[np.ndarray, "2 3"]:
-    """Returns the matrix from a view's pixel centres to an array's, both counted from 0 as OpenCV does."""
+    """Returns the matrix from a view's pixel centres to an array's, both counted from 0 as in OpenCV."""
     matrix = to_unit * np.array([[size[1]], [size[0]]])
     matrix[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
     return matrix
@@ -134,13 +134,13 @@ def resize(view: View, factor: float) -> View:
 
 
 def enlarge(view: View, size: tuple[int, int]) -> View:
-    """Enlarges a view just enough that a crop of `size` fits; larger views stay as they are (DESIGN §8)."""
+    """Enlarges a view just enough for a crop of `size`; larger views are unchanged."""
     return resize(view, max(1.0, size[0] / view.size[0], size[1] / view.size[1]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One scale factor for all frames of a clip (supplementary §2: [1, 1.5]).
+    """Scales all frames of a clip by one factor (supplement section 2: [1, 1.5]).
 
     Attributes:
       low: Smallest enlargement.
@@ -160,10 +160,10 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HorizontalFlip:
-    """Mirrors all frames of a clip together (supplementary §2).
+    """Mirrors all frames of a clip together (supplement section 2).
 
     Attributes:
-      prob: Probability of it.
+      prob: Probability that a clip is mirrored.
     """
 
     prob: float = 0.5
@@ -179,12 +179,12 @@ class HorizontalFlip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TemporalFlip:
-    """Reverses the frames of a clip (supplementary §2).
+    """Reverses the frames of a clip (supplement section 2).
 
-    A clip whose last frame shows no object keeps its order: what becomes frame 0 must hold one.
+    A clip whose last frame shows no object keeps its order, because frame 0 must show one.
 
     Attributes:
-      prob: Probability of it.
+      prob: Probability that a clip is reversed.
     """
 
     prob: float = 0.5
@@ -203,16 +203,16 @@ class TemporalFlip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One random crop for all frames (supplementary §2: 352×352), placed where an object of frame 0 shows.
+    """Crops all frames at one random position that shows an object of frame 0 (supplement section 2).
 
-    Uniform over all places where at least the share `keep` of some object of frame 0 (or of what a crop can
-    hold, if that is less) lies inside: `tries` uniform draws, then a draw around one of the object's pixels.
+    Draws up to `tries` uniform positions until one contains the share `keep` of a random object of frame 0
+    (or of the crop's area, if that is less), then draws around the object.
 
     Attributes:
       size: Height and width.
-      keep: Share of some object of the first frame that a crop must hold; 0 is the paper's crop, blind to
-        objects.
-      tries: Blind draws before one is aimed.
+      keep: Share of an object of the first frame that the crop must contain; 0 is the paper's crop, which
+        ignores objects.
+      tries: Uniform draws before a draw around the object.
     """
 
     size: tuple[int, int] = dataclasses.field(default=(352, 352), metadata={"follows": "train.data.crop"})
@@ -224,7 +224,7 @@ class Crop:
         checks.at_least(self, 0, "tries")
 
     def place(self, view: View, key: Key) -> View:
-        """Returns the view of the crop (smaller than `size` only where the view itself is).
+        """Returns the view of the crop (smaller than `size` only if the view itself is).
 
         Raises:
           UnusableClip: frame 0 shows no object.
@@ -237,7 +237,7 @@ class Crop:
         room = (view.size[0] - size[0], view.size[1] - size[1])
         areas = np.bincount(ids.ravel(), minlength=256)
         areas[0] = 0
-        # One object decides; a large one is no likelier than a small one.
+        # All objects are equally likely, independent of their size.
         chosen = int(rng.choice(np.flatnonzero(areas)))
         mask = (ids == chosen).view(np.uint8)
         sums = cv2.integral(mask)
@@ -251,7 +251,7 @@ class Crop:
             placed = at(int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)))
             if _count(sums, placed) >= wanted:
                 return placed
-        # Aim at the object's pixel nearest to its middle, moved a little.
+        # Centre on the object's pixel nearest to its centroid, with a random offset.
         ys, xs = np.nonzero(mask)
         nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
         unit = np.array([(xs[nearest] + 0.5) / ids.shape[1], (ys[nearest] + 0.5) / ids.shape[0]])
@@ -277,14 +277,14 @@ def _count(sums: np.ndarray, view: View) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectObjects:
-    """Decides which objects a clip is about and numbers them 1..N; everything else becomes background (0).
+    """Selects the objects of a clip and numbers them 1..N; everything else becomes background (0).
 
-    An object is what frame 0 shows with at least `min_pixels` pixels after the crop: what appears later has
-    no truth in the memory. More than `max_objects` are drawn from at random. With probability `drop` one of
-    several objects becomes background, with probability `merge` two become one.
+    An object must have at least `min_pixels` pixels in frame 0 after the crop, because later objects have no
+    mask in the memory. If there are more than `max_objects`, a random subset is kept. With probability `drop`
+    one of several objects becomes background, with probability `merge` two become one.
 
     Attributes:
-      max_objects: Most objects of a clip.
+      max_objects: Maximum number of objects of a clip.
       min_pixels: An object of frame 0 with fewer pixels becomes background.
       drop: Probability that one of several objects becomes background.
       merge: Probability that two objects become one.

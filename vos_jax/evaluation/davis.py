@@ -1,4 +1,4 @@
-"""The DAVIS measures of one object, equal to the official toolkit's (DESIGN §9)."""
+"""J and F of one object, equal to the official DAVIS toolkit's (docs/method.md, "Scores and protocols")."""
 
 import functools
 
@@ -8,14 +8,14 @@ import numpy as np
 from vos_jax.typing import Bool, Float, UInt8
 
 TOLERANCE = 0.008
-"""Distance at which two boundary pixels still match, as a share of the frame's diagonal."""
+"""Largest distance between two matching boundary pixels, as a share of the frame's diagonal."""
 
 RECALL_THRESHOLD = 0.5
 NUM_BINS = 4
 
 
 def region_similarity(truth: Bool[np.ndarray, "H W"], prediction: Bool[np.ndarray, "H W"]) -> float:
-    """J: intersection over union of two masks; 1 where both are empty (DESIGN §9).
+    """Returns J, the intersection over union of two masks; 1 if both are empty.
 
     Raises:
       ValueError: the masks differ in shape.
@@ -26,18 +26,18 @@ def region_similarity(truth: Bool[np.ndarray, "H W"], prediction: Bool[np.ndarra
 
 
 def boundary_similarity(truth: Bool[np.ndarray, "H W"], prediction: Bool[np.ndarray, "H W"]) -> float:
-    """F: harmonic mean of boundary precision and recall (DESIGN §9).
+    """Returns F, the harmonic mean of boundary precision and recall.
 
     A boundary pixel is matched if the other boundary has a pixel within a disk of radius
-    ceil(TOLERANCE * diagonal) around it. No boundary in either mask (both empty, or both filling the frame)
-    gives 1, in only one of them 0.
+    ceil(TOLERANCE * diagonal) around it. F is 1 if neither mask has a boundary (it is empty or fills the
+    frame), and 0 if only one of them has.
 
     Raises:
       ValueError: the masks differ in shape.
     """
     _check_shapes(truth, prediction)
     radius = int(np.ceil(TOLERANCE * np.linalg.norm(truth.shape)))
-    # All boundary pixels lie in the masks' common box, grown by one; matches are counted at boundary pixels.
+    # All boundary pixels are in the masks' common box, enlarged by one pixel.
     box = _box(truth | prediction)
     truth_edge, prediction_edge = boundary(truth[box]), boundary(prediction[box])
     num_truth, num_prediction = np.count_nonzero(truth_edge), np.count_nonzero(prediction_edge)
@@ -49,7 +49,7 @@ def boundary_similarity(truth: Bool[np.ndarray, "H W"], prediction: Bool[np.ndar
 
 
 def boundary(mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-    """0/1 map of pixels that differ from their right, lower or lower right neighbour, if it exists."""
+    """Returns a 0/1 map of pixels that differ from their right, lower or lower right neighbour."""
     mask = mask.astype(np.uint8)
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
@@ -59,11 +59,11 @@ def boundary(mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
 
 
 def statistics(values: Float[np.ndarray, "T"]) -> dict[str, float]:
-    """Mean, recall and decay of one object's per-frame values (DESIGN §9).
+    """Returns mean, recall and decay of one object's values per frame.
 
-    Recall is the share of frames above 0.5; decay the mean of the first of four bins minus the mean of the
-    last. The official bins share their end frames. The official uint8 bin indices wrap beyond 256 frames;
-    these do not.
+    Recall is the share of frames above 0.5. Decay is the mean of the first of four bins minus the mean of the
+    last. As in the official toolkit, bins share their end frames. Its uint8 bin indices wrap beyond 256
+    frames; these do not.
 
     Raises:
       ValueError: no values; such an object is not scored (`scoring.summarise`).
@@ -82,17 +82,17 @@ def statistics(values: Float[np.ndarray, "T"]) -> dict[str, float]:
 
 def _check_shapes(truth: np.ndarray, prediction: np.ndarray) -> None:
     if truth.shape != prediction.shape or truth.ndim != 2:
-        raise ValueError(f"masks to compare are planes of one shape: {truth.shape}, {prediction.shape}")
+        raise ValueError(f"masks to compare must be [H, W] of equal shape: {truth.shape}, {prediction.shape}")
 
 
 def _box(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    """Rows and columns of the mask's bounding box and one more on each side, inside the frame."""
+    """Returns the rows and columns of the mask's bounding box, enlarged by one, inside the frame."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return slice(max(0, y - 1), y + height + 1), slice(max(0, x - 1), x + width + 1)
 
 
 @functools.cache
 def _disk(radius: int) -> UInt8[np.ndarray, "D D"]:
-    """Pixels at distance <= radius from the centre (OpenCV's own ellipse is another shape)."""
+    """Returns the pixels at distance <= radius from the centre (OpenCV's ellipse has another shape)."""
     offsets = np.arange(-radius, radius + 1)
     return (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).astype(np.uint8)

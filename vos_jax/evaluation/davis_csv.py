@@ -1,4 +1,4 @@
-"""Scores as the official DAVIS toolkit writes them: same file names, columns and rounding."""
+"""Score files of the official DAVIS toolkit: the same file names, columns and rounding."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ def names(split: str) -> tuple[str, str]:
 def write(folder: pathlib.Path, split: str, results: Mapping[str, Any]) -> list[pathlib.Path]:
     """Writes global_results-SPLIT.csv and per-sequence_results-SPLIT.csv and returns their paths.
 
-    The second has a row per OBJECT, named SEQUENCE_OBJECT, as the toolkit's has.
+    The second has a row per OBJECT, named SEQUENCE_OBJECT, as in the toolkit.
 
     Args:
-      folder: it exists.
+      folder: an existing folder.
       split: "val", "test-dev", ...
-      results: `scoring.summarise`'s table. One without a score writes nothing.
+      results: the table of `scoring.summarise`. Without a score, nothing is written.
 
     Raises:
       VosError: a file cannot be written.

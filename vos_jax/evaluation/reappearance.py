@@ -1,4 +1,4 @@
-"""Re-identification: whether an object that was gone is found again when it is back."""
+"""Re-identification: the share of returning objects that are found again."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from vos_jax.evaluation import davis
 from vos_jax.typing import Bool
 
 WITHIN = 5
-"""An object shall be found in one of so many frames, the first one in which it is back included."""
+"""Number of frames, from the first frame of a return on, in one of which the object must be found."""
 
 ABSENT = 5
-"""An object that was out of sight in fewer frames on end was not gone."""
+"""Smallest number of consecutive frames without the object that count as an absence."""
 
 IN_VIEW = 0.25
-"""It is back when so much of it shows, as a share of its median area where it shows at all."""
+"""Visible area at which an object is back, as a share of its median area in frames that show it."""
 
 
 def returns(truth: Sequence[Bool[np.ndarray, "H W"]]) -> list[int]:
-    """The frames in which an object is back, given its true mask in every frame.
+    """Returns the first frame of each return of an object, given its true mask in every frame.
 
-    The time before it shows up first is no absence.
+    The time before its first appearance is no absence.
     """
     areas = np.array([int(np.count_nonzero(mask)) for mask in truth])
     if not areas.any():
@@ -41,7 +41,7 @@ def returns(truth: Sequence[Bool[np.ndarray, "H W"]]) -> list[int]:
 def recovered(
     truth: Sequence[Bool[np.ndarray, "H W"]], predicted: Sequence[Bool[np.ndarray, "H W"]]
 ) -> list[bool]:
-    """Of each return, whether J exceeds 0.5 in one of its first `WITHIN` frames."""
+    """Returns, for each return, whether J exceeds 0.5 in one of its first `WITHIN` frames."""
     return [
         any(
             davis.region_similarity(truth[index], predicted[index]) > 0.5

@@ -1,4 +1,4 @@
-"""Submissions: masks packed as the benchmark servers take them, and a check of anybody's archive.
+"""Submissions: archives of masks for the benchmark servers, and a check of such archives.
 
 DAVIS and folders: SEQUENCE/FRAME.png at the root. YouTube-VOS: Annotations/VIDEO/FRAME.png.
 """
@@ -19,9 +19,9 @@ from vos_jax.data import video as video_lib
 NAME = "submission.zip"
 
 MAX_BYTES = 2**26
-"""Largest mask unpacked; nothing is ever unpacked to disk."""
+"""Size limit of an unpacked mask, in bytes; masks are unpacked in memory only."""
 
-# Zip archives know no time before 1980; a fixed one makes equal masks equal archives.
+# The earliest time of a zip archive; with a fixed time, equal masks give equal archives.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -44,7 +44,8 @@ def pack(dataset: datasets.VideoDataset, results: str | os.PathLike, path: pathl
     """Packs RESULTS/SEQUENCE/FRAME.png of every sequence, checks the archive, and returns its path.
 
     Raises:
-      VosError: a mask is missing or unfit (see `check`), or the archive cannot be written; none is left then.
+      VosError: a mask is missing or invalid (see `check`), or the archive cannot be written; no archive is
+        left.
     """
     try:
         with files.atomic(path) as temporary:
@@ -64,16 +65,16 @@ def pack(dataset: datasets.VideoDataset, results: str | os.PathLike, path: pathl
 def check(
     dataset: datasets.VideoDataset, path: str | os.PathLike, *, shown: str | os.PathLike | None = None
 ) -> Counts:
-    """Checks that an archive is what the data set's server takes: names, sizes, palette, ids, counts.
+    """Checks that an archive is valid for the data set's server: names, sizes, palette, ids, counts.
 
     Args:
-      dataset: its first masks say which ids there are.
+      dataset: its first masks give the valid ids.
       path: the archive.
-      shown: what errors call it.
+      shown: its name in errors.
 
     Raises:
-      VosError: the first thing that is wrong. Names that would leave a folder, links, duplicates, encrypted
-        and huge members are refused unread.
+      VosError: the first problem. Absolute names and names with "..", links, duplicates, encrypted and too
+        large members are rejected before they are read.
     """
     shown = path if shown is None else shown
     try:
@@ -82,7 +83,7 @@ def check(
     except OSError as error:
         raise errors.VosError(f"{shown}: cannot read the archive: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
-        raise errors.VosError(f"{shown}: not a whole zip archive ({error}); pack it again") from error
+        raise errors.VosError(f"{shown}: not a complete zip archive ({error}); pack it again") from error
 
 
 def _check(dataset: datasets.VideoDataset, archive: zipfile.ZipFile, shown: str) -> Counts:
@@ -96,10 +97,10 @@ def _check(dataset: datasets.VideoDataset, archive: zipfile.ZipFile, shown: str)
 
 
 def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]:
-    """The files by name, after everything that no honest archive has is refused."""
+    """Returns the files by name; raises VosError for unsafe members."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        # `orig_filename`: zipfile itself mends some of what is looked for here.
+        # `orig_filename` too, because zipfile normalises some unsafe names in `filename`.
         for name in (info.orig_filename, info.filename):
             parts = name.removesuffix("/").split("/")
             if any(part in ("", ".", "..") or any(c in part for c in "\\:\0") for part in parts):
@@ -112,8 +113,8 @@ def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]
             raise errors.VosError(f"{shown}: {info.filename} is encrypted; servers take plain archives")
         if info.file_size > MAX_BYTES:
             raise errors.VosError(
-                f"{shown}: {info.filename} unpacks to {info.file_size / 2**20:.0f} MiB, which is no mask; at "
-                f"most {MAX_BYTES / 2**20:.0f} MiB are read"
+                f"{shown}: {info.filename} unpacks to {info.file_size / 2**20:.0f} MiB, no mask; "
+                f"at most {MAX_BYTES / 2**20:.0f} MiB are read"
             )
         if not info.is_dir():
             members[info.filename] = info
@@ -125,7 +126,7 @@ def _check_names(found: list[str], required: list[str], shown: str) -> None:
     if missing:
         deeper = [name for name in surplus if name.endswith(f"/{missing[0]}")]
         shallow = [name for name in surplus if missing[0].endswith(f"/{name}")]
-        moved = "".join(f"; it lies at {name}: move everything" for name in (deeper + shallow)[:1])
+        moved = "".join(f"; it is at {name}: move all files" for name in (deeper + shallow)[:1])
         raise errors.VosError(
             f"{shown}: lacks {missing[0]} ({len(missing)} of {len(required)} masks are missing){moved}"
         )

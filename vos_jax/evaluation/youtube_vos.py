@@ -1,4 +1,4 @@
-"""The YouTube-VOS table: objects of categories that were trained on, and of categories that were not."""
+"""The YouTube-VOS scores, separately for seen categories (trained on) and unseen ones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 def summarise(
     objects: Iterable[Mapping[str, Any]], seen: Mapping[tuple[str, int], bool]
 ) -> dict[str, float | None]:
-    """G = mean of J and F over seen and over unseen categories (DESIGN §9).
+    """Returns G, the mean of J and F over seen and over unseen categories, and these four means.
 
     Each of the four is a mean over OBJECTS of their means over frames.
 
@@ -18,8 +18,8 @@ def summarise(
       seen: (sequence, object id) -> whether its category was trained on.
 
     Returns:
-      {"G", "J_seen", "J_unseen", "F_seen", "F_unseen"}. A mean over no object is None and left out of G; G is
-      None where there is no object at all.
+      {"G", "J_seen", "J_unseen", "F_seen", "F_unseen"}. A mean over no object is None and not part of G; G is
+      None if there is no object.
     """
     groups: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
     for scored in objects:

@@ -64,7 +64,7 @@ class MaskWriter:
         """Queues one mask before the final one, for OUT/intermediates/NAME/SEQUENCE/FRAME.png."""
         self._put(mask_path(self.out_dir / INTERMEDIATES / name, sequence, frame_name), ids)
 
-    def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.Soft) -> None:
+    def write_probabilities(self, sequence: str, frame_name: str, soft: probabilities.SoftMasks) -> None:
         """Queues one frame's probabilities, for OUT/probabilities/SEQUENCE/FRAME.npz."""
         self._put(probabilities.path_of(self.out_dir, sequence, frame_name), soft)
 
@@ -92,7 +92,7 @@ class MaskWriter:
             if kind is None:
                 raise
 
-    def _put(self, path: pathlib.Path, content: np.ndarray | probabilities.Soft) -> None:
+    def _put(self, path: pathlib.Path, content: np.ndarray | probabilities.SoftMasks) -> None:
         if self._closed:
             raise RuntimeError("MaskWriter is closed")
         self._raise()
@@ -113,12 +113,12 @@ class MaskWriter:
 
 
 def _write(
-    out_dir: pathlib.Path, path: pathlib.Path, content: np.ndarray | probabilities.Soft
+    out_dir: pathlib.Path, path: pathlib.Path, content: np.ndarray | probabilities.SoftMasks
 ) -> errors.VosError | None:
     try:
         files.check_inside(path.parent, out_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, probabilities.Soft):
+        if isinstance(content, probabilities.SoftMasks):
             probabilities.write(path, content)
         else:
             mask_files.write_mask(path, content)

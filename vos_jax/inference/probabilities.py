@@ -19,7 +19,7 @@ LEVELS = 255
 
 
 @dataclasses.dataclass(frozen=True)
-class Soft:
+class SoftMasks:
     """One frame's probabilities in steps of 1/LEVELS; `objects` are the ids of all but the first plane."""
 
     objects: tuple[int, ...]
@@ -37,14 +37,14 @@ def complete(out_dir: str | os.PathLike, video: video_lib.Video) -> bool:
     return all(path_of(out_dir, video.name, name).is_file() for name in video.required_names)
 
 
-def of_result(result: FrameResult) -> Soft:
+def of_result(result: FrameResult) -> SoftMasks:
     """Returns the probabilities of a result that has some."""
     assert result.prob is not None
     levels = np.round(np.clip(result.prob, 0.0, 1.0) * LEVELS).astype(np.uint8)
-    return Soft(tuple(result.presence), levels)
+    return SoftMasks(tuple(result.presence), levels)
 
 
-def write(path: pathlib.Path, soft: Soft) -> None:
+def write(path: pathlib.Path, soft: SoftMasks) -> None:
     """Writes a compressed file, all of it or nothing; its folder exists. OSError if it cannot."""
     data = io.BytesIO()
     np.savez_compressed(data, objects=np.array(soft.objects, np.uint8), levels=soft.levels)
@@ -52,7 +52,7 @@ def write(path: pathlib.Path, soft: Soft) -> None:
         temporary.write_bytes(data.getbuffer())
 
 
-def read(path: pathlib.Path) -> Soft:
+def read(path: pathlib.Path) -> SoftMasks:
     """Reads what `write` wrote; VosError if it is missing, damaged or something else."""
     try:
         with files.open_regular(path) as file:
@@ -75,4 +75,4 @@ def read(path: pathlib.Path) -> Soft:
             f"{path}: {levels.dtype} planes {levels.shape} for {objects.size} object(s); expected uint8 "
             "[objects + 1, height, width]"
         )
-    return Soft(tuple(objects.tolist()), levels)
+    return SoftMasks(tuple(objects.tolist()), levels)

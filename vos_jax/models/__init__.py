@@ -1,1 +1,1 @@
-"""The method's stages, one module each (DESIGN.md sections 2-7)."""
+"""The stages of the method, one module each (docs/method.md)."""

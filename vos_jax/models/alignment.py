@@ -1,19 +1,20 @@
-"""Adaptive object alignment: how well a proposal's grid of features shows the object of a template's grid.
+"""Object alignment: scores how well a proposal's feature grid matches an object's template grid.
 
 Every variant is a plain function of ONE template and ONE proposal,
 
     align(template [S, C], weights [S], proposal [S, C], *, temperature)
         -> (score [], aligned [S, C], attention [S, S] or None)
 
-where S = s * s grid locations in row-major order, `weights` in [0, 1] say how much of each template
-location belongs to the object, `score` in [-1, 1] is the matching score, `aligned` the proposal brought
-into the template's layout and `attention` [S, S] says which proposal locations each template location
-looked at (rows sum to 1), or is None for a variant that has none. `score_all` maps one over all objects and
-proposals of a frame.
+with S = s * s grid locations in row-major order. `weights` in [0, 1] is the share of each template location
+that belongs to the object, `score` in [-1, 1] the matching score, and `aligned` the proposal's features in
+the template's layout. `attention` [S, S] is each template location's distribution over the proposal's
+locations (rows sum to 1), or None for a variant without attention. `score_all` maps a variant over all
+objects and proposals of a frame.
 
 A new variant is one function: add it to `ALIGNMENTS`, or pass any callable of this signature as the
-configuration value (it may leave out `temperature`); see docs/experiments.md. DESIGN section 5, paper
-supplement section 6.
+setting (it may leave out `temperature`); see docs/experiments.md.
+
+Source: paper, supplement section 6; docs/method.md, "Alignment".
 """
 
 import inspect
@@ -39,8 +40,10 @@ def adaptive(
 ) -> Aligned:
     """Compares every template location with the weighted average of ALL locations of the proposal.
 
-    `A = softmax_q(cos(x_p, y_q) / temperature)`, `aligned_p = sum_q A[p, q] y_q`. Cosines rather than dot
-    products, which would favour locations of high norm. DESIGN section 5, paper supplement section 6.
+    `A = softmax_q(cos(x_p, y_q) / temperature)`, `aligned_p = sum_q A[p, q] y_q`. Cosines, because dot
+    products would favour locations of high norm.
+
+    Source: paper, supplement section 6.
     """
     attention = jax.nn.softmax(_cosines(template, proposal) / temperature, axis=-1)
     return _attended(template, weights, proposal, attention)
@@ -56,7 +59,7 @@ def none(
 def pooled(
     template: Float[Array, "S C"], weights: Float[Array, " S"], proposal: Float[Array, "S C"]
 ) -> Aligned:
-    """Compares mean vectors, as DMM-Net does: the template's over its object, the proposal's over its box."""
+    """Compares mean vectors, as DMM-Net does: the template's over the object, the proposal's over the box."""
     wide = _wide(template)
     total = jnp.maximum(jnp.sum(weights.astype(wide.dtype)), _EPS)
     x = jnp.einsum("p,pc->c", weights.astype(wide.dtype), wide) / total
@@ -73,12 +76,12 @@ def topk(
     temperature: Float[Array, ""] | float,
     k: int = 4,
 ) -> Aligned:
-    """Hardened `adaptive`: each template location looks only at its `k` most similar proposal locations.
+    """Restricts `adaptive` to the `k` most similar proposal locations of each template location.
 
     Locations of equal cosine count as one.
     """
     cosines = _cosines(template, proposal)
-    # k passes of a maximum: ten times faster on CPU than `lax.top_k` for few of many.
+    # k passes of a maximum are ten times faster on CPU than `lax.top_k` for a small k.
     detached = jax.lax.stop_gradient(cosines)
     kth = jnp.max(detached, axis=-1, keepdims=True)
     for _ in range(k - 1):
@@ -96,19 +99,20 @@ def transport(
     temperature: Float[Array, ""] | float,
     num_iterations: int = 5,
 ) -> Aligned:
-    """Aligns by entropic optimal transport: the proposal's locations must be used evenly.
+    """Aligns by entropic optimal transport, which uses the proposal's locations evenly.
 
-    Sinkhorn iterations between the object's weights on the template and the uniform measure on the
+    Runs Sinkhorn iterations between the object's weights on the template and the uniform measure on the
     proposal, at cost `1 - cos` and entropy `temperature`. `attention` is the plan with each row divided by
-    its mass, so rows of weight 0 have one too. Ends on the row constraint; the columns hold approximately.
+    its mass, so rows of weight 0 are defined too. The last update satisfies the row constraint; the column
+    constraint holds approximately.
     """
     logits = _cosines(template, proposal) / temperature
     mass = weights.astype(logits.dtype) / jnp.maximum(jnp.sum(weights.astype(logits.dtype)), _EPS)
     potential = jnp.zeros_like(logits, shape=(proposal.shape[0],))
-    for _ in range(num_iterations):  # Few and static: unrolled, they fuse.
+    for _ in range(num_iterations):  # few and static: XLA fuses the unrolled loop
         attention = jax.nn.softmax(logits + potential[None, :], axis=-1)
         received = jnp.maximum(jnp.einsum("p,pq->q", mass, attention), 1e-12)
-        # Constants common to all columns cancel in the softmax: no uniform 1/S here.
+        # The uniform 1/S is common to all columns and cancels in the softmax.
         potential = potential - jnp.log(received)
     attention = jax.nn.softmax(logits + potential[None, :], axis=-1)
     return _attended(template, weights, proposal, attention)
@@ -124,10 +128,10 @@ ALIGNMENTS: dict[str, Callable[..., Aligned]] = {
 
 
 def resolve(alignment: Any) -> Callable[..., Aligned]:
-    """The alignment of this name, or the user's own callable, with one calling convention.
+    """Returns the alignment of this name, or the user's own callable, with one calling convention.
 
-    The result is called as `align(template, weights, proposal, temperature=...)`. Looks at the signature
-    once: `temperature` is passed only to functions that have it.
+    The result is called as `align(template, weights, proposal, temperature=...)`. `temperature` is passed
+    on only to functions that have it.
 
     Raises:
         VosError: an unknown name, something not callable, or a callable that cannot take three arrays.
@@ -141,7 +145,7 @@ def resolve(alignment: Any) -> Callable[..., Aligned]:
         alignment = ALIGNMENTS[alignment]
     if not callable(alignment):
         raise errors.VosError(f"alignment: expected a name or a callable, found {alignment!r}")
-    align: Any = alignment  # whether it keeps to the convention shows when it is called
+    align: Any = alignment  # `_check` tests what it returns when it is called
     try:
         signature = inspect.signature(align)
         named = signature.parameters.values()
@@ -149,8 +153,8 @@ def resolve(alignment: Any) -> Callable[..., Aligned]:
         signature.bind(None, None, None, **({"temperature": None} if tempered else {}))
     except (TypeError, ValueError) as error:
         raise errors.VosError(
-            f"alignment: {_name(alignment)} must take (template [S, C], weights [S], proposal [S, C]) and, if"
-            f" it likes, temperature ({error})"
+            f"alignment: {_name(alignment)} must take (template [S, C], weights [S], proposal [S, C]) and,"
+            f" optionally, temperature ({error})"
         ) from error
     if tempered:
         return align
@@ -177,14 +181,13 @@ def score_all(
     Args:
         align: as `resolve` returns it. templates: the objects' templates; an invalid object's are any
             finite numbers. weights: object weights in [0, 1]. proposals: the proposals' features on the
-            same grid. temperature: > 0, in units of cosine. chunk: proposals scored at a time, which bounds
-            the memory at N * chunk attentions; the result does not depend on it. Default: 1 on CPU, where
+            same grid. temperature: > 0, in units of cosine. chunk: proposals scored at a time, which limits
+            the memory to N * chunk attentions; the result does not depend on it. Default: 1 on CPU, where
             one proposal's attentions stay in the cache (2.5 times faster than all at once), 32 elsewhere.
 
     Returns:
-        Scores, and the attention or None. Under `jit` an attention that nobody uses is never kept; the
-        backward pass computes it again (on CPU 2 times faster than reading it back, and 1/20 of the
-        memory).
+        Scores, and the attention or None. Under `jit` an unused attention is not stored; the backward pass
+        computes it again (on CPU 2 times faster than reading it back, with 1/20 of the memory).
 
     Raises:
         VosError: `align` returns anything but (score [], aligned [S, C], attention [S, S] or None).
@@ -210,12 +213,12 @@ _EPS = 1e-6
 
 
 def _wide(x: Array) -> Array:
-    """At least fp32."""
+    """Casts to fp32, or keeps a wider type."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _unit(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """Unit vectors; a vector without length has no direction: it stays 0 and its gradient is 0, not 1/eps."""
+    """Normalises vectors to length 1; a vector of length 0 stays 0, with gradient 0 instead of 1/eps."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     has_length = squared > _EPS**2
     return jnp.where(has_length, x * jax.lax.rsqrt(jnp.where(has_length, squared, 1.0)), 0.0)
@@ -228,7 +231,7 @@ def _cosines(template: Float[Array, "S C"], proposal: Float[Array, "S C"]) -> Fl
 def _score(
     template: Float[Array, "S C"], weights: Float[Array, " S"], aligned: Float[Array, "S C"]
 ) -> Float[Array, ""]:
-    """`sum_p w_p cos(x_p, aligned_p) / sum_p w_p`; 0 where no location has weight."""
+    """Returns `sum_p w_p cos(x_p, aligned_p) / sum_p w_p`; 0 if all weights are 0."""
     cosines = jnp.sum(_unit(_wide(template)) * _unit(_wide(aligned)), axis=-1)
     weights = weights.astype(cosines.dtype)
     return jnp.sum(weights * cosines) / jnp.maximum(jnp.sum(weights), _EPS)

@@ -22,13 +22,13 @@ class TrainingFreeConfig:
     """Label propagation, the model of `--checkpoint none`.
 
     Attributes:
-      features: Backbone stages whose unit vectors are the keys, each counting the same: c2, c3, c4, c5.
-      stride: Pixels per cell: 16; 8 is finer and some 10 times as slow, 4 more so (a window of 15 and a
-        capacity of 4 suit 8). Finer stages are averaged onto the grid, coarser ones upsampled.
-      centred: Whether each frame's mean feature is taken off.
+      features: Backbone stages whose unit vectors are the keys, with equal weight: c2, c3, c4, c5.
+      stride: Pixels per cell: 16, 8 or 4. 8 is finer and about 10 times as slow (use a window of 15 and a
+        capacity of 4), 4 is slower still. Finer stages are averaged onto the grid, coarser ones upsampled.
+      centred: Whether each frame's mean feature is subtracted.
       temperature: Softmax temperature of cosine similarity.
-      topk: How many memory pixels vote for a pixel.
-      window: How far from its own place a pixel reads unpinned slots, in cells; 0 = everywhere.
+      topk: Memory pixels that each pixel reads.
+      window: Radius, in cells around its own position, in which a pixel reads unpinned slots; 0 = everywhere.
       previous: Whether the previous frame has a slot, in place of model.memory.previous.
 
     Raises:
@@ -45,7 +45,7 @@ class TrainingFreeConfig:
 
     @property
     def read(self) -> read_lib.ReadConfig:
-        """The read: cosine similarity, the highest `topk` vote."""
+        """The settings of the read: cosine similarity, `topk` memory pixels."""
         return read_lib.ReadConfig(
             affinity="dot",
             weight="none",
@@ -67,32 +67,32 @@ class TrainingFreeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The method. Names of template, alignment and matching may also be callables of their signature.
+    """The settings of the method. `template`, `alignment` and `matching` may also be callables.
 
     Attributes:
       variant: Backbone and widths: "lite0" (small, its weights ship) or "resnet50" (the paper's).
-      dtype: Type that the network computes in: "float32" or "bfloat16". Parameters, softmax and losses stay
+      dtype: Type of the network's computation: "float32" or "bfloat16". Parameters, softmax and losses stay
         float32.
-      dataset: Data set whose similarity/IoU balance (lambda) matching uses: one that the weights were trained
-        on, or "default".
+      dataset: Data set whose similarity/IoU balance (lambda) the matching uses: one that the weights were
+        trained on, or "default".
       backbone: A name in `backbones.BACKBONES`, or a callable `(dtype=...) -> flax module`.
       key_size: Channels of the keys, Ck.
       embed_size: Channels of the embeddings, Ce.
       value_size: Channels of the values, Cv.
       match_size: Channels in which templates and proposals are compared.
-      refine: Whether RefineNet sharpens the coarse masks.
+      refine: Whether RefineNet refines the coarse masks.
       refine_channels: RefineNet's channels at strides 16, 8, 4.
-      template: An object's current appearance: "dynamic" (memory read), "first", "previous", "mean".
+      template: Source of each object's template: "dynamic" (memory read), "first", "previous", "mean".
       template_size: Cells per side of templates and proposals.
-      alignment: How a template meets a proposal: "adaptive", "none", "pooled", "topk", "transport".
-      matching: Which proposal belongs to which object: "pgd" (the paper's layer), "hungarian", "sinkhorn",
+      alignment: Alignment of a template and a proposal: "adaptive", "none", "pooled", "topk", "transport".
+      matching: Layer that assigns proposals to objects: "pgd" (the paper's), "hungarian", "sinkhorn",
         "greedy".
       iou_with: The mask that proposals are compared with: "previous" or "propagated".
       matching_options: Settings of the matching layers.
-      memory: How frames are kept.
-      read: How the memory is read.
-      proposals: Where proposals come from.
-      training_free: The model of `--checkpoint none`.
+      memory: Settings of the memory.
+      read: Settings of the memory read.
+      proposals: Settings of the proposals.
+      training_free: Settings of the model of `--checkpoint none`.
 
     Raises:
       VosError: a value out of range.
@@ -137,7 +137,7 @@ class ModelConfig:
 
     @property
     def compute_dtype(self) -> Any:
-        """`dtype` as JAX has it."""
+        """`dtype` as a JAX type."""
         return jnp.dtype(self.dtype)
 
 
@@ -157,7 +157,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
 
 
 def change_variant(config: ModelConfig, name: str) -> ModelConfig:
-    """Returns the settings of another variant; keys that no longer had the old variant's value stay.
+    """Returns the settings of another variant; values that differ from the old variant's are kept.
 
     Raises:
       VosError: no such variant.
@@ -177,7 +177,7 @@ def _changed(section: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _moved(section: Any, old: Any, new: Any) -> Any:
-    """Returns a section with the values of `new` where it has those of `old`."""
+    """Returns `section` with each value that equals `old`'s replaced by `new`'s."""
     values = {}
     for field in dataclasses.fields(section):
         mine, before, after = (getattr(x, field.name) for x in (section, old, new))

@@ -1,7 +1,7 @@
-"""The feature pyramid P3..P6 that proposals are found on, and the convolution block its users share.
+"""The feature pyramid P3..P6 of the proposal network, and its convolution block.
 
-Padding never matters here: cells beyond the real frame are set to zero before every spatial convolution,
-which is what the convolution's own border padding is, and nothing else mixes cells.
+Padding never changes a result: cells outside the real frame are set to zero before every spatial convolution,
+like the convolution's own border padding, and no other operation mixes cells.
 """
 
 import functools
@@ -19,14 +19,14 @@ STRIDES = (8, 16, 32, 64)  # of P3..P6
 
 
 def real_cells(shape: tuple[int, ...], frame_size: Array, stride: int) -> Bool[Array, "h w"]:
-    """Which cells of a map [h, w, ...] hold any pixel of the real frame; `frame_size` [2] (height, width)."""
+    """Marks the cells of a map [h, w, ...] that hold a pixel of the real frame, [2] (height, width)."""
     rows = jnp.arange(shape[0]) * stride < frame_size[0]
     columns = jnp.arange(shape[1]) * stride < frame_size[1]
     return rows[:, None] & columns[None, :]
 
 
 def keep_real(x: Float[Array, "h w C"], frame_size: Array, stride: int) -> Float[Array, "h w C"]:
-    """Zero beyond the real frame."""
+    """Sets cells outside the real frame to zero."""
     return jnp.where(real_cells(x.shape, frame_size, stride)[:, :, None], x, jnp.zeros((), x.dtype))
 
 
@@ -64,7 +64,7 @@ def unpack(packed: Shaped[Array, "H W C"], shapes: Sequence[tuple[int, int]]) ->
 
 
 class Depthwise(nn.Module):
-    """3×3 convolution of every channel by itself, with bias, in the platform's fast form (DESIGN §2)."""
+    """3×3 depthwise convolution with bias, in the platform's fast form (`ops.depthwise`)."""
 
     dtype: DTypeLike = jnp.float32
 
@@ -81,12 +81,11 @@ class Depthwise(nn.Module):
 class ConvBlock(nn.Module):
     """3×3 convolution, LayerNorm over the channels, ReLU: `[h, w, Ci] -> [h, w, features]`.
 
-    The norm works per location (not over the map, as GroupNorm would), so padding cannot change its
-    statistics.
+    The norm's statistics are per location, unlike GroupNorm's, so padding cannot change them.
 
     Attributes:
       features: output channels.
-      depthwise: 3×3 depthwise then 1×1, an eighth of the cost at 64 channels, instead of one dense 3×3.
+      depthwise: 3×3 depthwise then 1×1 (an eighth of the cost at 64 channels) instead of one dense 3×3.
     """
 
     features: int
@@ -104,9 +103,11 @@ class ConvBlock(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """C3, C4, C5 -> P3, P4, P5, P6: 1×1 laterals, top-down sums, one block per level; P6 from P5 by stride 2.
+    """Computes P3, P4, P5, P6 from C3, C4, C5.
 
-    Source: DESIGN §4 [O]; Lin et al., Feature Pyramid Networks, 2017; P6 as in FCOS.
+    1×1 laterals, top-down sums and one block per level; P6 is a stride-2 convolution of P5, as in FCOS.
+
+    Source: Lin et al., Feature Pyramid Networks, 2017.
     """
 
     channels: int
@@ -117,7 +118,7 @@ class FeaturePyramid(nn.Module):
     def __call__(self, features: Features, frame_size: Array) -> tuple[Float[Array, "h w C"], ...]:
         merged = []
         for name, x, stride in (("5", features.c5, 32), ("4", features.c4, 16), ("3", features.c3, 8)):
-            # Backbones' levels differ in scale by far; normalised, each starts with an equal say.
+            # A backbone's levels differ much in scale; the norm gives them equal weight at the start.
             lateral = conv.Conv(self.channels, 1, dtype=self.dtype, name=f"lateral{name}")(x)
             lateral = nn.LayerNorm(dtype=self.dtype, name=f"norm{name}")(lateral)
             if merged:

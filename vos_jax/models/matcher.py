@@ -20,15 +20,15 @@ class Match(flax.struct.PyTreeNode):
     iou: Float[Array, "N P"]
     cost: Float[Array, "N P"]
     null_cost: Float[Array, "N"]
-    assignment: Float[Array, "N P+1"]  # the last column: in no proposal
+    assignment: Float[Array, "N P+1"]  # the last column: no proposal
 
 
 class AlignedMatcher(nn.Module):
-    """Alignment, cost and matching layer; `align` and `assign` are its two halves.
+    """Runs the alignment (`align`), then the cost and the matching layer (`assign`).
 
     Attributes:
-      config: alignment, matching layer and the data set whose lambda counts.
-      datasets: data sets with a lambda of their own; counts for `init` only.
+      config: alignment, matching layer and the data set whose lambda is used.
+      datasets: data sets with a lambda of their own; used by `init` only.
     """
 
     config: config_lib.ModelConfig
@@ -60,7 +60,7 @@ class AlignedMatcher(nn.Module):
           regions: the proposals' embeddings on the template's grid.
           iou: mask IoU of each object's previous mask with each proposal.
           object_valid, proposal_valid: places that hold an object or a proposal.
-          soft: keep the layer's soft assignment, as training needs it; else each object takes its best.
+          soft: keep the layer's soft assignment, as in training; else each object takes its best proposal.
         """
         similarity, attention = self.align(template, regions)
         match = self.assign(similarity, iou, object_valid, proposal_valid, soft=soft)
@@ -87,12 +87,12 @@ class AlignedMatcher(nn.Module):
         *,
         soft: bool,
     ) -> Match:
-        """Runs the matching layer on the cost of similarity and IoU. Arguments as `__call__`."""
+        """Runs the matching layer on the cost of similarity and IoU. Arguments as for `__call__`."""
         c = self.config
         layer = matching_lib.MATCHINGS[c.matching] if isinstance(c.matching, str) else c.matching
         cost = matching_lib.cost(similarity, iou, self.lambda_logit[c.dataset])
         null_cost = jnp.broadcast_to(self.null_cost, object_valid.shape)
-        # Through the soft masks the null cost only ever learns to win: it has a loss of its own.
+        # The gradient through the soft masks only lowers the null cost: `losses.presence_loss` trains it.
         detached = jax.lax.stop_gradient(null_cost)
         assignment = layer(cost, detached, object_valid, proposal_valid, config=c.matching_options)
         return Match(

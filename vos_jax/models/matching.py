@@ -1,30 +1,30 @@
-"""The matching layer: which proposal is which object, as a relaxed assignment.
+"""The matching layers: assign proposals to objects, as a relaxed assignment.
 
 Every layer is a plain function of ONE frame,
 
     layer(cost [N, P], null_cost [N], object_valid [N], proposal_valid [P], *, config)
         -> assignment [N, P + 1]
 
-whose last column is the object's share of no proposal at all: the object is absent from this frame. Rows of
-invalid objects are 1 there and 0 elsewhere; columns of invalid proposals are 0. DESIGN section 6; the layer
-of the paper (supplement section 2) is `pgd`, taken over from DMM-Net.
+whose last column is the object's share of "no proposal": the object is absent from this frame. Rows of
+invalid objects are 1 in the last column and 0 elsewhere; columns of invalid proposals are 0. The paper's
+layer (supplement section 2) is `pgd`, which comes from DMM-Net; see docs/method.md, "Matching".
 
-**The extended problem.** Objects are rows; columns are the P proposals and, of static number K - P, columns
-that stand for no proposal. A proposal column is shared: at most 1 in sum over the objects. What the others
-are depends on `MatchingConfig.null`:
+**The extended problem.** Rows are objects. Columns are the P proposals and K - P (a static number) columns
+that stand for "no proposal". A proposal column is shared: its sum over the objects is at most 1. The other
+columns depend on `MatchingConfig.null`:
 
-- `null=True`: every object has a null column of its own at its own cost, which nobody else may take. The
+- `null=True`: every object has a null column of its own at its own cost, which no other object may take. The
   N x N null block is therefore zero off its diagonal, and only the diagonal is stored: K = P + 1, the last
-  column not shared. It makes "rows sum to 1" satisfiable whatever the number of proposals, so no padding is
+  column not shared. With it, "rows sum to 1" is satisfiable for any number of proposals, so no padding is
   needed.
-- `null=False`, DMM-Net's own problem: where valid proposals do not outnumber valid objects, zero-cost
-  columns that all may take are appended up to one more than the valid objects. How many that is depends on
-  data, so N + 1 are stored, K = P + N + 1, of which the surplus is masked.
+- `null=False`, DMM-Net's own problem: if there are at most as many valid proposals as valid objects, shared
+  zero-cost columns are appended, up to one more column than valid objects. Their number depends on the
+  data, so N + 1 are stored (K = P + N + 1) and the surplus is masked.
 
-Entries that may not be taken (invalid object, invalid proposal, surplus padding) are no variables: they are
-0 at all times, and the projections divide by the number of entries that remain in the row (valid proposals
-+ null) or in the column (valid objects; 1 in a null column). A large cost instead would be dragged along by
-every gradient step and spread to the real entries by the next projection.
+Masked entries (invalid object, invalid proposal, surplus padding) are not variables: they are always 0, and
+the projections divide by the number of remaining entries in the row (valid proposals + null) or in the
+column (valid objects; 1 in a null column). With a large cost instead of a mask, every gradient step would
+move these entries, and the next projection would spread the change to the real entries.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ from vos_jax.typing import Array, Bool, Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatchingConfig:
-    """Settings of the matching layers; each reads its own.
+    """Settings of the matching layers.
 
     Attributes:
-      null: Whether each object has a null column, so that it may be absent.
+      null: Whether each object has a null column, so that it can be absent.
       num_grad: "pgd": gradient steps (the paper's: 10).
       num_proj: "pgd": Dykstra cycles after each gradient step (the paper's: 5).
       step: "pgd": length of a gradient step (the paper's: 0.1).
@@ -73,17 +73,16 @@ class MatchingConfig:
 def cost(
     similarity: Float[Array, "N P"], iou: Float[Array, "N P"], lambda_logit: Float[Array, ""]
 ) -> Float[Array, "N P"]:
-    """`-[(1 - lambda) similarity + lambda iou]` with `lambda = sigmoid(lambda_logit)`, one per dataset.
+    """Returns `-[(1 - lambda) similarity + lambda iou]` with `lambda = sigmoid(lambda_logit)`.
 
-    DESIGN section 6; "lambda is automatically tuned as a parameter for each dataset", paper supplement
-    section 2.
+    Source: paper, supplement section 2: "lambda is automatically tuned as a parameter for each dataset".
     """
     weight = jax.nn.sigmoid(lambda_logit)
     return -((1 - weight) * similarity + weight * iou)
 
 
 def mask_iou(masks_a: Array, masks_b: Array) -> Float[Array, "N P"]:
-    """Intersection over union of every mask of one set with every mask of another, by one matrix product.
+    """Returns the IoU of every mask of one set with every mask of another, by one matrix product.
 
     Args:
         masks_a: [N, ...] bool, or 0 and 1 as any dtype.
@@ -107,13 +106,14 @@ def pgd(
     *,
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
-    """Relaxed assignment by projected gradient descent: the paper's layer, differentiable.
+    """Computes a relaxed assignment by projected gradient descent: the paper's layer, differentiable.
 
     Minimises `<C, X>` subject to `X 1 = 1`, `X' 1 <= 1`, `X >= 0` by `num_grad` steps `X <- X - step C`,
-    each projected by `num_proj` cycles of Dykstra's algorithm, whose corrections persist from step to step.
-    Starts from `initial_assignment`, returns the average of that and of the iterates before
-    (`average="pre"`) or after their projection ("post"; only then do rows sum to 1). Entries averaged
-    before projection are not confined to [0, 1]. DESIGN section 6.
+    each projected by `num_proj` cycles of Dykstra's algorithm. The corrections persist from step to step.
+    Starts from `initial_assignment`. Returns the average of the start and of the iterates before their
+    projection (`average="pre"`; entries may leave [0, 1]) or after it ("post"; rows sum to 1).
+
+    Source: paper, supplement section 2; docs/method.md, "Matching".
     """
     problem = extend(cost, null_cost, object_valid, proposal_valid, config)
     start = initial_assignment(problem)
@@ -137,21 +137,20 @@ def hungarian(
     *,
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
-    """The optimal assignment, 0s and 1s; for test time, as no gradient passes. DESIGN section 6."""
+    """Computes the optimal assignment, of 0s and 1s, without a gradient: for test time."""
     num_objects, num_proposals = cost.shape
     problem = extend(cost, null_cost, object_valid, proposal_valid, config)
-    # N null columns that every valid object may take at its own cost: as there is one for each, whichever
-    # it takes can be swapped for its own. So the null block needs no forbidden entries.
+    # N null columns that every valid object may take at its own cost. There is one per object, so an object
+    # can swap the one it takes for its own: the null block needs no forbidden entries.
     copies = num_objects if config.null else 1
 
     def spread_null(x):
         return jnp.concatenate([x[:, :num_proposals], jnp.tile(x[:, num_proposals:], (1, copies))], axis=1)
 
     extended, allowed = spread_null(problem.cost), spread_null(problem.allowed)
-    # Allowed entries alone always make an assignment, and one forbidden entry costs more than all of that.
+    # An assignment of allowed entries always exists, and one forbidden entry costs more than all of it.
     forbidden = 2 * num_objects * jnp.max(jnp.abs(extended)) + 1.0
-    # Invalid objects have to go somewhere, too: for nothing to any column that they cannot take from a
-    # valid object.
+    # Invalid objects need a column, too: at no cost, any column that no valid object can use.
     contested = jnp.any(allowed, axis=0)
     if config.null:
         contested &= jnp.arange(extended.shape[1]) < num_proposals
@@ -170,14 +169,14 @@ def sinkhorn(
     *,
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
-    """Entropic assignment, differentiable: `<C, X> - temperature * entropy(X)` under the same constraints.
+    """Minimises `<C, X> - temperature * entropy(X)` under the same constraints as `pgd`; differentiable.
 
-    Alternating maximisation over the dual variables in the log domain; a shared column's is at most 0,
-    because its sum may stay below 1. Ends on the rows, which sum to 1 exactly; the columns hold as far as
-    the iterations converged.
+    Alternates between the row and column duals in the log domain. The dual of a shared column is at most 0,
+    because its sum may stay below 1. The last update is of the rows, which sum to 1 exactly; the column
+    constraint holds up to convergence.
     """
     problem = extend(cost, null_cost, object_valid, proposal_valid, config)
-    # A finite "minus infinity" keeps the gradients of rows and columns without any allowed entry finite.
+    # -1e9 instead of -inf keeps gradients finite for rows and columns without an allowed entry.
     logits = jnp.where(problem.allowed, -problem.cost / config.sinkhorn_temperature, -1e9)
 
     def row_duals(column_duals):
@@ -203,7 +202,7 @@ def greedy(
     *,
     config: MatchingConfig,
 ) -> Float[Array, "N P+1"]:
-    """N times the cheapest pair that is left, 0s and 1s; no gradient passes."""
+    """Takes the cheapest remaining pair N times. Returns 0s and 1s, without a gradient."""
     problem = extend(cost, null_cost, object_valid, proposal_valid, config)
 
     def take(carry, _):
@@ -229,7 +228,7 @@ MATCHINGS: dict[str, Callable[..., Array]] = {
 
 
 def hard(assignment: Float[Array, "*b K"]) -> Float[Array, "*b K"]:
-    """Keeps each row's (first) maximum at its value and zeroes the rest: what DMM-Net does at test time."""
+    """Keeps each row's (first) maximum at its value and zeroes the rest, as DMM-Net does at test time."""
     best = jnp.argmax(assignment, axis=-1)
     return assignment * jax.nn.one_hot(best, assignment.shape[-1], dtype=assignment.dtype)
 
@@ -243,12 +242,13 @@ class Problem(flax.struct.PyTreeNode):
 
 
 def initial_assignment(problem: Problem) -> Float[Array, "N K"]:
-    """DMM-Net's start: each column keeps only its cheapest object, each object takes its cheapest remaining
-    column.
+    """Returns DMM-Net's start: a column keeps its cheapest object, an object takes its cheapest column left.
 
-    DMM-Net leaves open what an object takes that no column kept: here the left-over objects and columns
-    repeat the rule until everybody has one. An object takes its null column only once no cheaper column is
-    left for it, else whoever lost every comparison would be absent. No gradient passes. DESIGN section 6.
+    DMM-Net does not define the choice of an object that no column kept. Here the remaining objects and
+    columns repeat the rule until every object has a column. An object takes its null column only when no
+    cheaper column is left, else an object that lost every comparison would be absent. Without a gradient.
+
+    Source: docs/method.md, "Matching".
     """
     cost = jax.lax.stop_gradient(problem.cost)
     shared = problem.shared[None, :]
@@ -276,7 +276,7 @@ def extend(
     proposal_valid: Bool[Array, " P"],
     config: MatchingConfig,
 ) -> Problem:
-    """Appends the columns that stand for no proposal, and masks what does not exist."""
+    """Appends the columns that stand for "no proposal" and masks invalid entries."""
     num_objects, num_proposals = cost.shape
     dtype = jnp.promote_types(cost.dtype, jnp.float32)
     if config.null:
@@ -292,7 +292,7 @@ def extend(
 
 
 def _collect(assignment, object_valid, num_proposals: int) -> Float[Array, "N P+1"]:
-    """Sums all columns that stand for no proposal into one."""
+    """Sums all columns that stand for "no proposal" into one."""
     nothing = jnp.sum(assignment[:, num_proposals:], axis=1, keepdims=True)
     nothing = jnp.where(object_valid[:, None], nothing, 1.0)
     proposals = jnp.where(object_valid[:, None], assignment[:, :num_proposals], 0.0)
@@ -300,7 +300,7 @@ def _collect(assignment, object_valid, num_proposals: int) -> Float[Array, "N P+
 
 
 def _dykstra(assignment, corrections, problem: Problem, num_cycles: int):
-    """`num_cycles` cycles of Dykstra's projections onto X >= 0, columns <= 1, rows = 1, in this order."""
+    """Runs `num_cycles` cycles of Dykstra's projections: onto X >= 0, columns <= 1, rows = 1."""
     allowed = problem.allowed.astype(assignment.dtype)
     row_count = jnp.maximum(jnp.sum(allowed, axis=1, keepdims=True), 1.0)
     column_count = jnp.maximum(jnp.sum(allowed, axis=0, keepdims=True), 1.0)
@@ -310,7 +310,7 @@ def _dykstra(assignment, corrections, problem: Problem, num_cycles: int):
         return jax.nn.relu(x)
 
     def columns(x):
-        # In a null column every object is alone with its own entry.
+        # A null column stores one entry per object, each with a bound of its own.
         total = jnp.where(shared, jnp.sum(x, axis=0, keepdims=True), x)
         return x - allowed * jax.nn.relu(total - 1.0) / jnp.where(shared, column_count, 1.0)
 

@@ -1,11 +1,11 @@
-"""The object-based dynamic memory: a pytree of static shape, passed in and returned (DESIGN.md section 3).
+"""The object-based dynamic memory (docs/method.md, "Memory"): a pytree of static shape, passed explicitly.
 
-Capacity is fixed, so a video of 100,000 frames costs per frame what one of 100 costs. What a slot holds is
-said by masks (`slot_valid`, `object_in_slot`, `pixel_valid`), never by its shape.
+The capacity is fixed, so the cost per frame does not depend on the length of the video. The masks
+`slot_valid`, `object_in_slot` and `pixel_valid` mark the valid entries.
 
-With eviction "consolidate" there is one slot more, the last, for the long term. Its pixels are prototypes:
-pixels of evicted frames, chosen by usage (`prototypes.choose`). A read takes it for any other slot; it is
-pinned, so that windows do not hide it, and shows no frame (`slot_frame` -1).
+Eviction "consolidate" adds one slot, the last, as long-term memory. Its pixels are prototypes: pixels of
+evicted frames, chosen by usage (`prototypes.select`). A read treats it like any other slot. It is pinned, so
+that windows do not hide it, and belongs to no frame (`slot_frame` -1).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vos_jax import checks
 from vos_jax.models import prototypes
 from vos_jax.typing import Array, Bool, DTypeLike, Float, Int
 
-# Two slots stay unpinned, so that the newest frame and at least one older one always find room.
+# Two slots stay unpinned, so that there is always room for the newest frame and at least one older one.
 UNPINNED_SLOTS = 2
 
 
@@ -28,10 +28,10 @@ class MemoryConfig:
     """Write policy.
 
     Attributes:
-      capacity: Slots for frames; they bound memory and time however long a video is. At least 3.
-      every: One frame in so many is kept.
-      eviction: Which unpinned slot leaves a full memory: the oldest ("fifo"), the least read ("usage"), or
-        the oldest, whose most used pixels stay in one slot more ("consolidate").
+      capacity: Slots for frames, at least 3. Memory and time per frame grow with it, not with the video.
+      every: Interval, in frames, at which frames are kept.
+      eviction: Unpinned slot that a full memory replaces: the oldest ("fifo"), the least read ("usage"), or
+        the oldest, whose most used pixels are kept in one additional slot ("consolidate").
       previous: Whether the previous frame has a slot of its own until the next frame replaces it.
 
     Raises:
@@ -50,35 +50,35 @@ class MemoryConfig:
 
     @property
     def max_pins(self) -> int:
-        """How many slots annotated frames may hold."""
+        """The number of slots that annotated frames may occupy."""
         return self.capacity - UNPINNED_SLOTS
 
     @property
     def writes_all(self) -> bool:
-        """Whether every frame is written, if only until the next one."""
+        """True if every frame is written, even if only until the next one."""
         return self.previous or self.every == 1
 
     @property
     def has_long_term(self) -> bool:
-        """Whether evicted frames leave prototypes, in slot number `capacity`."""
+        """True if evicted frames leave prototypes, in slot number `capacity`."""
         return self.eviction == "consolidate"
 
 
 class Memory(flax.struct.PyTreeNode):
-    """What is remembered of M frames and N objects on the h x w grid of the features."""
+    """The contents of M slots for N objects, on the h x w grid of the features."""
 
     key: Float[Array, "M h w Ck"]
     embed: Float[Array, "M h w Ce"]
     value: Float[Array, "N M h w Cv"]
     prob: Float[Array, "N M h w"]
     pixel_valid: Bool[Array, "M h w"]  # padding is never read
-    object_in_slot: Bool[Array, "N M"]  # a slot older than an object says nothing about it
+    object_in_slot: Bool[Array, "N M"]  # False for slots that are older than the object
     slot_valid: Bool[Array, "M"]
     slot_pinned: Bool[Array, "M"]
     slot_frame: Int[Array, "M"]  # -1: empty
     usage: Float[Array, "M"]  # attention mass received since written
     first_slot: Int[Array, "N"]  # the slot of each object's first annotation, -1: none
-    prototype_usage: Float[Array, "h w"] | None = None  # of the long-term slot's pixels, where there is one
+    prototype_usage: Float[Array, "h w"] | None = None  # of the pixels of the long-term slot, if it exists
 
 
 class Entry(flax.struct.PyTreeNode):
@@ -119,7 +119,7 @@ def init(spec: MemorySpec, num_objects: int, size: tuple[int, int], capacity: in
       spec: what the model needs.
       num_objects: the static number of objects, N.
       size: padded (H, W) of the frames in pixels.
-      capacity: slots for frames; None = `spec.config.capacity`. The long term has one slot more.
+      capacity: slots for frames; None = `spec.config.capacity`. The long-term slot is not counted.
     """
     long_term = spec.config.has_long_term
     slots, n = (capacity or spec.config.capacity) + long_term, num_objects
@@ -141,38 +141,38 @@ def init(spec: MemorySpec, num_objects: int, size: tuple[int, int], capacity: in
 
 
 def num_frame_slots(memory: Memory) -> int:
-    """Returns the number of slots for frames: all but that of the long term."""
+    """Returns the number of slots for frames: all but the long-term slot."""
     return memory.slot_valid.shape[0] - (memory.prototype_usage is not None)
 
 
 def fifo(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
-    """Eviction order: the oldest slot goes first."""
+    """Returns the eviction order, lowest first: the oldest slot."""
     del frame_index
     return memory.slot_frame.astype(jnp.float32)
 
 
 def usage(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
-    """Eviction order: the slot least read per frame of its life goes first; the newest one stays."""
+    """Returns the eviction order, lowest first: the slot least read per frame; the newest one is last."""
     return jnp.where(memory.slot_frame == frame_index - 1, jnp.inf, usage_rate(memory, frame_index))
 
 
 EVICTIONS = {"fifo": fifo, "usage": usage, "consolidate": fifo}
-"""Who leaves a full bank, by name; "consolidate" keeps prototypes of who does."""
+"""Eviction policies by name; "consolidate" also keeps prototypes of the evicted slot."""
 
 
 def usage_rate(memory: Memory, frame_index: Int[Array, ""]) -> Float[Array, "M"]:
-    """Attention mass received per frame of a slot's life."""
+    """Returns the attention mass that each slot received per frame since it was written."""
     age = jnp.maximum(frame_index - memory.slot_frame, 1).astype(jnp.float32)
     return memory.usage / age
 
 
 def is_written(frame_index: Int[Array, ""], pinned: Bool[Array, ""], config: MemoryConfig) -> Bool[Array, ""]:
-    """Tells whether frame `frame_index` goes into the memory at all."""
+    """Returns whether frame `frame_index` is written to the memory."""
     return pinned | (frame_index % config.every == 0) | config.writes_all
 
 
 def is_temporary(memory: Memory, frame_index: Int[Array, ""], config: MemoryConfig) -> Bool[Array, "M"]:
-    """Marks the previous frame's slot if that frame was not one to keep."""
+    """Marks the previous frame's slot if that frame is not kept."""
     return (
         memory.slot_valid
         & ~memory.slot_pinned
@@ -184,11 +184,11 @@ def is_temporary(memory: Memory, frame_index: Int[Array, ""], config: MemoryConf
 def choose_slot(
     memory: Memory, frame_index: Int[Array, ""], pinned: Bool[Array, ""], config: MemoryConfig
 ) -> Int[Array, ""]:
-    """Returns the slot that frame `frame_index` is written to (docs/method.md).
+    """Returns the slot that frame `frame_index` is written to.
 
-    In this order: the previous frame's slot, if that frame was not one to keep; an empty slot; the first
-    unpinned slot by `config.eviction`. A pinned frame that finds all but `UNPINNED_SLOTS` slots pinned
-    replaces the oldest pin that is no object's first annotation. The caller ensures that there is one
+    In this order: the previous frame's slot, if that frame is not kept; an empty slot; the first unpinned
+    slot by `config.eviction`. If all but `UNPINNED_SLOTS` slots are pinned, a pinned frame replaces the
+    oldest pinned slot that is no object's first annotation. The caller ensures that there is one
     (`inference.objects.check`).
     """
     capacity = num_frame_slots(memory)
@@ -207,13 +207,13 @@ def choose_slot(
 def consolidate(
     memory: Memory, slot: Int[Array, ""], frame_index: Int[Array, ""]
 ) -> tuple[Entry, Bool[Array, "N"], Float[Array, "h w"]]:
-    """Chooses the best of slot `slot` and of the prototypes so far.
+    """Chooses new prototypes from slot `slot` and the current prototypes.
 
-    For an object that came later than a prototype, the prototype counts as "not it", as soon as there is one
-    that knows the object.
+    A prototype that is older than an object counts as background for it once any prototype contains the
+    object.
 
     Returns:
-      The prototypes, as if they were a frame; the objects that some of them know; their usage.
+      The prototypes as an entry; the objects that any of them contains; the prototypes' usage.
     """
     sources = jnp.stack([jnp.asarray(num_frame_slots(memory)), slot])
     h, w = memory.pixel_valid.shape[1:]
@@ -221,17 +221,17 @@ def consolidate(
     known_there = jnp.repeat(known, h * w, axis=1)
 
     def pixels(x: Array, axis: int) -> Array:
-        """The two slots' pixels in a row."""
+        """Concatenates the pixels of the two slots."""
         x = jnp.take(x, sources, axis=axis)
         return x.reshape(*x.shape[:axis], 2 * h * w, *x.shape[axis + 3 :])
 
     key, valid = pixels(memory.key, 0), pixels(memory.pixel_valid, 0)
     prob = jnp.where(known_there, pixels(memory.prob, 1), 0.0)
-    new = prototypes.share(prob[:, h * w :], known[:, 1], valid[h * w :])
+    new = prototypes.usage_per_pixel(prob[:, h * w :], known[:, 1], valid[h * w :])
     new *= usage_rate(memory, frame_index)[slot]
-    assert memory.prototype_usage is not None  # there is a slot for the long term
+    assert memory.prototype_usage is not None  # `has_long_term` is True
     used = jnp.concatenate([memory.prototype_usage.reshape(-1), new])
-    chosen = prototypes.choose(key, used, valid, h * w)
+    chosen = prototypes.select(key, used, valid, h * w)
 
     def grid(x: Array, axis: int) -> Array:
         x = jnp.take(x, chosen, axis=axis)
@@ -240,7 +240,7 @@ def consolidate(
     entry = Entry(
         key=grid(key, 0),
         embed=grid(pixels(memory.embed, 0), 0),
-        # What a removed object left there is nobody's.
+        # Clears the values of removed objects.
         value=grid(jnp.where(known_there[..., None], pixels(memory.value, 1), 0), 1),
         prob=grid(prob, 1),
         pixel_valid=grid(valid, 0),
@@ -260,10 +260,10 @@ def _remember(
     leaves = written & memory.slot_valid[slot] & ~is_temporary(memory, frame_index, config)[slot]
 
     def stay(memory: Memory) -> tuple[Entry, Array, Array]:
-        assert memory.prototype_usage is not None  # there is a slot for the long term
+        assert memory.prototype_usage is not None  # `has_long_term` is True
         return *_get(memory, jnp.asarray(long)), memory.prototype_usage
 
-    # The branches give one slot and not the memory, which would be copied in every frame.
+    # The branches return one slot, because a whole memory would be copied in every frame.
     entry, known, used = jax.lax.cond(leaves, lambda m: consolidate(m, slot, frame_index), stay, memory)
     memory = _put(memory, jnp.asarray(long), entry, known)
     exists = memory.slot_valid[long] | leaves
@@ -275,7 +275,7 @@ def _remember(
 
 
 def _get(memory: Memory, slot: Int[Array, ""]) -> tuple[Entry, Bool[Array, "N"]]:
-    """Returns the pixels of a slot, and the objects that it knows."""
+    """Returns the contents of a slot and the objects that it contains."""
     entry = Entry(
         key=memory.key[slot],
         embed=memory.embed[slot],
@@ -287,7 +287,7 @@ def _get(memory: Memory, slot: Int[Array, ""]) -> tuple[Entry, Bool[Array, "N"]]
 
 
 def _put(memory: Memory, slot: Int[Array, ""], entry: Entry, known: Bool[Array, "N"]) -> Memory:
-    """Returns the memory with the pixels of `entry`, and the objects that it knows, in a slot."""
+    """Returns the memory with `entry`, which contains the objects `known`, in a slot."""
     key, embed = entry.key.astype(memory.key.dtype), entry.embed.astype(memory.embed.dtype)
     sound = jnp.all(jnp.isfinite(key), axis=-1) & jnp.all(jnp.isfinite(embed), axis=-1)
     return memory.replace(
@@ -310,18 +310,18 @@ def write(
     object_valid: Bool[Array, "N"],
     config: MemoryConfig,
 ) -> Memory:
-    """Writes a frame into the memory if it is one to keep or to pin; never with NaN or infinity in it.
+    """Writes a frame to the memory if it is to be kept or pinned.
 
-    What is no number in the memory's type would spoil every later frame: a cell without key is not read, a
-    value is 0 there.
+    NaN and infinity (in the memory's dtype) would damage every later frame: a cell with such a key or
+    embedding is marked invalid, such a value is stored as 0.
 
     Args:
       memory: the memory before.
-      make_entry: returns what to write; runs only for frames that are written. Masks of invalid objects are
+      make_entry: returns the entry; runs only for frames that are written. Masks of invalid objects are
         ignored.
       frame_index: the frame's number, rising from one write to the next.
-      pinned: whether the frame was annotated; such a slot is kept (see `choose_slot`).
-      first: objects whose first annotation this is; their slot is never evicted.
+      pinned: whether the frame is annotated; its slot is kept (see `choose_slot`).
+      first: objects that are annotated for the first time; their slot is never evicted.
       object_valid: objects that exist in this frame's view.
       config: the write policy.
     """
@@ -338,9 +338,9 @@ def write(
         )
         return entry, object_valid
 
-    # The branches give one slot and not the memory, which would be copied in every frame.
+    # The branches return one slot, because a whole memory would be copied in every frame.
     entry, known = new() if config.writes_all else jax.lax.cond(written, new, lambda: _get(memory, slot))
-    # An evicted pin may have been a removed object's first; nobody may go on pointing at it.
+    # An evicted pinned slot may be the first annotation of a removed object: clear the reference to it.
     first_slot = jnp.where(memory.first_slot == slot, -1, memory.first_slot)
     header = {
         "slot_valid": memory.slot_valid.at[slot].set(True),

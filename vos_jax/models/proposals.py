@@ -1,10 +1,10 @@
-"""Proposals: where the objects of ONE frame may be. Class-agnostic, one stage, every shape static (DESIGN
-§4).
+"""The proposal network: class-agnostic boxes and masks of ONE frame, in one stage, with static shapes.
 
     C3..C5 → FPN P3..P6 → per location objectness · centerness and a box (FCOS form) → top-K → NMS → top-P
            boxes → RoIAlign 14×14 of P3 → mask head 28×28 → pasted to stride 4
 
-Proposals of files replace them in `step.step`; `train.oracle` makes some of the truth.
+Proposals from files replace the network's in `step.step`; `train.oracle` makes proposals from the ground
+truth. See docs/method.md, "Proposals".
 """
 
 import dataclasses
@@ -31,22 +31,22 @@ SOURCES = ("network", "file", "none")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProposalConfig:
-    """Where proposals come from, and the proposal network.
+    """Settings of the proposals and of the proposal network.
 
     Attributes:
-      source: "network"; "file" (another program's, see docs/proposals.md); "none" leaves the masks that the
-        memory propagates.
+      source: "network"; "file" (another program's, see docs/proposals.md); "none" (only the masks that the
+        memory propagates are candidates).
       folder: The folder with one <sequence>.json per video, for "file".
-      capacity: Most proposals of a frame.
+      capacity: Maximum number of proposals of a frame.
       channels: Channels of the pyramid and the heads.
       depthwise: Whether 3x3 convolutions are depthwise-separable.
       head_layers: Blocks before the dense outputs, shared by all levels.
       mask_layers: Blocks of the mask head.
-      candidates: Locations that reach non-maximum suppression.
+      candidates: Number of best locations that non-maximum suppression gets.
       nms: Non-maximum suppression: a name in `boxes.NMS`, or a callable of that signature.
-      nms_threshold: IoU above which the lesser of two boxes goes.
-      score_threshold: A proposal that scores less is not valid.
-      min_size: Shortest valid side of a box in pixels.
+      nms_threshold: IoU above which the lower-scored of two boxes is suppressed.
+      score_threshold: Lowest score of a valid proposal.
+      min_size: Shortest side of a valid box, in pixels.
       roi_size: Bins per side of a box; its mask has twice as many.
 
     Raises:
@@ -76,7 +76,7 @@ class ProposalConfig:
 
 
 class Proposals(flax.struct.PyTreeNode):
-    """A frame's candidates in P fixed places, best first; places that are not `valid` hold nothing."""
+    """A frame's P candidates, best first; entries that are not `valid` are padding."""
 
     boxes: Float[Array, "*b P 4"]  # pixels of the padded frame, inside the real frame
     scores: Float[Array, "*b P"]  # [0, 1]
@@ -85,7 +85,7 @@ class Proposals(flax.struct.PyTreeNode):
 
 
 def empty(capacity: int, size: tuple[int, int]) -> Proposals:
-    """P = `capacity` places for a padded frame of (H, W) pixels, none of them valid."""
+    """Returns P = `capacity` invalid proposals for a padded frame of (H, W) pixels."""
     return Proposals(
         boxes=jnp.zeros((capacity, 4)),
         scores=jnp.zeros((capacity,)),
@@ -95,7 +95,7 @@ def empty(capacity: int, size: tuple[int, int]) -> Proposals:
 
 
 class Detections(flax.struct.PyTreeNode):
-    """The network's dense outputs over all L locations of all levels, for the losses; and its proposals."""
+    """The network's dense outputs over the L locations of all levels, for the losses, and its proposals."""
 
     locations: Float[Array, "*b L 2"]  # centre (y, x) of each location, pixels
     strides: Float[Array, "*b L"]  # of each location's level, pixels
@@ -108,17 +108,17 @@ class Detections(flax.struct.PyTreeNode):
 
 
 def locations_of(shape: tuple[int, ...], stride: int) -> Float[Array, "L 2"]:
-    """The centres (y, x) of a map's cells, in pixels, row by row."""
+    """Returns the centres (y, x) of a map's cells, in pixels, in row-major order."""
     rows = (jnp.arange(shape[0], dtype=jnp.float32) + 0.5) * stride
     columns = (jnp.arange(shape[1], dtype=jnp.float32) + 0.5) * stride
     return jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
 
 
 class DenseHead(nn.Module):
-    """Per location of every level: objectness, centerness, and the distances to the box's four sides.
+    """Predicts objectness, centerness and the distances to the box's four sides at each location.
 
-    The same parameters serve every level but for one learned factor each (FCOS). The convolutions see all
-    levels in one packed map, which compiles once.
+    All levels share the parameters, except for one learned factor per level (FCOS). The convolutions see all
+    levels in one packed map, so they are compiled once.
     """
 
     config: ProposalConfig
@@ -150,14 +150,14 @@ class DenseHead(nn.Module):
         objectness, centerness, distances = (y.astype(jnp.float32) for y in outputs)
         sizes = np.array([x.shape[0] * x.shape[1] for x in levels])
         level = np.repeat(np.arange(len(levels)), sizes)
-        # exp(8) strides is wider than any frame: the bound only keeps a diverging network finite.
+        # exp(8) strides is wider than any frame; the bound only keeps a diverging network finite.
         logs = jnp.clip(distances * self.scales[level][:, None], -8.0, 8.0)
         strides = np.array(fpn.STRIDES, np.float32)[level]
         return objectness, centerness, jnp.exp(logs) * strides[:, None]
 
 
 class MaskHead(nn.Module):
-    """The mask of ONE region, on twice its grid: `[s, s, C] -> [2s, 2s]` logits."""
+    """Predicts the mask of ONE region at twice its resolution: `[s, s, C] -> [2s, 2s]` logits."""
 
     config: ProposalConfig
     dtype: DTypeLike = jnp.float32
@@ -167,7 +167,7 @@ class MaskHead(nn.Module):
         c = self.config
         for index in range(c.mask_layers):
             x = fpn.ConvBlock(c.channels, c.depthwise, self.dtype, name=f"block{index}")(x)
-        # A 2×2 transposed convolution of stride 2: every cell becomes four, none overlap, one matrix product.
+        # A 2×2 transposed convolution of stride 2 as one matrix product: its outputs do not overlap.
         size, quarter = x.shape[0], max(c.channels // 2, 1)
         x = nn.relu(nn.Dense(4 * quarter, dtype=self.dtype, name="upsample")(x))
         x = x.reshape(size, size, 2, 2, quarter).transpose(0, 2, 1, 3, 4).reshape(2 * size, 2 * size, quarter)
@@ -175,7 +175,10 @@ class MaskHead(nn.Module):
 
 
 class ProposalNetwork(nn.Module):
-    """Finds the objects of ONE frame; `vmap` for more. Source: DESIGN §4 [O]; Tian et al., FCOS, 2019."""
+    """Finds the objects of ONE frame; `vmap` for more.
+
+    Source: docs/method.md, "Proposals"; Tian et al., FCOS, 2019.
+    """
 
     config: ProposalConfig = ProposalConfig()
     dtype: DTypeLike = jnp.float32
@@ -189,15 +192,15 @@ class ProposalNetwork(nn.Module):
         )(c, self.dtype)
 
     def __call__(self, features: Features, frame_size: Array) -> Detections:
-        """Dense outputs and proposals of a frame.
+        """Computes the dense outputs and the proposals of a frame.
 
         Args:
-          features: the backbone's, C3..C5 are used, each [H/s, W/s, C].
-          frame_size: [2] real (height, width) in pixels; what lies beyond neither counts nor is proposed.
+          features: of the backbone; C3..C5 are used, each [H/s, W/s, C].
+          frame_size: [2] real (height, width) in pixels; the padding outside is ignored.
 
         Returns:
-          `Detections`. Boxes and scores of its proposals are constants to the gradient (they learn by the
-          dense losses); their masks and mask logits are not.
+          `Detections`. The gradient flows through masks and mask logits of the proposals, but not through
+          their boxes and scores, which the dense losses train.
         """
         c = self.config
         levels = self.pyramid(features, frame_size)
@@ -228,17 +231,17 @@ class ProposalNetwork(nn.Module):
     def masks_of_boxes(
         self, features: Features, boxes: Float[Array, "K 4"], frame_size: Array | None = None
     ) -> Float[Array, "K 28 28"]:
-        """Mask logits of any boxes, on each box's own grid (`mask_paste.paste` puts them into the frame).
+        """Returns mask logits of any boxes, on each box's own grid (`paste` moves them to the frame).
 
-        Without `frame_size` the whole padded frame counts as real.
+        Without `frame_size` the whole padded frame is real.
         """
         if frame_size is None:
             frame_size = jnp.array([n * ROI_STRIDE for n in features.c3.shape[:2]])
         return self._masks(self.pyramid(features, frame_size)[0], boxes, frame_size)
 
     def _masks(self, p3: Float[Array, "h w C"], boxes: Float[Array, "K 4"], frame_size: Array) -> Array:
-        # One level for all sizes: choosing per box means pooling from every level and keeping one. P3 is the
-        # sharpest, and the top-down sums have brought it what P4 and P5 know.
+        # One level for all sizes: a level per box would need pooling from every level. P3 has the highest
+        # resolution and includes P4 and P5 through the top-down sums.
         def pool(box: Array) -> Array:
             size = self.config.roi_size
             return roi_align.roi_align(p3, box, size=size, stride=ROI_STRIDE, frame_size=frame_size)
@@ -249,11 +252,11 @@ class ProposalNetwork(nn.Module):
 def select(
     boxes: Float[Array, "L 4"], score: Float[Array, "L"], frame_size: Array, config: ProposalConfig
 ) -> tuple[Float[Array, "P 4"], Float[Array, "P"], Bool[Array, "P"]]:
-    """The best P boxes after suppression, with scores and validity; constants to the gradient."""
+    """Returns the best P boxes after suppression, their scores and validity, without a gradient."""
     boxes, score = jax.lax.stop_gradient((boxes, score))
     scores, index = jax.lax.top_k(score, min(config.candidates, score.shape[0]))
     boxes = box_lib.clip(boxes[index], frame_size)
-    # A tiny frame has fewer locations than places.
+    # A tiny frame has fewer locations than `capacity`.
     missing = max(config.capacity - index.shape[0], 0)
     boxes, scores = jnp.pad(boxes, ((0, missing), (0, 0))), jnp.pad(scores, (0, missing))
     large = (boxes[:, 2:] - boxes[:, :2] >= config.min_size).all(1)
@@ -273,7 +276,7 @@ def paste(
     height: int,
     width: int,
 ) -> Float[Array, "K H4 W4"]:
-    """Masks on their boxes' grids -> masks at stride 4, height×width cells; zero where not valid."""
+    """Moves masks from their boxes' grids to the frame at stride 4 (height×width); zero if not valid."""
 
     def one(prob: Array, box: Array) -> Array:
         return paste_lib.paste(prob, box, height=height, width=width, stride=geometry.MASK_STRIDE)
@@ -282,15 +285,15 @@ def paste(
 
 
 def append(proposals: Proposals, masks: Float[Array, "N H4 W4"], valid: Bool[Array, "N"]) -> Proposals:
-    """Adds N masks as candidates of their own, behind the others: P + N places (DESIGN §4).
+    """Appends N masks to the P proposals as candidates.
 
     Args:
-      proposals: P places.
-      masks: [N, H/4, W/4] probability, such as the memory's own propagated masks; kept as they are.
-      valid: [N]; a mask that is nowhere above .5 is not valid either.
+      proposals: P proposals.
+      masks: [N, H/4, W/4] probabilities, such as the masks that the memory propagates; stored unchanged.
+      valid: [N]; a mask without a value above 0.5 is not valid either.
 
     Returns:
-      `Proposals`; the boxes of the new ones are tight around prob > .5, their scores the mean prob there.
+      P + N proposals. A new one's box is the tight box of prob > 0.5, its score the mean prob there.
     """
     boxes, found = jax.vmap(box_lib.of_mask)(masks)
     inside = masks > 0.5

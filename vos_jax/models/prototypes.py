@@ -1,23 +1,26 @@
-"""Choosing a few memory pixels that stand for many: much used, and unlike each other."""
+"""The choice of prototypes: memory pixels that are used often and differ from each other."""
 
 import jax
 import jax.numpy as jnp
 
 from vos_jax.typing import Array, Bool, Float, Int
 
-# Distances to all candidates are taken for so many of them at a time.
+# Candidates whose distances to all others are computed at a time; limits the memory.
 BLOCK = 512
 
 
-def share(prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array, "K"]) -> Float[Array, "K"]:
-    """How a slot's attention falls to its K pixels, summing to 1 (0 where none is valid).
+def usage_per_pixel(
+    prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array, "K"]
+) -> Float[Array, "K"]:
+    """Returns each pixel's share of its slot's attention.
 
-    An object's attention mass is that of its own pixels, and inside a slot the mask bias hands it on in
-    proportion to prob_o. Each object, and the background as one of them, counts the same, however large.
+    The shares sum to 1, or are 0 if no pixel is valid. Within a slot, the mask bias distributes an object's
+    attention in proportion to prob_o. Every object, and the background, has the same weight, whatever its
+    size.
 
     Args:
       prob: soft masks.
-      known: objects that the slot knows.
+      known: objects that the slot contains.
       valid: pixels of the real frame.
     """
     prob = jnp.where(known[:, None] & valid[None, :], prob, 0.0)
@@ -25,18 +28,18 @@ def share(prob: Float[Array, "N K"], known: Bool[Array, "N"], valid: Bool[Array,
     parties = jnp.concatenate([background[None], prob])
     total = jnp.sum(parties, axis=1, keepdims=True)
     parties = parties / jnp.maximum(total, 1e-6)
-    # A party of less than half a pixel is noise, not to be blown up to a party of its own.
+    # Less than half a pixel is noise and gets no weight.
     present = total > 0.5
     return jnp.sum(jnp.where(present, parties, 0.0), axis=0) / jnp.maximum(jnp.sum(present), 1)
 
 
-def choose(
+def select(
     key: Float[Array, "K Ck"], usage: Float[Array, "K"], valid: Bool[Array, "K"], count: int
 ) -> Int[Array, "count"]:
-    """Returns the indices of the `count` most valuable candidates, the best first; valid ones go first.
+    """Returns the indices of the `count` best candidates, best first, invalid ones last.
 
-    A candidate is worth its usage times its squared distance to the nearest one that is more used (the
-    density peaks of Rodriguez and Laio, 2014): what is like something better adds nothing.
+    A candidate's value is its usage times its squared distance to the nearest candidate with a higher usage
+    (density peaks; Rodriguez and Laio, 2014), so near-duplicates have a low value.
     """
     usage = jnp.where(valid, usage, -1.0)
     key = key.astype(jnp.float32)
@@ -49,7 +52,7 @@ def choose(
         return jnp.min(jnp.where(better, squared, jnp.inf))
 
     distance = jax.lax.map(isolation, (key, norm, usage, number), batch_size=min(BLOCK, key.shape[0]))
-    # The most used one has no better; it is as far from all as anybody.
+    # No candidate has a higher usage than the first one, so it gets the largest distance.
     farthest = jnp.max(jnp.where(jnp.isfinite(distance), distance, 0.0))
     worth = usage * jnp.where(jnp.isfinite(distance), distance, farthest)
     return jax.lax.top_k(jnp.where(valid, worth, -1.0), count)[1]

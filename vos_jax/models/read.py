@@ -1,9 +1,9 @@
-"""The memory read: how the pixels of a frame attend to the memory (docs/method.md).
+"""The memory read: the attention of a frame's pixels to the memory (docs/method.md, "Memory").
 
-For object o, query pixel q and memory pixel m the affinity is r(q, m) + log w_o(m). The weight
-w_o = prob_o + eps is the paper's log-mask bias, with which each object attends to its own pixels; w_o = 1 is
-the read of STM. The read gives the value R^v_o, the embedding R^e_o, and the propagated mask R^p_o, which is
-the attention without weights applied to the object's masks.
+For object o, query pixel q and memory pixel m the affinity is r(q, m) + log w_o(m). With the weight
+w_o = prob_o + eps, the log-mask bias, each object attends to its own pixels; w_o = 1 is the read of STM. The
+read returns the value R^v_o, the embedding R^e_o, and the propagated mask R^p_o, which is the attention
+without weights applied to the object's masks.
 """
 
 import dataclasses
@@ -22,31 +22,32 @@ from vos_jax.ops import attention
 from vos_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-4
-"""Evidence of a memory pixel outside an object: log(1e-4) = -9.2 in the logits."""
+"""Weight of a memory pixel outside the object, -9.2 in the logits."""
 
 COVERED = 0.02
-"""A memory cell belongs to an object of which so much of it is covered."""
+"""Share of a memory cell above which the cell belongs to the object that covers it."""
 
 DENSE = 4_500_000
-"""Most affinities that are held at once: 18 MB, which a last-level cache holds."""
+"""Maximum number of affinities of a dense read: 18 MB, which fits into a last-level cache."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadConfig:
-    """How the memory is read. The switches combine: STCN is weight "none", STM that with affinity "dot".
+    """Settings of the read. They combine: STCN has weight "none", STM also affinity "dot".
 
     Attributes:
       affinity: Similarity of pixels: "l2" (negative squared distance, as STCN), "dot" (as STM), or a callable
         `(query [Q, Ck], key [K, Ck]) -> [Q, K]`.
-      weight: Weight of memory pixels for an object: "mask" (the paper's log-mask bias), "none", or a callable
+      weight: Weight of memory pixels for an object: "mask" (the log-mask bias), "none", or a callable
         `(prob [...]) -> [...]` of the object's mask.
       scale: Factor on the affinity; none = 1/sqrt(Ck).
-      topk: Memory pixels that each pixel reads; 0 = all. It goes without weights and kernel.
+      topk: Memory pixels that each pixel reads; 0 = all. Requires weight "none" and no kernel.
       kernel_sigma: Width in cells of a Gaussian around the query pixel that a memory pixel matches best
         (KMN); 0 = none.
-      window: How far from its own place a pixel reads unpinned slots, in cells of 16 pixels; 0 = everywhere.
-      search_radius: How far from where it was one frame before an object is searched, as a share of the short
-        side; 0 = everywhere. Training skips frames and always searches everywhere.
+      window: Radius, in cells of 16 pixels around its own position, in which a pixel reads unpinned slots;
+        0 = everywhere.
+      search_radius: Distance from an object's mask in the previous frame up to which it is searched, as a
+        share of the short side; 0 = everywhere. Training skips frames and always searches everywhere.
 
     Raises:
       VosError: a value out of range, or top-k together with weights or a kernel.
@@ -65,17 +66,17 @@ class ReadConfig:
         checks.known_name(self, "weight", WEIGHTS)
         checks.at_least(self, 0, "topk", "window", "search_radius", "kernel_sigma")
         if self.topk and (self.weight != "none" or self.kernel_sigma):
-            raise VosError(f"topk is {self.topk}; it goes with weight none and kernel_sigma 0 only")
+            raise VosError(f"topk is {self.topk}; it needs weight none and kernel_sigma 0")
 
 
 class Read(flax.struct.PyTreeNode):
-    """What the memory says about the query frame."""
+    """The result of a read for the query frame."""
 
     value: Float[Array, "N h w Cv"]  # R^v
     embed: Float[Array, "N h w Ce"]  # R^e
-    prob: Float[Array, "N h w"]  # R^p, the memory's own propagated mask
-    slot_attention: Float[Array, "N M"]  # share of the attention per slot, of the object's pixels
-    region: Bool[Array, "N h w"]  # where the object was searched; mask and embedding are 0 elsewhere
+    prob: Float[Array, "N h w"]  # R^p, the propagated mask
+    slot_attention: Float[Array, "N M"]  # attention of the object's pixels per slot, sums to 1
+    region: Bool[Array, "N h w"]  # cells in which the object was searched; mask and embedding are 0 elsewhere
 
 
 def dot(query: Float[Array, "Q Ck"], key: Float[Array, "K Ck"]) -> Float[Array, "Q K"]:
@@ -91,12 +92,12 @@ def negative_squared_distance(query: Float[Array, "Q Ck"], key: Float[Array, "K 
 
 
 def mask_weight(prob: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Returns exp of the log-mask bias: each object attends to its own pixels."""
+    """Returns the exponential of the log-mask bias: each object attends to its own pixels."""
     return prob + EPSILON
 
 
 def no_weight(prob: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Returns ones: all objects read alike."""
+    """Returns ones: the attention is the same for all objects."""
     return jnp.ones(prob.shape, jnp.float32)
 
 
@@ -126,11 +127,11 @@ def read(
       key: of the query frame.
       memory: M slots of which the valid ones are read.
       config: the read.
-      region: where each object is searched. None: in the whole frame.
+      region: cells in which each object is searched. None: the whole frame.
 
     Returns:
       Per object the value and embedding read, the propagated mask R^p in [0, 1] and the attention per slot;
-      zeros where no slot knows the object. Outside the region, mask and embedding are 0 and the value is the
+      zeros if no slot contains the object. Outside the region, mask and embedding are 0 and the value is the
       last slot's. Computed in fp32, returned in the memory's dtype.
     """
     n, num_slots, h, w = memory.prob.shape
@@ -145,11 +146,11 @@ def read(
     embed = grid(attended.embed).astype(memory.embed.dtype)
     prob = jnp.clip(grid(attended.prob), 0.0, 1.0)
     if region is not None:
-        # RefineNet was never trained on a value of zeros: the last frame's value takes their place.
+        # Use the last frame's value: RefineNet was never trained on zeros.
         last = jnp.argmax(jnp.where(memory.slot_valid, memory.slot_frame, -1))
         value = jnp.where(searched[..., None], value, memory.value[:, last])
         embed, prob = jnp.where(searched[..., None], embed, 0.0), jnp.where(searched, prob, 0.0)
-    # Only the object's own pixels say which slots it needs.
+    # Only the object's own pixels count as usage: background pixels read other slots.
     slots = jnp.einsum("nqm,nq->nm", attended.share, prob.reshape(n, h * w))
     slots = slots / jnp.maximum(jnp.sum(slots, axis=-1, keepdims=True), 1e-6)
     return Read(value=value, embed=embed, prob=prob, slot_attention=slots, region=searched)
@@ -161,7 +162,7 @@ def _attend(
     config: ReadConfig,
     region: Bool[Array, "N h w"] | None,
 ) -> attention.Attended:
-    """Attends with all affinities at once if they are few, else a block at a time."""
+    """Attends with all affinities at once up to `DENSE` of them, else a block at a time."""
     n, num_slots, h, w = memory.prob.shape
     pixels = h * w
     query, keys = key.reshape(pixels, -1), memory.key.reshape(num_slots, pixels, -1)
@@ -200,11 +201,11 @@ def _attend(
     near = None
     if region is not None and config.weight == "mask":
         near = search_region.around(prob.reshape(-1, h, w), (h, w), config.search_radius, COVERED)
-        # The mean of far pixels serves queries near the object only. An object that is searched in the whole
-        # frame reads every pixel: with the mean, 35 of 35 absent objects had a mask.
+        # The mean of far pixels is accurate only for queries near the object. An object that is searched in
+        # the whole frame reads every pixel: with the mean, 35 of 35 absent objects had a mask.
         near = near.reshape(n, num_slots, pixels) | jnp.all(region, axis=(1, 2))[:, None, None]
         near &= visible[None] & memory.object_in_slot[..., None]
-    # A kernel looks at all queries anyway, once per block.
+    # A kernel needs the affinities of all queries in every block, so one block is cheapest.
     block: Any = {"query_block": pixels} if config.kernel_sigma else {}
     return attention.streamed(logits_of, source, pixels, query_region=queries, memory_region=near, **block)
 
@@ -212,6 +213,6 @@ def _attend(
 def _offsets(
     numbers: Int[Array, "Q"], others: Int[Array, "K"], width: int
 ) -> tuple[Int[Array, "Q K"], Int[Array, "Q K"]]:
-    """Returns the rows and columns between pixels of two lists of numbers on a grid of this width."""
+    """Returns the row and column offsets between two lists of pixel numbers on a grid of this width."""
     (y, x), (other_y, other_x) = jnp.divmod(numbers, width), jnp.divmod(others, width)
     return y[:, None] - other_y[None], x[:, None] - other_x[None]

@@ -1,4 +1,4 @@
-"""RefineNet: from coarse mask and memory read to a sharp mask (paper, section 4)."""
+"""RefineNet: refines coarse masks with the memory read and skip features (paper, supplement section 4)."""
 
 import math
 from typing import Any
@@ -12,19 +12,19 @@ from vos_jax.models import read as read_lib
 from vos_jax.ops import masks, windows
 from vos_jax.typing import Array, DTypeLike, Float
 
-# Odds are taken of probabilities clipped to this; a certain pixel stays within +-9.2 logits.
+# Probabilities are clipped to [CLIP, 1 - CLIP] before the logit, which is then within +-9.2.
 CLIP = 1e-4
-ABSENT = math.log(CLIP) - math.log1p(-CLIP)  # a mask of 0
+ABSENT = math.log(CLIP) - math.log1p(-CLIP)  # logit of a mask of 0
 
 
 def logit(prob: Float[Array, "*p"]) -> Float[Array, "*p"]:
-    """Log-odds of a probability, finite also at 0 and 1."""
+    """Returns the log-odds of a probability, finite also at 0 and 1."""
     prob = jnp.clip(prob, CLIP, 1.0 - CLIP)
     return jnp.log(prob) - jnp.log(1.0 - prob)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))), 3x3."""
+    """Returns x + conv(relu(conv(relu(x)))), 3x3."""
 
     dtype: DTypeLike = jnp.float32
 
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 class RefineNet(nn.Module):
     """Refines ONE object's mask; `refine_all` maps it over objects.
 
-    Convolutions of what all objects share (`frame`) stand apart from those of what is the object's own, so
+    The convolutions of the shared features (`frame`) are separate from those of the object's own inputs, so
     that they run once per frame: conv(concat(a, b)) = conv(a) + conv(b).
 
     Attributes:
@@ -58,12 +58,12 @@ class RefineNet(nn.Module):
         self.object16, self.object4 = conv(c16, 3), conv(c4, 3)
         self.narrow8, self.narrow4 = conv(c8, 1), conv(c4, 1)
         self.block16, self.block8, self.block4 = (ResidualBlock(self.dtype) for _ in range(3))
-        # Zero at first: an untrained RefineNet hands on what the memory says.
+        # Zero at the start: an untrained RefineNet returns the propagated mask.
         self.logit = conv(1, 3, kernel_init=nn.initializers.zeros)
         self.propagated_gain = self.param("propagated_gain", nn.initializers.ones, ())
 
     def frame(self, features: backbones.Features) -> tuple[Array, Array, Array]:
-        """Returns what all objects share, at strides 16, 8 and 4."""
+        """Returns the features that all objects share, at strides 16, 8 and 4."""
         return self.frame16(features.c4), self.frame8(features.c3), self.frame4(features.c2)
 
     def __call__(
@@ -74,7 +74,7 @@ class RefineNet(nn.Module):
         coarse: Float[Array, "H/4 W/4"],
         prev_prob: Float[Array, "H/4 W/4"],
     ) -> Float[Array, "H/4 W/4"]:
-        """Returns the refined mask's logits at stride 4; arguments as `refine_object`."""
+        """Returns the refined mask's logits at stride 4; arguments as for `refine_object`."""
         return self.refine_object(self.frame(features), value, prob, coarse, prev_prob)
 
     def refine_object(
@@ -88,9 +88,9 @@ class RefineNet(nn.Module):
         """Returns the refined mask's logits at stride 4.
 
         Args:
-          frame: `frame` of the frame's features.
-          value: what the memory read for this object, R^v.
-          prob: the memory's own propagated mask R^p in [0, 1].
+          frame: the result of `frame`.
+          value: this object's value from the read, R^v.
+          prob: the propagated mask R^p in [0, 1].
           coarse: the matched proposals' mask in [0, 1].
           prev_prob: the previous frame's mask in [0, 1].
         """
@@ -130,9 +130,9 @@ def refine_all(
       params: its parameters.
       features: the frame's.
       read: the memory read.
-      coarse, prev_prob: the matched proposals' masks and those of the frame before, in [0, 1].
+      coarse, prev_prob: the matched proposals' masks and the previous frame's masks, in [0, 1].
       windowed: refine each object only in a window around `read.region`, one object after the other;
-        elsewhere its logits are those of a mask of 0.
+        outside the window the logits are those of a mask of 0.
 
     Returns:
       Logits.

@@ -1,4 +1,4 @@
-"""The region of a frame in which each object is searched (docs/method.md, search region)."""
+"""The region of a frame in which each object is searched (docs/method.md, "Search region")."""
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ def around(
 ) -> Bool[Array, "N h w"]:
     """Marks the cells within a radius of each object; all cells for an object without a mask.
 
-    Objects move little from frame to frame, and look-alikes are elsewhere.
+    Objects move little from frame to frame, and similar objects are usually farther away.
 
     Args:
-      prob: each object's mask in another frame, as fine as `grid` or a multiple of it.
+      prob: each object's mask in another frame; H, W are (h, w) or a multiple of it.
       grid: (h, w).
       radius: along either axis, as a share of the frame's short side; at least one cell.
       threshold: a pixel above it belongs to the object.
@@ -43,7 +43,7 @@ def around(
     n, height, _ = prob.shape
     cells = jnp.max(prob.reshape(n, h, height // h, w, -1), axis=(2, 4)) > threshold
     size = 2 * max(1, round(radius * min(h, w))) + 1
-    # One axis after the other: a square of n x n for the price of 2 n.
+    # One axis after the other: an n x n window at the cost of 2 n.
     near = cells.astype(jnp.float32)
     for window in ((1, size, 1), (1, 1, size)):
         near = jax.lax.reduce_window(near, 0.0, jax.lax.max, window, (1, 1, 1), "SAME")
@@ -53,7 +53,7 @@ def around(
 def shrunken(prev_prob: Float[Array, "N H/4 W/4"], memory: memory_lib.Memory) -> Bool[Array, "N"]:
     """Marks objects whose previous mask is less than `SHRUNKEN` of their largest one in memory.
 
-    Padding does not count, nor does the slot of prototypes, which holds pixels of many frames.
+    Padding is ignored, and so is the prototypes' slot, which holds pixels of many frames.
     """
     cells = masks.downsample(prev_prob, prev_prob.shape[1] // memory.prob.shape[2])
     is_frame = memory.slot_valid & (memory.slot_frame >= 0)

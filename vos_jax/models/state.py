@@ -1,4 +1,4 @@
-"""The state of a video's segmentation, a user's prompts for a frame, and the interface of a model."""
+"""The state of a video's segmentation, the prompts of a frame, and the interface of a model."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,10 +26,10 @@ class State(flax.struct.PyTreeNode):
 
 
 class PromptArrays(flax.struct.PyTreeNode):
-    """A user's masks of new or corrected objects in one frame, and the objects to stop following."""
+    """A user's masks of new or corrected objects in one frame, and the objects to remove."""
 
     mask: Float[Array, "N H W"]
-    given: Bool[Array, "N"]  # objects whose mask counts
+    given: Bool[Array, "N"]  # objects with a mask
     removed: Bool[Array, "N"]
 
 
@@ -44,7 +44,7 @@ class Encoded(flax.struct.PyTreeNode):
 
 
 class Prediction(flax.struct.PyTreeNode):
-    """A model's masks of one frame, each object on its own, with all intermediates."""
+    """A model's masks of one frame, before aggregation, with all intermediates."""
 
     prob: Float[Array, "N H/4 W/4"]
     presence: Float[Array, "N"]  # in [0, 1]
@@ -61,7 +61,7 @@ class StepOutput(flax.struct.PyTreeNode):
 
 @runtime_checkable
 class Model(Protocol):
-    """The three functions of one frame that `step.step` calls. All are pure."""
+    """The interface of a model: three pure functions of one frame, called by `step.step`."""
 
     @property
     def config(self) -> config_lib.ModelConfig: ...
@@ -80,7 +80,7 @@ class Model(Protocol):
     def encode_value(
         self, params: Any, encoded: Encoded, prob: Float[Array, "N H/4 W/4"]
     ) -> Float[Array, "N h w Cv"]:
-        """Returns what each object's memory stores of this frame, given its final masks."""
+        """Returns each object's memory values of this frame, given the final masks."""
         ...
 
 
@@ -95,7 +95,7 @@ def init_state(
     """Returns the state before a video's first frame: an empty memory and no object.
 
     Args:
-      model: decides the memory's shape.
+      model: gives the memory's shape.
       num_objects: the static number of objects, N.
       size: padded (H, W), as `geometry.padded_size` returns.
       frame_size: real (height, width), at most `size`.

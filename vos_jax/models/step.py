@@ -1,4 +1,4 @@
-"""One frame of a video: encode, track, apply the prompt, write. Streaming, scans and training share it."""
+"""The step of one frame: encode, track, apply the prompt, write. Streaming, scans and training share it."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ def step(
 ) -> tuple[state_lib.State, state_lib.StepOutput]:
     """Segments one frame and writes it to the memory.
 
-    Objects that appear, are corrected or removed come in through `prompt`, so nothing is compiled again.
+    `prompt` adds, corrects and removes objects without a new compilation.
 
     Args:
       model: the method.
       params: its parameters.
       state: before the frame.
-      frame: padded RGB, uint8 or float in [0, 1]; NaN is black.
-      prompt: the user's masks of this frame; `state.no_prompt` where there are none.
+      frame: padded RGB, uint8 or float in [0, 1]; NaN counts as 0.
+      prompt: the user's masks of this frame; `state.no_prompt` if there are none.
       proposals: of another program; they replace the network's.
 
     Returns:
@@ -76,7 +76,7 @@ def segment(
 
 
 def remove_objects(state: state_lib.State, removed: Bool[Array, "N"]) -> state_lib.State:
-    """Returns the state without the `removed` objects; their places are free."""
+    """Returns the state without the `removed` objects; their indices are free for new ones."""
     return state.replace(
         memory=memory_lib.remove_objects(state.memory, removed),
         object_valid=state.object_valid & ~removed,
@@ -90,7 +90,7 @@ def apply_prompt(
     """Replaces predicted masks by prompted ones, then aggregates all objects.
 
     Args:
-      prob: predicted masks; what is not finite counts as 0.
+      prob: predicted masks; NaN and infinity count as 0.
       prompt: the user's masks.
       object_valid: objects that exist before the prompt.
 
@@ -122,9 +122,9 @@ def write(
       model, params: as in `step`.
       encoded: the frame.
       state: before the frame, with the frame's objects.
-      prob: the frame's masks, background first; the objects' are the next frame's previous masks.
-      prompted: objects whose mask the user gave; one or more pin the frame.
-      slot_attention: of the frame's read; counts as usage of the slots. None where nothing was read.
+      prob: the frame's masks, background first. They are the next frame's previous masks.
+      prompted: objects whose mask the user gave; if there are any, the frame is pinned.
+      slot_attention: of the frame's read; added to the usage of the slots. None if nothing was read.
       memory_prob: masks that the memory stores in place of the objects' `prob`.
 
     Returns:

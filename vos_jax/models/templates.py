@@ -1,11 +1,11 @@
-"""Templates: what an object is known to look like, on a fixed grid, for the alignment to compare proposals
-with.
+"""Templates: an object's features on a fixed grid, which the alignment compares with proposals.
 
 Every variant is a plain function of ONE object,
 
     make_template(context, *, size) -> Template
 
-A new variant is one function in `TEMPLATES`; all of them see the same `TemplateContext`. DESIGN section 3.
+A new variant is one function in `TEMPLATES`; all variants get the same `TemplateContext`. See docs/method.md,
+"Templates".
 """
 
 from collections.abc import Callable
@@ -19,24 +19,24 @@ from vos_jax.ops import boxes as box_lib
 from vos_jax.ops import masks, roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
-ENLARGED = 1.25  # reference box over the box of the propagated mask
+ENLARGED = 1.25  # size of the reference box relative to the box of the propagated mask
 
 
 class Template(flax.struct.PyTreeNode):
     """An object's features on a grid of S = size * size locations, row-major."""
 
     vectors: Float[Array, "S Ce"]
-    weights: Float[Array, " S"]  # share of each location that is the object, in [0, 1]; all 0: unknown
-    box: Float[Array, "4"]  # where the grid lay, in the frame that it was sampled from
+    weights: Float[Array, " S"]  # the object's share of each location, in [0, 1]; all 0: no template
+    box: Float[Array, "4"]  # of the grid, in the frame that it was sampled from
 
 
 class TemplateContext(flax.struct.PyTreeNode):
-    """All that a template may be made of: the read for the current frame and the memory itself."""
+    """The inputs of a template: the read for the current frame and the memory."""
 
-    read_embed: Float[Array, "h w Ce"]  # R^e_o: the memory's embedding as read for this frame
-    read_prob: Float[Array, "h w"]  # R^p_o: the memory's own propagated mask
+    read_embed: Float[Array, "h w Ce"]  # R^e_o: the embedding read for this frame
+    read_prob: Float[Array, "h w"]  # R^p_o: the propagated mask
     prev_prob: Float[Array, "H4 W4"]  # the previous frame's mask at stride 4
-    last_box: Float[Array, "4"]  # the object's last box; without extent: none yet
+    last_box: Float[Array, "4"]  # the object's last box; empty if there is none yet
     frame_size: Float[Array, "2"]  # height and width in pixels without padding
     memory_embed: Float[Array, "M h w Ce"]
     memory_prob: Float[Array, "M h w"]  # this object's mask in every slot
@@ -62,17 +62,18 @@ OBJECT_AXES = TemplateContext(**_AXES)
 
 
 def dynamic(context: TemplateContext, *, size: int = 14) -> Template:
-    """Samples what the memory knows of the object with regard to the current frame, over the reference box.
+    """Samples the embedding read for the current frame in the reference box.
 
-    `X_o = RoIAlign(R^e_o, box_o)`, weighted by `w_o = RoIAlign(R^p_o, box_o)`. DESIGN section 3, paper
-    supplement section 5.
+    `X_o = RoIAlign(R^e_o, box_o)`, weighted by `w_o = RoIAlign(R^p_o, box_o)`.
+
+    Source: paper, supplement section 5; docs/method.md, "Templates".
     """
     box = reference_box(context)
     return _sample(context.read_embed, context.read_prob, box, context.frame_size, size)
 
 
 def first(context: TemplateContext, *, size: int = 14) -> Template:
-    """Samples the frame of the object's first annotation over its mask there, as the paper's pictures do."""
+    """Samples the frame of the object's first annotation over its mask there, as in the paper's figures."""
     return _from_slot(context, context.first_slot, size)
 
 
@@ -83,7 +84,7 @@ def previous(context: TemplateContext, *, size: int = 14) -> Template:
 
 
 def mean(context: TemplateContext, *, size: int = 14) -> Template:
-    """Averages `first` and `previous` location by location, as DMM-Net does; a missing one is left out.
+    """Averages `first` and `previous` per location, as DMM-Net does; a missing one is left out.
 
     The box is that of `previous`.
     """
@@ -110,14 +111,10 @@ TEMPLATES: dict[str, Callable[..., Template]] = {
 
 
 def reference_box(context: TemplateContext) -> Float[Array, "4"]:
-    """Where to look for the object in the current frame.
+    """Returns the box (y0, x0, y1, x1) of the object in the current frame, in pixels, without padding.
 
-    The box of the propagated mask R^p_o > .5, enlarged 1.25 times about its centre and clipped to the
-    frame; where that mask is empty, the previous mask's box; then the last box; then the whole frame.
-    DESIGN section 3.
-
-    Returns:
-        Box (y0, x0, y1, x1) in pixels, inside the frame without its padding.
+    The box of the propagated mask R^p_o > 0.5, enlarged 1.25 times about its centre and clipped to the
+    frame; if that mask is empty, the previous mask's box; then the last box; then the whole frame.
     """
     size = context.frame_size
     propagated, propagated_found = _mask_box(context.read_prob > 0.5, geometry.MEMORY_STRIDE, size)
@@ -143,10 +140,10 @@ def _sample(embed, prob, box, frame_size, size: int) -> Template:
 
 
 def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Template:
-    """Samples one memory slot over the object's mask in it; no slot (-1): weights of 0."""
+    """Samples one memory slot over the object's mask in it; the weights are 0 for no slot (-1)."""
     embed, prob = context.memory_embed[slot], context.memory_prob[slot]
     prob = jnp.where(slot >= 0, prob, jnp.zeros_like(prob))
-    # An object smaller than half a cell never reaches .5 at this stride, yet it is there.
+    # An object smaller than half a cell never reaches 0.5 at this stride.
     threshold = jnp.minimum(0.5, jnp.max(prob) / 2)
     box, found = _mask_box(prob > threshold, geometry.MEMORY_STRIDE, context.frame_size)
     box = jnp.where(found, enlarge(box, ENLARGED, context.frame_size), _whole(context.frame_size))
@@ -154,7 +151,7 @@ def _from_slot(context: TemplateContext, slot: Int[Array, ""], size: int) -> Tem
 
 
 def _mask_box(mask, stride: int, frame_size) -> tuple[Array, Array]:
-    """The box of a mask inside the frame, and whether there is one: padding may not show objects."""
+    """Returns the box of a mask inside the frame, ignoring padding, and whether there is one."""
     inside = mask & masks.pixel_valid(frame_size, mask.shape, stride)
     box, found = box_lib.of_mask(inside, stride=stride)
     return _clip(box, frame_size), found

@@ -1,7 +1,7 @@
-"""The model without training: unit-vector keys from ImageNet features, the read's own mask as prediction.
+"""The training-free model: unit-vector keys from ImageNet features; the propagated mask is the prediction.
 
-Label propagation as in self-supervised tracking. It is the baseline that a trained model has to beat, and the
-model of `--checkpoint none`.
+Label propagation, as in self-supervised tracking. It is the baseline for trained models, and the model of
+`--checkpoint none`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vos_jax.models import state as state_lib
 from vos_jax.ops import masks
 from vos_jax.typing import Array, Float, Shaped
 
-# A mask that peaks below this is taken for noise and not lifted to certainty.
+# A mask whose peak is lower is noise and is not scaled up to a peak of 1.
 FAINT = 0.05
 
 
@@ -28,7 +28,7 @@ class TrainingFree:
     """A `state.Model` whose only parameters are the backbone's.
 
     Attributes:
-      config: the settings; `backbone`, `memory`, `dtype` and `training_free` count.
+      config: the settings; only `backbone`, `memory`, `dtype` and `training_free` are used.
     """
 
     config: config_lib.ModelConfig
@@ -49,7 +49,7 @@ class TrainingFree:
     def encode(
         self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
     ) -> state_lib.Encoded:
-        """Returns unit-vector keys; of several levels, each counts the same."""
+        """Returns unit-vector keys; several levels have equal weight."""
         settings = self.config.training_free
         backbone = backbones.make(self.config.backbone, self.config.compute_dtype)
         features: Any = backbone.apply({"params": params}, frame)
@@ -61,7 +61,7 @@ class TrainingFree:
                 level = masks.downsample(jnp.moveaxis(level, -1, 0), stride // backbones.STRIDES[name])
                 level = jnp.moveaxis(level, 0, -1)
             if settings.centred:
-                # After the averaging onto the grid a level is as coarse as that.
+                # After averaging, a level has at least the grid's stride.
                 cell = max(stride, backbones.STRIDES[name])
                 height, width = level.shape[:2]
                 real = masks.pixel_valid(frame_size, (height, width), cell)[..., None]
@@ -77,15 +77,15 @@ class TrainingFree:
     def track(
         self, params: Any, encoded: state_lib.Encoded, state: state_lib.State, *, train: bool = False
     ) -> state_lib.Prediction:
-        """Returns the memory's own propagated mask R^p, scaled to a peak of 1."""
+        """Returns the propagated mask R^p, scaled to a peak of 1."""
         del params, train
         settings = self.config.training_free
         read = read_lib.read(encoded.key, state.memory, settings.read)
-        # What the padding reads may neither be the peak nor bleed over the border.
+        # Values of the padding may neither be the peak nor reach over the border by interpolation.
         cells = masks.repeat_border(read.prob, state.frame_size, settings.stride)
         prob = masks.upsample(cells, settings.stride // geometry.MASK_STRIDE)
-        # Votes of a small object's few cells are diluted by its surroundings; masks made from such masks fade
-        # away within frames. The object's surest pixel counts as sure.
+        # The few cells of a small object are outweighed by its surroundings, so its masks would fade within
+        # frames. Scaling to a peak of 1 prevents that.
         peak = jnp.max(prob, axis=(1, 2), keepdims=True)
         prob = jnp.clip(prob / jnp.maximum(peak, FAINT), 0.0, 1.0)
         presence = jnp.max(cells, axis=(1, 2))
@@ -94,6 +94,6 @@ class TrainingFree:
     def encode_value(
         self, params: Any, encoded: state_lib.Encoded, prob: Float[Array, "N H/4 W/4"]
     ) -> Float[Array, "N h w 0"]:
-        """Returns nothing: only masks are propagated."""
+        """Returns values without channels: only masks are propagated."""
         del params
         return jnp.zeros((prob.shape[0], *encoded.key.shape[:2], 0), encoded.key.dtype)

@@ -1,4 +1,4 @@
-"""The value of an object's memory: the frame's features and the object's mask, encoded (docs/method.md)."""
+"""The value encoder: encodes the frame's features and an object's mask for the memory."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from vos_jax.typing import Array, DTypeLike, Float
 
 
 class ValueEncoder(nn.Module):
-    """The value of ONE object; `vmap` over objects with the features shared.
+    """Encodes the value of ONE object; `vmap` over objects, with shared features.
 
     Attributes:
       channels: Cv.
@@ -27,7 +27,7 @@ class ValueEncoder(nn.Module):
     ) -> Float[Array, "h w Cv"]:
         """Encodes the frame's features, the object's mask and the sum of the other objects' masks.
 
-        The masks keep their stride-4 detail: each cell's 4 x 4 values become its channels.
+        The masks keep their stride-4 resolution: the 4 x 4 values of a cell become channels.
         """
         h, w = features.shape[:2]
         blocks = jnp.stack([prob, others], axis=-1).reshape(h, 4, w, 4, 2)

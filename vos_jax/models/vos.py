@@ -1,4 +1,4 @@
-"""The method, one frame at a time (docs/method.md).
+"""The trained model: the method for one frame (docs/method.md).
 
 frame - backbone -+- proposals -------------------------------+
                   +- memory read - templates - alignment - matching - coarse masks -+
@@ -28,7 +28,7 @@ from vos_jax.typing import Array, Float, PRNGKeyArray, Shaped
 
 
 class Out(flax.struct.PyTreeNode):
-    """Every intermediate of one frame; `jit` does not compute those that a caller does not use."""
+    """The intermediates of one frame; `jit` does not compute unused ones."""
 
     proposals: proposals_lib.Proposals  # P candidates, the N propagated masks last
     templates: templates.Template  # [N, ...]
@@ -41,10 +41,10 @@ INTERMEDIATES: dict[str, Callable[[Out], Float[Array, "N H/4 W/4"]]] = {
     "coarse": lambda out: out.coarse,
     "propagated": lambda out: out.proposals.masks[-out.coarse.shape[0] :],
 }
-"""Masks on the way to the final ones, by name."""
+"""Intermediate masks by name."""
 
 NETWORKS = ("backbone", "key_head", "embed_head", "value_encoder", "proposal_network", "matcher", "refine")
-"""Branches of the parameters, each of one network."""
+"""Branches of the parameters, one per network."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class VOS:
 
     @property
     def networks(self) -> dict[str, Any]:
-        """The Linen modules by the name of their branch of the parameters."""
+        """The Linen modules, by the name of their branch of the parameters."""
         c, dtype = self.config, self.config.compute_dtype
         networks = {
             "backbone": backbones.make(c.backbone, dtype),
@@ -94,10 +94,10 @@ class VOS:
         """Returns random parameters.
 
         Args:
-          key: of the draws; each network's are its own.
+          key: is folded with each network's number.
           datasets: names of the data sets that get a lambda of their own.
         """
-        # XLA compiles each of a hundred threefry draws by itself.
+        # rbg: XLA would compile each of a hundred threefry draws separately.
         key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
         return jax.jit(functools.partial(self._init, datasets=tuple(datasets)))(key)
 
@@ -134,7 +134,7 @@ class VOS:
     def encode(
         self, params: Any, frame: Shaped[Array, "H W 3"], frame_size: Float[Array, "2"]
     ) -> state_lib.Encoded:
-        """Computes all that depends on the frame alone: key, embedding, features and proposals."""
+        """Computes everything that depends on the frame alone: key, embedding, features and proposals."""
         features = self._apply(params, "backbone", frame)
         detections = None
         if self.config.uses_network:
@@ -156,12 +156,11 @@ class VOS:
           params: of all networks.
           encoded: the frame.
           state: before the frame.
-          train: keep the matching soft, and search the whole frame: clips skip frames and show a part of
-            each, so an object may be anywhere in the next one.
+          train: keep the matching soft and search the whole frame, as clips skip frames and are cropped.
         """
         if train:
-            # An object in no slot reads 0 / 0, which has no gradient. Places without an object read as if
-            # they were in every slot; the masks of the others do not depend on them.
+            # An object in no slot would read 0 / 0, whose gradient is NaN. So unused object indices read
+            # every slot; the masks of the other objects do not depend on them.
             memory = state.memory
             in_slot = memory.object_in_slot | ~state.object_valid[:, None]
             state = state.replace(memory=memory.replace(object_in_slot=in_slot))
@@ -290,7 +289,7 @@ class VOS:
         propagated: Float[Array, "N H/4 W/4"],
         state: state_lib.State,
     ) -> proposals_lib.Proposals:
-        """Returns the frame's proposals, if it has any, and the propagated masks behind them."""
+        """Returns the frame's proposals, if any, followed by the propagated masks."""
         if proposals is None:
             height, width = propagated.shape[1:]
             size = height * geometry.MASK_STRIDE, width * geometry.MASK_STRIDE

@@ -1,4 +1,4 @@
-"""Loads models: shipped or exported weights, ImageNet backbones, and what training begins with."""
+"""Loads models: shipped or exported weights, ImageNet backbones, and initial parameters for training."""
 
 import functools
 import pathlib
@@ -26,8 +26,8 @@ def load_model(config: model_config.ModelConfig, checkpoint: str) -> tuple[state
 
     Args:
       config: the model.
-      checkpoint: "none" for the training-free model; a path of exported weights; "auto" for those that ship
-        with the variant, or the training-free model where none ship.
+      checkpoint: "none" for the training-free model; a path of exported weights; "auto" for the variant's
+        shipped weights, or the training-free model if it has none.
 
     Raises:
       VosError: no such file, a damaged one, weights of another model, or a data set without a lambda.
@@ -56,7 +56,7 @@ def _imagenet(config: model_config.ModelConfig) -> Any:
 
 
 def num_proposals(config: model_config.ModelConfig, model: state_lib.Model) -> int:
-    """Returns the number of places for proposals from files in a frame; 0 if they do not come from files.
+    """Returns the capacity for a frame's proposals from files; 0 if they do not come from files.
 
     Raises:
       VosError: proposals from files for a model that uses none, or without a folder.
@@ -83,14 +83,16 @@ def datasets_of(params: Any) -> tuple[str, ...]:
 
 
 def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
-    """Reads exported weights and checks that they are this model's, tensor by tensor.
+    """Reads exported weights and checks each tensor's name and shape against the model.
 
     Raises:
       VosError: no such file, a damaged one, or weights of another model; the first difference is named.
     """
     variant = model.config.variant
     if not file.is_file():
-        raise errors.VosError(f"no checkpoint at {file}; --checkpoint none needs none, auto takes what ships")
+        raise errors.VosError(
+            f"no checkpoint at {file}; --checkpoint auto takes the shipped weights, none needs no file"
+        )
     data = pretrained.read_weights(file)
     pretrained.check_record(file, data, required=False)
     flat, metadata = weights_io.load(data, str(file))
@@ -113,22 +115,22 @@ def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
 
 
 def datasets_at(model: vos.VOS, start: str, datasets: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the lambdas that `init_params` gives, sorted, without drawing parameters.
+    """Returns the sorted names of the lambdas that `init_params` makes, without drawing parameters.
 
-    Arguments and errors as `init_params`.
+    Arguments and errors are those of `init_params`.
     """
     known = () if start in ("imagenet", "random") else datasets_of(load_params(model, pathlib.Path(start)))
     return tuple(sorted({*datasets, *known}))
 
 
 def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequence[str]) -> Any:
-    """Returns parameters to begin training with.
+    """Returns initial parameters for training.
 
     Args:
-      model: whose parameters.
-      start: "imagenet" (heads random), "random", or an exported file.
-      key: of what is random.
-      datasets: data sets that get a lambda of their own. One that the file lacks begins as its "default".
+      model: the model.
+      start: "imagenet" (other networks random), "random", or an exported file.
+      key: of the random parameters.
+      datasets: data sets that get a lambda of their own. A new one starts as the file's "default".
 
     Raises:
       VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
@@ -152,9 +154,9 @@ def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequenc
 
 
 def check_params(flat: Mapping[str, Any], expected: Mapping[str, Any], file: pathlib.Path) -> None:
-    """Raises VosError naming the first tensor that is missing or of another shape.
+    """Raises VosError naming the first tensor that is missing or has another shape.
 
-    More tensors than expected are no error: a model may be run without a stage that it was trained with.
+    Additional tensors are no error: a model may run without a stage that it was trained with.
     """
     for key, value in expected.items():
         if key not in flat:

@@ -1,1 +1,1 @@
-"""Array functions without parameters that know nothing of videos."""
+"""Array functions without parameters, independent of videos."""

@@ -1,13 +1,13 @@
 """Attention of query pixels to the pixels of memory slots, for several objects with one affinity.
 
-Object o gives memory pixel m of slot s the weight w_o(m). With the affinity r(q, m) it attends by
+Object o gives memory pixel m the weight w_o(m). With the affinity r(q, m) its attention is
 
     a_o(q, m) = exp(r(q, m)) w_o(m) / Z_o(q),   Z_o(q) = sum_m exp(r(q, m)) w_o(m)
 
-over the slots that know it. One exponential per (q, m) serves all objects. The three functions differ in
-what they hold at a time: `dense` all affinities, `streamed` those of a block of queries and a slot, `top` the
-highest of every query. As a maximum is kept per object, no partition function underflows where w_o has a
-lower bound.
+over the slots that contain the object. All objects share one exponential per (q, m). The three functions
+differ in the affinities that they store at a time: `dense` all, `streamed` those of a block of queries and a
+slot, `top` the highest of every query. The running maximum is kept per object, so no partition function
+underflows if w_o has a lower bound.
 """
 
 import functools
@@ -22,34 +22,34 @@ import jax.numpy as jnp
 from vos_jax.typing import Array, Bool, Float, Int
 
 MASKED = -1e30
-"""Affinity of a pixel that is not visible. Finite, so that differences of two of them are no NaN."""
+"""Affinity of a pixel that is not visible. Finite, so that the difference of two of them is not NaN."""
 
 QUERY_BLOCK, MEMORY_BLOCK = 416, 304
-"""Pixels that `streamed` takes at a time. Its loops run over full blocks: smaller ones waste less of the last
-one, larger ones multiply larger matrices. Measured for 480x864 on two CPU cores (docs/performance.md)."""
+"""Pixels per block of `streamed`. Small blocks waste less of the last one, large ones give larger matrix
+products. Tuned for 480x864 on two CPU cores (docs/performance.md)."""
 
 Logits = Callable[[Int[Array, ""], Int[Array, "Q"]], Float[Array, "Q K"]]
-"""Function of a slot and the numbers of some query pixels that returns their affinities with its pixels."""
+"""Function of a slot and query pixel numbers that returns the affinities of these pixels with the slot's."""
 
 
 class Source(flax.struct.PyTreeNode):
-    """M slots of K pixels, as N objects know them."""
+    """M slots of K pixels for N objects."""
 
     value: Float[Array, "N M K Cv"]
     embed: Float[Array, "M K Ce"]
     prob: Float[Array, "N M K"]  # the objects' masks
     weight: Float[Array, "N M K"]  # w_o
-    in_slot: Bool[Array, "N M"]  # slots that know the object
+    in_slot: Bool[Array, "N M"]  # slots that contain the object
     slot_valid: Bool[Array, "M"]
 
 
 class Attended(flax.struct.PyTreeNode):
-    """Contents that each object reads for the queries; zeros where no slot knows the object."""
+    """Contents that each object reads for the queries; zeros if no slot contains the object."""
 
     value: Float[Array, "N Q Cv"]
     embed: Float[Array, "N Q Ce"]
-    prob: Float[Array, "N Q"]  # of the masks, by the attention without weights
-    share: Float[Array, "N Q M"]  # of each slot in the attention
+    prob: Float[Array, "N Q"]  # the masks, read with the attention without weights
+    share: Float[Array, "N Q M"]  # of the attention, per slot
 
 
 def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
@@ -57,7 +57,7 @@ def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
 
     Args:
       logits: affinities; `MASKED` where a pixel is not visible.
-      source: what is attended to.
+      source: the memory slots.
     """
     maximum = jax.lax.stop_gradient(jnp.max(logits, axis=2))
     plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[..., None]), 0.0)
@@ -79,13 +79,13 @@ def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
 
 
 class _Near(flax.struct.PyTreeNode):
-    """The pixels of each slot that count one by one, and the mean of all others.
+    """The near pixels of each slot, which are read one by one, and the mean of the far ones.
 
     Attributes:
-      order: their numbers in blocks, padded with K.
-      most: blocks that hold any, of the object with the most.
-      weight: of these pixels, 0 elsewhere.
-      far: weighted mean of the contents of all other pixels.
+      order: numbers of the near pixels in blocks, padded with K.
+      most: blocks that are not only padding, maximum over the objects.
+      weight: of the near pixels; 0 for far ones.
+      far: weighted mean of the contents of the far pixels.
     """
 
     order: Int[Array, "N M blocks size"]
@@ -131,17 +131,17 @@ def streamed(
     memory_region: Bool[Array, "N M K"] | None = None,
     query_block: int | None = None,
 ) -> Attended:
-    """Attends a block of queries at a time; equal to `dense` up to rounding without regions.
+    """Attends with a block of queries at a time; without regions equal to `dense` up to rounding.
 
-    Empty slots cost nothing. There is no gradient with regions.
+    Empty slots are skipped. There is no gradient with regions.
 
     Args:
-      logits_of: gives affinities.
-      source: what is attended to.
+      logits_of: returns affinities.
+      source: the memory slots.
       num_queries: Q.
-      query_region: queries that attend; all others get zeros. None: all attend.
-      memory_region: pixels that count one by one. Of a slot, all others of an object are read as one, their
-        weighted mean, with the exact partition function. None: all count one by one.
+      query_region: queries to compute; all others get zeros. None: all.
+      memory_region: near pixels, which are read one by one. The far pixels of a slot are read as their
+        weighted mean, an approximation, with the exact partition function. None: all pixels are near.
       query_block: queries at a time; None = `QUERY_BLOCK`.
     """
     near = None if memory_region is None else _find_near(source, memory_region)
@@ -168,7 +168,7 @@ def _attend_block(
     )
 
     def add_slot(sums: _Sums, slot: Int[Array, ""]) -> tuple[_Sums, tuple[Array, Array]]:
-        # Memory pixels first: picking some of them then copies whole rows.
+        # Memory pixels are the first axis, so that a gather of some of them copies whole rows.
         logits = logits_of(slot, queries).T
         maximum = jax.lax.stop_gradient(jnp.max(logits, axis=0))
         plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[None]), 0.0).astype(dtype)
@@ -187,7 +187,7 @@ def _attend_block(
         return jax.lax.cond(source.slot_valid[slot], add_slot, skip_slot, sums, slot)
 
     sums, (slot_maximum, slot_partition) = jax.lax.scan(step, empty, jnp.arange(num_slots))
-    # Chosen before the division: behind one by almost nothing, gradients would be 0 times infinity.
+    # `_positive` acts before the division: after one by almost 0, gradients would be 0 times infinity.
     z = _positive(sums.partition)
     contents = sums.contents / z[..., None]
     share = slot_partition * jnp.exp(slot_maximum - sums.maximum[None]) / z[None]
@@ -206,7 +206,7 @@ def _read_slot(
     plain: Float[Array, "K Q"],
     partition: Float[Array, "N Q"],
 ) -> Float[Array, "N Q Cv+Ce"]:
-    """Returns what each object reads of one slot, still to be divided by its partition function."""
+    """Returns each object's read of one slot, before the division by the partition function."""
     n, dtype = source.prob.shape[0], source.value.dtype
     value, embed = source.value[:, slot], source.embed[slot].astype(dtype)
     if near is None:
@@ -236,7 +236,7 @@ def _add(
     of_masks: Float[Array, "N Q 3"],
     contents: Float[Array, "N Q Cv+Ce"],
 ) -> tuple[_Sums, tuple[Float[Array, "N Q"], Float[Array, "N Q"]]]:
-    """Adds a slot to the running sums; also returns its own maximum and partition function."""
+    """Adds a slot to the running sums; also returns the slot's maximum and partition function."""
     new_maximum = jnp.maximum(sums.maximum, maximum)
     keep = jnp.exp(sums.maximum - new_maximum)
     take = _scale(maximum > MASKED / 2, maximum, new_maximum)
@@ -291,10 +291,10 @@ def top(
     query_region: Bool[Array, "Q"] | None = None,
     query_block: int | None = None,
 ) -> Attended:
-    """Attends to each query's `k` highest affinities of all slots, without weights.
+    """Attends to each query's `k` highest affinities over all slots, without weights.
 
-    Those in slots that do not know an object do not count for it. Only what they point at is gathered, so
-    contents cost k per query and not M K.
+    Affinities of slots that do not contain an object are ignored for it. Contents are gathered for these k
+    pixels only, so they cost k per query instead of M K.
 
     Args:
       logits_of, source, num_queries, query_region, query_block: as in `streamed`.
@@ -341,7 +341,7 @@ def top(
 
 
 def _in_blocks(marked: Bool[Array, "K"], size: int) -> tuple[Int[Array, "blocks size"], Int[Array, ""]]:
-    """Returns the numbers of all marked pixels in blocks, padded with K, and how many blocks hold any."""
+    """Returns the marked pixels' numbers in blocks, padded with K, and the count of non-empty blocks."""
     count = math.ceil(marked.size / size)
     number = jnp.sum(marked)
     order = jnp.argsort(~marked, stable=True)

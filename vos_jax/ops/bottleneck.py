@@ -1,9 +1,9 @@
 """EfficientNet's inverted bottleneck, as one operation with a form for CPU and one for other platforms.
 
-Its expanded tensor is six times the block's input: 40 MB for a 480×864 frame. A GPU or TPU has one operation
-per layer and the bandwidth for that. On CPU that tensor's way through memory took most of the time, so there
-the block runs in strips of rows: a strip is expanded, convolved and projected while it lies in the cache. A
-gradient needs the tensor anyway: where one is asked for, the block runs layer by layer on CPU, too.
+The expanded tensor is six times the block's input: 40 MB for a 480×864 frame. On GPU and TPU the block runs
+layer by layer. On CPU, memory traffic of that tensor took most of the time, so the block runs in strips of
+rows: a strip is expanded, convolved and projected while it is in the cache. A gradient needs the tensor, so
+the block runs layer by layer on CPU, too, if it is differentiated.
 """
 
 import functools
@@ -17,8 +17,8 @@ from jax import lax
 from vos_jax.ops import depthwise
 from vos_jax.typing import Array, Float
 
-# Of expanded rows per strip. Measured at 480×864 with 1 MiB of L2 per core and 32 MiB of L3: for the first
-# stages 2 to 16 MB differ little (stage2's first block: 14 ms of CPU, whole 44); late stages are best whole.
+# Bytes of expanded rows per strip. Measured at 480×864 with 1 MiB of L2 per core and 32 MiB of L3: 2 to 16 MB
+# differ little in the first stages (stage2's first block: 14 ms, `whole` 44 ms); late stages are best whole.
 STRIP_BYTES = 6_000_000
 
 
@@ -45,7 +45,7 @@ def whole(
     stride: int,
     convolve: Callable[..., Array] = depthwise.grouped,
 ) -> Float[Array, "h w Co"]:
-    """Layer by layer: expand 1×1, ReLU6, depthwise k×k, ReLU6, project 1×1."""
+    """Runs layer by layer: expand 1×1, ReLU6, depthwise k×k, ReLU6, project 1×1."""
     if expand is not None:
         x = jax.nn.relu6(x @ expand.kernel + expand.bias[None, None, :])
     y = convolve(x, spatial.kernel, stride=stride)
@@ -62,12 +62,12 @@ def strips(
     stride: int,
     strip_bytes: int = STRIP_BYTES,
 ) -> Float[Array, "h w Co"]:
-    """The same sums as `whole`, strip by strip; the strips overlap by the rows that the kernel spans."""
+    """Computes `whole` strip by strip; the inputs of the strips overlap by the height of the kernel."""
     size, channels = spatial.kernel.shape[0], spatial.kernel.shape[-1]
     row_bytes = (x.shape[1] + size - stride) * channels * x.dtype.itemsize
     most = max((strip_bytes // row_bytes - size) // stride + 1, 1)
     rows = -(-x.shape[0] // stride)
-    # Without an expansion nothing large is made on the way, and strips only cost.
+    # Without an expansion there is no large tensor, and strips only add cost.
     if expand is None or rows <= most:
         return _shifted(x, expand, spatial, project, stride=stride)
     num_strips = -(-rows // most)
@@ -79,14 +79,14 @@ _shifted = functools.partial(whole, convolve=depthwise.shifted)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _strips(x: Array, expand: Dense, spatial: Spatial, project: Dense, stride: int, rows: int) -> Array:
-    """`strips` of `rows` rows of the output each."""
+    """Runs `strips` with `rows` output rows per strip."""
     size = spatial.kernel.shape[0]
     h, w = (-(-n // stride) for n in x.shape[:2])
     num_strips = -(-h // rows)
     (top, bottom), sides = (depthwise.same_padding(n, kernel=size, stride=stride) for n in x.shape[:2])
     bottom += (num_strips * rows - h) * stride  # the last strip may reach below the frame
-    # The bias is the weight of one more channel, 1 in the frame and 0 in the padding: thus the padding is
-    # still 0 after the expansion, and the large tensor needs no copy for it.
+    # The bias is the weight of an additional channel, 1 in the frame and 0 in the padding. So the padding is
+    # still 0 after the expansion, and the large tensor needs no copy to clear it.
     x = jnp.concatenate([x, jnp.ones((*x.shape[:2], 1), x.dtype)], axis=-1)
     x = jnp.pad(x, ((top, bottom), sides, (0, 0)))
     weights = jnp.concatenate([expand.kernel, expand.bias[None, :]])
@@ -118,11 +118,11 @@ _strips.defvjp(_forward, _backward)
 def inverted_bottleneck(
     x: Float[Array, "H W Ci"], expand: Dense | None, spatial: Spatial, project: Dense, *, stride: int
 ) -> Float[Array, "h w Co"]:
-    """Expand 1×1, ReLU6, depthwise k×k (SAME), ReLU6, project 1×1, in the platform's fast form.
+    """Applies expand 1×1, ReLU6, depthwise k×k (SAME), ReLU6, project 1×1, in the platform's fast form.
 
     Args:
         x: the block's input.
-        expand: None where the block does not expand.
+        expand: the first layer; None for a block without expansion.
         spatial: the depthwise layer.
         project: the last layer; no activation follows.
         stride: of the depthwise layer.

@@ -1,4 +1,4 @@
-"""Boxes (y0, x0, y1, x1) in pixels of the padded frame: areas, overlaps, suppression of duplicates."""
+"""Boxes (y0, x0, y1, x1) in pixels of the padded frame: area, IoU, non-maximum suppression."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from vos_jax.typing import Array, Bool, Float
 
 
 def area(box: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """Pixels² of boxes; an inside-out box has none."""
+    """Returns the area of boxes in pixels²; 0 for a box with a negative side."""
     return jnp.maximum(box[..., 2] - box[..., 0], 0.0) * jnp.maximum(box[..., 3] - box[..., 1], 0.0)
 
 
 def clip(box: Float[Array, "*b 4"], frame_size: Array) -> Float[Array, "*b 4"]:
-    """Boxes cut at the borders of the real frame, `frame_size` [2] = (height, width)."""
+    """Clips boxes to the real frame, `frame_size` [2] = (height, width)."""
     limit = jnp.concatenate([frame_size, frame_size]).astype(box.dtype)
     return jnp.clip(box, 0.0, limit.reshape((1,) * (box.ndim - 1) + (4,)))
 
@@ -24,14 +24,16 @@ def _intersection(a: Array, b: Array) -> Array:
 
 
 def pairwise_iou(a: Float[Array, "K 4"], b: Float[Array, "L 4"]) -> Float[Array, "K L"]:
-    """IoU of every box of `a` with every box of `b`, in [0, 1]; 0 where both are empty."""
+    """Returns the IoU of every box of `a` with every box of `b`; 0 if both are empty."""
     intersection = _intersection(*jnp.broadcast_arrays(a[:, None], b[None, :]))
     union = area(a)[:, None] + area(b)[None, :] - intersection
     return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1.0), 0.0)
 
 
 def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """Generalised IoU of corresponding boxes, in [-1, 1]: IoU minus the empty share of the enclosing box.
+    """Returns the generalised IoU of corresponding boxes, in [-1, 1].
+
+    It is the IoU minus the share of the enclosing box that neither box covers.
 
     Source: Rezatofighi et al., Generalized Intersection over Union, 2019.
     """
@@ -46,7 +48,10 @@ def giou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]
 def of_mask(
     mask: Bool[Array, "h w"] | Float[Array, "h w"], *, stride: int = geometry.MASK_STRIDE
 ) -> tuple[Float[Array, "4"], Bool[Array, ""]]:
-    """The tight box of a mask, or of prob > .5, in pixels, and whether there is one (else it is all zero)."""
+    """Returns the tight box in pixels of a mask, or of prob > 0.5; also whether there is one.
+
+    The box of an empty mask is 0.
+    """
     inside = mask if mask.dtype == bool else mask > 0.5
 
     def extent(present: Array) -> tuple[Array, Array]:
@@ -65,21 +70,18 @@ def greedy_nms(
     *,
     threshold: float | Float[Array, ""],
 ) -> Float[Array, "K"]:
-    """Greedy non-maximum suppression as a fixed point: exactly the sequential result, without a loop over
-    boxes.
+    """Applies greedy non-maximum suppression, as a fixed point, without a loop over boxes.
 
     keep_i = valid_i and no kept j before i overlaps it by more than `threshold`. Iterated from "all kept",
-    the first n boxes are settled after n rounds, so the fixed point is the greedy answer; a few rounds are
-    usual.
+    the first n boxes are final after n rounds, so the fixed point equals the sequential result. A few rounds
+    are usually enough.
 
     Args:
-      boxes: [K, 4]. scores: [K], descending. valid: [K]; others neither stay nor suppress.
-      threshold: IoU in [0, 1] above which the lower-scored box goes.
+      boxes: [K, 4]. scores: [K], descending. valid: [K]; invalid boxes are dropped and suppress none.
+      threshold: IoU in [0, 1] above which the lower-scored box is suppressed.
 
     Returns:
       scores [K], 0 where suppressed or invalid.
-
-    Source: DESIGN §4 ("matrix form, no dynamic shapes").
     """
     earlier = jnp.tri(boxes.shape[0], k=-1, dtype=bool)
     suppresses = jax.lax.stop_gradient(pairwise_iou(boxes, boxes)) > threshold
@@ -103,10 +105,10 @@ def matrix_nms(
     *,
     threshold: float | Float[Array, ""],
 ) -> Float[Array, "K"]:
-    """Soft suppression in one step: every score decays by its worst overlap with a better box.
+    """Applies soft suppression: every score decays by its largest overlap with a better box.
 
-    decay_i = min over better j of f(iou_ij) / f(worst overlap of j itself), f(u) = exp(-(u / threshold)²).
-    Arguments and result as `greedy_nms`.
+    decay_i = min over better j of f(iou_ij) / f(largest overlap of j), f(u) = exp(-(u / threshold)²).
+    Arguments and result as for `greedy_nms`.
 
     Source: Wang et al., SOLOv2, 2020 (§3.4, Gaussian decay).
     """

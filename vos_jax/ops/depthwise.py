@@ -1,4 +1,4 @@
-"""Depthwise convolution with SAME padding, in the two forms that platforms run fast (DESIGN §2)."""
+"""Depthwise convolution with SAME padding: `shifted` is fast on CPU, `grouped` on GPU and TPU."""
 
 import functools
 
@@ -8,19 +8,19 @@ from jax import lax
 
 from vos_jax.typing import Array, Float
 
-# Outputs per turn of the loop that sums a kernel's gradient. Measured on 16 frames of 16×16×672, 5×5: 14 ms
-# with 32 or 64, 18 with 16, and 73 without a loop; 136 as k² reductions, which JAX would derive.
+# Outputs per iteration of the loop that sums a kernel's gradient. Measured on 16 frames of 16×16×672, 5×5:
+# 14 ms with 32 or 64, 18 ms with 16, 73 ms without a loop, 136 ms as k² reductions (JAX's own gradient).
 TURN = 32
 
 
 def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis of `size` under the SAME rule, which gives ceil(size / stride)."""
+    """Returns the zeros before and after an axis of `size` for ceil(size / stride) outputs (SAME)."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def grouped(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int) -> Float[Array, "h w C"]:
-    """One `lax.conv_general_dilated` with a group per channel; for GPU and TPU."""
+    """Runs `lax.conv_general_dilated` with a group per channel; for GPU and TPU."""
     return lax.conv_general_dilated(
         x[None],
         kernel[:, :, None, :],
@@ -32,9 +32,9 @@ def grouped(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: 
 
 
 def shifted(x: Float[Array, "H W C"], kernel: Float[Array, "k k C"], *, stride: int) -> Float[Array, "h w C"]:
-    """The sum of k² shifted copies of `x`, each times its tap; for CPU, where `grouped` takes 30× as long.
+    """Sums k² shifted copies of `x`, each times its tap; for CPU, where `grouped` takes 30× as long.
 
-    Its gradients are such sums as well; the ones that JAX would derive take up to 10× as long.
+    Its gradients are such sums, too, because JAX's own take up to 10× as long.
     """
     return _shifted(x, kernel, stride)
 
@@ -61,11 +61,11 @@ _shifted.defvjp(_forward, _backward)
 
 
 def _input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Float[Array, "H W C"]:
-    """The sum of shifted copies of `dy`, with the kernel mirrored.
+    """Sums shifted copies of `dy`, with the kernel mirrored.
 
-    At stride 2 only taps of its own parity reach a pixel: one sum per parity of row and column, interleaved.
+    At stride 2 a pixel depends only on taps of its parity: one sum per parity of row and column, interleaved.
     """
-    reach = -(-kernel.shape[0] // stride)  # outputs per axis that a pixel takes part in, at most
+    reach = -(-kernel.shape[0] // stride)  # maximum number of outputs per axis that depend on a pixel
     padded = _alone(jnp.pad(dy, ((reach - 1, reach - 1), (reach - 1, reach - 1), (0, 0))))
 
     def of_parity(i: int, j: int) -> Float[Array, "h+reach-1 w+reach-1 C"]:
@@ -80,7 +80,7 @@ def _input_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Float[Ar
 
 
 def _kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Float[Array, "k k C"]:
-    """The sum of the k×k inputs of each output times its `dy`, in float32; a loop, some rows a turn."""
+    """Sums the k×k inputs of each output times its `dy`, in float32, in a loop over blocks of rows."""
     size, (h, w, _) = kernel.shape[0], dy.shape
     rows = max(TURN // w, 1)
     turns = -(-h // rows)
@@ -103,12 +103,12 @@ def _kernel_gradient(x: Array, kernel: Array, dy: Array, stride: int) -> Float[A
 def shifted_valid(
     x: Float[Array, "H W C"], kernel: Float[Array, "k l C"], *, stride: int
 ) -> Float[Array, "h w C"]:
-    """`shifted` of an `x` that is padded already, or is part of a larger one."""
+    """Computes `shifted` for an `x` that is already padded, or is a part of a larger array."""
     h, w = ((n - size) // stride + 1 for n, size in zip(x.shape[:2], kernel.shape[:2], strict=True))
     out = None
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
-            # Strided slices: at stride 2 nothing is computed that is then thrown away.
+            # Strided slices, so that no unused output is computed at stride 2.
             rows = slice(i, i + (h - 1) * stride + 1, stride)
             columns = slice(j, j + (w - 1) * stride + 1, stride)
             tap = x[rows, columns] * kernel[i, j][None, None, :]
@@ -118,7 +118,7 @@ def shifted_valid(
 
 
 def _zeros_around(x: Float[Array, "H W C"], size: int, stride: int) -> list[tuple[int, int]]:
-    """SAME padding of the rows and of the columns."""
+    """Returns the SAME padding of the rows and of the columns."""
     return [same_padding(n, kernel=size, stride=stride) for n in x.shape[:2]]
 
 
@@ -127,5 +127,5 @@ def _pad(x: Float[Array, "H W C"], size: int, stride: int) -> Float[Array, "H+p 
 
 
 def _alone(x: Array) -> Array:
-    """`x`, computed before anything reads it: else XLA computes what made it anew for each of k² taps."""
+    """Prevents fusion of `x` with its users: XLA would compute `x` again for each of the k² taps."""
     return lax.optimization_barrier(x)

@@ -1,4 +1,4 @@
-"""Soft masks of several objects: changing their resolution, and making them share each pixel."""
+"""Soft masks of several objects: resizing and soft aggregation."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from vos_jax.typing import Array, Bool, Float, Shaped, UInt8
 
-# Odds are clamped here, so that a certain mask stays finite (STM's soft aggregation).
+# Probabilities are clamped to [CLAMP, 1 - CLAMP], so that odds stay finite (STM's soft aggregation).
 CLAMP = 1e-7
 
 
@@ -26,7 +26,7 @@ def one_hot(ids: Shaped[Any, "H W"], num_objects: int) -> Bool[Any, "N H W"]:
 
 
 def downsample(prob: Float[Array, "*n H W"], factor: int) -> Float[Array, "*n h w"]:
-    """Averages `factor` x `factor` pixels; a soft mask stays the share of the cell that is covered."""
+    """Averages `factor` x `factor` pixels: the result is the covered share of each cell."""
     *lead, height, width = prob.shape
     blocks = prob.reshape(*lead, height // factor, factor, width // factor, factor)
     return jnp.mean(blocks, axis=(-3, -1))
@@ -49,17 +49,19 @@ def bilinear_weights(size: int, factor: int) -> Float[np.ndarray, "n f*n"]:
 
 
 def aggregate(prob: Float[Array, "N *p"], valid: Bool[Array, "N"]) -> Float[Array, "N+1 *p"]:
-    """Merges independent object masks by soft aggregation (DESIGN.md section 7, after STM).
+    """Merges independent object masks by soft aggregation.
 
     The background's probability is the product of (1 - p_o); all N + 1 odds p / (1 - p) are normalised to sum
-    to 1 at each pixel. Invalid objects get exactly 0 and change nothing.
+    to 1 at each pixel. Invalid objects get exactly 0 and do not change the others.
 
     Args:
-      prob: each object's probability in [0, 1], on its own.
+      prob: each object's own probability in [0, 1].
       valid: objects that exist.
 
     Returns:
       Probabilities that sum to 1, background first.
+
+    Source: Oh et al., Space-Time Memory Networks, 2019; docs/method.md, "RefineNet".
     """
     valid = valid.reshape(-1, *[1] * (prob.ndim - 1))
     prob = jnp.where(valid, prob, 0.0)
@@ -71,7 +73,7 @@ def aggregate(prob: Float[Array, "N *p"], valid: Bool[Array, "N"]) -> Float[Arra
 
 
 def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: int) -> Bool[Array, "h w"]:
-    """Marks the cells of a strided grid whose centre lies in the real frame of (height, width) pixels."""
+    """Marks the cells of a strided grid whose centre is in the real frame of (height, width) pixels."""
     centres = [(jnp.arange(n) + 0.5) * stride for n in grid]
     return (centres[0] < frame_size[0])[:, None] & (centres[1] < frame_size[1])[None, :]
 
@@ -79,7 +81,7 @@ def pixel_valid(frame_size: Float[Array, "2"], grid: tuple[int, int], stride: in
 def repeat_border(
     prob: Float[Array, "*n h w"], frame_size: Float[Array, "2"], stride: int
 ) -> Float[Array, "*n h w"]:
-    """Puts the nearest real cell's value into each cell of the padding, where `pixel_valid` is false."""
+    """Fills each cell of the padding (`pixel_valid` is False) with the nearest real cell's value."""
     last = jnp.ceil(frame_size / stride - 0.5).astype(jnp.int32) - 1
     rows, columns = (jnp.minimum(jnp.arange(n), last[i]) for i, n in enumerate(prob.shape[-2:]))
     return jnp.take(jnp.take(prob, rows, axis=-2, mode="clip"), columns, axis=-1, mode="clip")

@@ -1,4 +1,4 @@
-"""Masks between a box's own grid and the frame: the inverse of RoIAlign, as two small matrix products."""
+"""Transfer of masks from a box's grid to the frame: the inverse of RoIAlign, as two small matrix products."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from vos_jax.typing import Array, Float
 
 
 def _into_box(low: Array, high: Array, count: int, stride: int) -> tuple[Array, Array]:
-    """Where `count` cells' centres lie within [low, high), as a fraction, and which of them lie inside."""
+    """Returns the position of each cell's centre in [low, high), as a fraction, and which are inside."""
     centre = (jnp.arange(count, dtype=jnp.float32) + 0.5) * stride
     length = high - low
     fraction = (centre - low) / jnp.where(length > 0, length, 1.0)
@@ -24,22 +24,20 @@ def paste(
     width: int,
     stride: int = geometry.MASK_STRIDE,
 ) -> Float[Array, "height width"]:
-    """Puts ONE mask, given on the grid of its box, into the frame: bilinear inside the box, zero outside.
+    """Resamples ONE mask from the grid of its box to the frame: bilinear inside the box, zero outside.
 
     Args:
-      mask: [s, t], fp32 or less; probabilities (a logit's zero would mean one half outside).
-      box: [4] (y0, x0, y1, x1) in pixels; an empty box pastes nothing. No gradient flows to it.
+      mask: [s, t], fp32 or less; probabilities, not logits, because the outside is 0.
+      box: [4] (y0, x0, y1, x1) in pixels; an empty box gives zeros. No gradient flows to it.
       height, width: cells of the result, each `stride` pixels.
 
     Returns:
-      [height, width] fp32; a cell belongs to the box if its centre does.
-
-    Source: DESIGN §4.
+      [height, width] fp32; a cell is inside the box if its centre is.
     """
 
     def matrix(low: Array, high: Array, count: int, grid: int) -> Array:
         fraction, inside = _into_box(low, high, count, stride)
-        # Half a grid cell at the box's rim repeats the outermost cell.
+        # Within half a grid cell of the box's border, the outermost cell is repeated.
         position = jnp.clip(fraction * grid - 0.5, 0.0, grid - 1.0)
         return jnp.where(inside[:, None], roi_align.interpolation_matrix(position, grid), 0.0)
 
@@ -55,15 +53,15 @@ def move(
     *,
     stride: int = geometry.MASK_STRIDE,
 ) -> Float[Array, "H4 W4"]:
-    """The part of ONE frame-sized mask inside box `source`, shifted and stretched into box `target`.
+    """Resamples the part of ONE frame-sized mask inside box `source` to box `target`.
 
-    Bilinear; zero outside `target`. With `target` equal to `source` the mask inside comes back unchanged.
+    Bilinear; zero outside `target`. With `target` equal to `source` the mask inside is unchanged.
     """
 
     def matrix(source_low: Array, source_high: Array, low: Array, high: Array, count: int) -> Array:
         fraction, inside = _into_box(low, high, count, stride)
         position = (source_low + fraction * (source_high - source_low)) / stride - 0.5
-        # Only cells of `source`: what lies beside it stays there.
+        # Clip to `source`, so that no cell outside it is read.
         position = jnp.clip(
             position, source_low / stride, jnp.maximum(source_low, source_high - stride) / stride
         )

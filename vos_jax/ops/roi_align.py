@@ -1,8 +1,8 @@
-"""RoIAlign: the features under a box, resampled on a fixed grid.
+"""RoIAlign: resamples the features in a box on a fixed grid.
 
-Geometry used everywhere in vos_jax: pixels are continuous, and feature cell i of a map with stride s
-covers the pixels [i*s, (i+1)*s), so its centre lies at pixel (i + 0.5) * s (`aligned=True` of detectron2).
-So the box of exactly one cell, sampled with size 1, returns that cell.
+Geometry used everywhere in vos_jax: pixel coordinates are continuous, and feature cell i of a map with stride
+s covers the pixels [i*s, (i+1)*s), so its centre is at pixel (i + 0.5) * s (`aligned=True` of detectron2).
+The box of exactly one cell, sampled with size 1, therefore returns that cell.
 """
 
 import functools
@@ -14,7 +14,7 @@ from vos_jax.typing import Array, Float
 
 
 def _clamp(position: Array, length: Array | int) -> tuple[Array, Array]:
-    """Positions moved onto a line of cells, and 1 where they were at most one cell away from it, else 0."""
+    """Clips positions to a line of cells; also returns 1 for those at most one cell outside, else 0."""
     inside = (position >= -1.0) & (position <= length)
     return jnp.clip(position, 0.0, length - 1.0), inside.astype(jnp.float32)
 
@@ -22,16 +22,16 @@ def _clamp(position: Array, length: Array | int) -> tuple[Array, Array]:
 def interpolation_matrix(
     position: Float[Array, "n"], length: int, real_length: Array | None = None
 ) -> Float[Array, "n {length}"]:
-    """The matrix that reads a line of `length` cells at fractional cell positions, linearly.
+    """Returns the matrix of linear interpolation in a line of `length` cells at fractional positions.
 
     Args:
       position: [n] in cells; position i is the centre of cell i.
       length: number of cells of the line.
-      real_length: how many of them are real (default: all); the others are never read.
+      real_length: number of real cells (default: all); the others are never read.
 
     Returns:
-      [n, length] fp32. Rows sum to 1 for positions inside [-1, real_length]: up to one cell outside the line
-      the nearest cell repeats. Beyond, the row is zero (detectron's rule).
+      [n, length] fp32. Rows sum to 1 for positions inside [-1, real_length], where the nearest cell is
+      repeated up to one cell outside the line. Farther outside, the row is zero (detectron's rule).
     """
     clipped, inside = _clamp(position.astype(jnp.float32), length if real_length is None else real_length)
     cells = jnp.arange(length, dtype=jnp.float32)
@@ -40,14 +40,14 @@ def interpolation_matrix(
 
 
 def _sample_positions(low: Array, high: Array, size: int, stride: int, samples: int) -> Float[Array, "n"]:
-    """Cell positions of equally spaced points between two pixels; a negative length counts as zero."""
+    """Returns cell positions of equally spaced points between two pixels; a negative length counts as 0."""
     length = jnp.maximum(high - low, 0.0)
     fraction = (jnp.arange(size * samples, dtype=jnp.float32) + 0.5) / (size * samples)
     return (low + fraction * length) / stride - 0.5
 
 
 def _matmul(features: Array, rows: Array, columns: Array, real: Array, size: int, samples: int) -> Array:
-    """Two small matrix products, columns first: the other order took up to 3.5× as long (CPU, 33 boxes)."""
+    """Resamples by two matrix products, columns first: rows first took up to 3.5× as long (CPU, 33 boxes)."""
 
     def averaged(position: Array, axis: int) -> Array:
         matrix = interpolation_matrix(position, features.shape[axis], real[axis])
@@ -59,7 +59,7 @@ def _matmul(features: Array, rows: Array, columns: Array, real: Array, size: int
 
 
 def _gather(features: Array, rows: Array, columns: Array, real: Array, size: int, samples: int) -> Array:
-    """Four gathers per sample point, weighted and averaged per bin."""
+    """Resamples by four gathers per sample point, weighted and averaged per bin."""
 
     def taps(position: Array, axis: int) -> tuple[Array, Array, Array, Array]:
         clipped, inside = _clamp(position, real[axis])
@@ -95,25 +95,24 @@ def roi_align(
     frame_size: Array | None = None,
     form: str = "matmul",
 ) -> Float[Array, "{size} {size} C"]:
-    """Resamples the features under ONE box on a size×size grid; `vmap` over boxes.
+    """Resamples the features in ONE box on a size×size grid; `vmap` over boxes.
 
     Every bin averages `samples`² bilinear reads at equally spaced points. Points more than one cell outside
-    the map read zero, nearer ones read the border. A box of zero or negative extent reads its corner point:
-    finite, as is every gradient. The gradient reaches the features; boxes are constants here, they learn by
-    their own loss.
+    the map read zero, nearer ones read the border. A box of zero or negative extent reads its corner point,
+    so results and gradients are always finite. The gradient flows to the features, not to the box.
 
     Args:
-      features: [h, w, C], any float dtype; sums are fp32, the result has the features' dtype.
+      features: [h, w, C], any float dtype; sums are fp32, the result has the dtype of the features.
       box: [4] (y0, x0, y1, x1) in pixels of the padded frame, finite.
       size: bins per side. stride: pixels per feature cell. samples: points per bin and side.
-      frame_size: [2] real (height, width) in pixels: cells without a real pixel are then not part of the map,
-        so padding is never read, nor does it matter how much there is. Without it the whole map is real.
+      frame_size: [2] real (height, width) in pixels: cells without a real pixel are not part of the map, so
+        padding is never read and its amount changes nothing. None: the whole map is real.
       form: "matmul" or "gather", equal up to rounding (benchmarks/roi_align.py measures both).
 
     Returns:
       [size, size, C].
 
-    Source: DESIGN §1, §4, §5; He et al., Mask R-CNN, 2017 (§3), with the half-pixel alignment of detectron2.
+    Source: He et al., Mask R-CNN, 2017 (§3), with the half-pixel alignment of detectron2.
     """
     y0, x0, y1, x1 = jax.lax.stop_gradient(box).astype(jnp.float32)
     rows = _sample_positions(y0, y1, size, stride, samples)

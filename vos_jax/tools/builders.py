@@ -1,8 +1,8 @@
-"""Packing training videos into ArrayRecord through tensorflow-datasets, without TensorFlow.
+"""Packs training videos into ArrayRecord through tensorflow-datasets, without TensorFlow.
 
-One record per frame: a clip of three frames costs three small reads wherever in the video it lies, and a
-shard may hold any part of a video. The index (names, lengths, which frames are annotated, which show an
-object) goes into the dataset's metadata.json, so nothing is scanned when training starts.
+There is one record per frame, so a clip of three frames needs three small reads, and a shard may hold any
+part of a video. The index (names, lengths, annotated frames, frames with an object) is in the dataset's
+metadata.json, so training starts without a scan.
 """
 
 import concurrent.futures
@@ -29,17 +29,17 @@ from vos_jax.tools import check_data
 log = logging.getLogger(__name__)
 
 PACKED = ("dataset_info.json", "features.json", "metadata.json")
-"""The files of a packed dataset beside those of its records."""
+"""The files of a packed dataset, except the records."""
 
 JPEG_QUALITY = 95
-"""Default quality of frames that have to be encoded again: shrunk ones, and files that are no JPEGs."""
+"""Default quality of frames that are encoded again: shrunk ones, and files that are not JPEG."""
 
 
 class PackedSequences(tfds.core.GeneratorBasedBuilder):
     """Writes videos as one split; frames keep their bytes unless they are shrunk or given a quality.
 
     Args:
-      videos: what to pack.
+      videos: the videos to pack.
       index: one entry per video, from `make_index`.
       split: name of the split.
       photos: every video is a single image.
@@ -81,7 +81,7 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             metadata=tfds.core.MetadataDict(static=self._photos, sequences=self._index),
-            # Frames of a video stay neighbours: one disk page or object-store request serves a clip.
+            # Keeps the frames of a video together, so that a clip needs one disk page or one request.
             disable_shuffling=True,
         )
 
@@ -106,10 +106,10 @@ class PackedSequences(tfds.core.GeneratorBasedBuilder):
 
 
 def encode_frame(video: video_lib.FolderVideo, time: int, jpeg_quality: int | None = None) -> bytes:
-    """Returns a frame's own JPEG bytes, or newly encoded ones where they are no JPEG, shrunk or asked for.
+    """Returns a frame's own JPEG bytes, or encodes it again if it is shrunk, not JPEG or has a quality.
 
     Args:
-      jpeg_quality: 1 to 100, of every frame; None: `JPEG_QUALITY`, of those that have to be encoded.
+      jpeg_quality: 1 to 100, of every frame; None: `JPEG_QUALITY`, of those that must be encoded.
     """
     data = image_files.read_file(video.frame_paths[time])
     if jpeg_quality is None and video.short_side == 0 and data[:2] == b"\xff\xd8":
@@ -129,13 +129,13 @@ def encode_ids(video: video_lib.FolderVideo, time: int | None) -> bytes:
         factor = side / min(ids.shape)
         size = (round(ids.shape[1] * factor), round(ids.shape[0] * factor))
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    # Ids compress as well without a filter, and decode in half the time.
+    # Without a PNG filter, ids have the same size and decode in half the time.
     settings = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     return cv2.imencode(".png", ids, settings)[1].tobytes()
 
 
 def thin(video: video_lib.FolderVideo, every: int) -> video_lib.FolderVideo:
-    """Returns a video of frames 0, `every`, 2 `every`, ...; photos stay as they are."""
+    """Returns a video of frames 0, `every`, 2 `every`, ...; photos are unchanged."""
     mask_paths = {t // every: path for t, path in video.mask_paths.items() if t % every == 0}
     return dataclasses.replace(
         video,
@@ -148,13 +148,13 @@ def thin(video: video_lib.FolderVideo, every: int) -> video_lib.FolderVideo:
 
 
 def make_index(videos: Sequence[video_lib.Video], *, threads: int = 4) -> list[dict[str, Any]]:
-    """Decodes every frame and mask once and returns what metadata.json holds of each video.
+    """Decodes every frame and mask once and returns the entries of metadata.json, one per video.
 
-    Entries: name, start (record of its first frame), length, annotated and holding (frame numbers; those of
-    masks with an object).
+    Entries: name, start (record of its first frame), length, annotated (numbers of annotated frames) and
+    holding (numbers of frames whose mask has an object).
 
     Raises:
-      VosError: a file that cannot be read, or a mask of another size than its frame; nothing is written then.
+      VosError: a file cannot be read, or a mask has another size than its frame; nothing is written then.
     """
 
     def check_all(video: video_lib.Video, start: int) -> dict[str, Any]:
@@ -192,28 +192,28 @@ def pack(
     Args:
       config: a source of files; `short_side` shrinks while packing.
       out: folder that receives packed_sequences/NAME/VERSION.
-      name: defaults to the last part of the root.
-      overwrite: replace a dataset of that name; it stays until the new one is complete.
-      jpeg_quality: of all frames, 1 to 100; None: frames that need not be shrunk keep their bytes.
-      every: take every so many-th frame of a video.
-      make_builder: the builder, of `PackedSequences`' arguments.
+      name: default: the last part of the root.
+      overwrite: replace a dataset of that name; it is kept until the new one is complete.
+      jpeg_quality: of all frames, 1 to 100; None: frames that are not shrunk keep their bytes.
+      every: interval, in frames, at which frames are taken.
+      make_builder: the builder, with the arguments of `PackedSequences`.
 
     Raises:
-      VosError: an unreadable source or file, a value out of range, a dataset that is there
-        already, a disk that cannot be written.
+      VosError: an unreadable source or file, a value out of range, an existing dataset, or a disk that cannot
+        be written.
     """
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
         raise errors.VosError(f"--jpeg_quality is {jpeg_quality}; it must be in 1 to 100")
     if every < 1:
         raise errors.VosError(f"--every is {every}; it must be at least 1")
     videos = check_data.folder_videos(config)
-    # Other videos have at least two frames, or they are left out.
+    # Videos have at least two frames: `folder_videos` leaves out others.
     photos = all(len(video) == 1 for video in videos)
     videos = [thin(video, every) for video in videos]
     name = name or re.sub(r"\W+", "_", pathlib.Path(config.root).resolve().name).strip("_").lower()
     if not re.fullmatch(r"\w+", name):
         raise errors.VosError(f"dataset name '{name}': only letters, digits and underscores (--name NAME)")
-    # Written beside and moved at the end: a stopped run leaves nothing that looks complete.
+    # Written to a temporary folder and moved at the end: an interrupted run leaves no partial dataset.
     out = pathlib.Path(out)
     work = out / f".packing-{uuid.uuid4().hex[:8]}"
     try:
@@ -231,7 +231,7 @@ def pack(
         target = out / pathlib.Path(builder.data_dir).relative_to(work)
         if target.exists() and not overwrite:
             raise errors.VosError(
-                f"{target}: is there already; --overwrite replaces it, --name NAME gives another name"
+                f"{target}: exists already; --overwrite replaces it, --name NAME gives another name"
             )
         _check_replaceable(target, config.root)
         log.info("checking %d sequences", len(videos))
@@ -249,10 +249,10 @@ def pack(
 
 
 def _check_replaceable(target: pathlib.Path, root: str) -> None:
-    """Raises VosError if a folder to replace holds more than a packed dataset, or lies in the source."""
+    """Raises VosError if a folder to replace holds more than a packed dataset, or is in the source."""
     output_folder.check_apart(target, [root])
     for path in target.rglob("*"):
         if path.is_dir() or not (path.name in PACKED or ".array_record-" in path.name):
             raise errors.VosError(
-                f"{path}: is no part of a packed dataset; move it away, or give another --name"
+                f"{path}: is not part of a packed dataset; move it away, or give another --name"
             )

@@ -1,14 +1,14 @@
-"""`python -m vos_jax.tools.check_data DIR`: whether a folder can be trained on, what is in it, what is wrong.
+"""Checks a folder of training data: lists its contents and its problems.
 
     python -m vos_jax.tools.check_data my_videos
 
-reads every frame's header and every mask, names each broken one, and prints the commands that come next.
-Layouts (the kind is found out):
+reads every frame's header and every mask, names each damaged one, and prints the next commands. Layouts (the
+kind is detected):
 
     folders       SEQUENCE/*.jpg with SEQUENCE/masks/*.png, or JPEGImages/SEQUENCE/*.jpg with
                   Annotations/SEQUENCE/*.png
     davis         DAVIS itself (ImageSets, resolution folders)
-    youtube_vos   meta.json beside JPEGImages and Annotations
+    youtube_vos   meta.json with JPEGImages and Annotations
     photos        images/*.jpg with masks/*.png, or SET/images and SET/masks
 """
 
@@ -29,12 +29,12 @@ KINDS = ("auto", "davis", "folders", "youtube_vos", "photos")
 """Layouts of files, which can be checked and packed."""
 
 SHOWN = 20
-"""Most problems that are printed one by one."""
+"""Maximum number of problems that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Counts and problems of one video."""
+    """The counts and problems of one video."""
 
     frames: int
     masks: int
@@ -43,7 +43,7 @@ class Found:
 
 
 def check_video(video: video_lib.FolderVideo) -> Found:
-    """Reads every header and every mask of a video."""
+    """Reads every header and every mask of a video; returns counts and problems."""
     problems, objects = [], set()
     try:
         video.check_frames()
@@ -59,7 +59,7 @@ def check_video(video: video_lib.FolderVideo) -> Found:
     objects.discard(0)
     if not objects and not problems:
         problems.append(
-            f"{video.mask_paths[video.annotated[0]].parent}: no mask of '{video.name}' holds an object"
+            f"{video.mask_paths[video.annotated[0]].parent}: no mask of '{video.name}' shows an object"
         )
     if len(objects) > mask_files.MAX_OBJECTS:
         problems.append(
@@ -72,7 +72,7 @@ def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo,
     """Opens the training videos of a source whose frames and masks are files.
 
     Raises:
-      VosError: see `datasets.open_training_videos`, or the source is one of records.
+      VosError: as `datasets.open_training_videos`, or the source consists of records.
     """
     opened = datasets.open_training_videos(config)
     videos = tuple(video for video in opened if isinstance(video, video_lib.FolderVideo))
@@ -89,12 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("root", metavar="DIR")
-    parser.add_argument("--kind", choices=KINDS, default="auto", help="the layout; default: found out")
+    parser.add_argument("--kind", choices=KINDS, default="auto", help="the layout; default: detected")
     parser.add_argument("--split", default="train", help="ImageSets list or YouTube-VOS folder")
     parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
     parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
     args = parser.parse_args(arguments)
-    # Sequences that can never give a clip are left out in training, too; say so in the same words.
+    # Prints the warning about sequences without a possible clip, which training leaves out, too.
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     kind = datasets.detect(args.root) if args.kind == "auto" else args.kind
     config = datasets.SourceConfig(
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(problems) > SHOWN:
         print(f"... and {len(problems) - SHOWN} more")
     if problems:
-        raise errors.VosError(f"{args.root}: {len(problems)} problem(s); mend or remove these files")
+        raise errors.VosError(f"{args.root}: {len(problems)} problem(s); repair or remove these files")
     print("ready to train on. To pack it into one file per shard (faster, optional):")
     print(f"  python -m vos_jax.tools.pack_data --root {args.root} --out packed")
     print("To train on it: docs/tutorial.md, part 5")

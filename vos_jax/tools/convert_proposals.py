@@ -17,26 +17,26 @@ from vos_jax.data import proposal_files
 def convert(
     results: str | os.PathLike, out: str | os.PathLike, images: str | os.PathLike | None = None
 ) -> list[pathlib.Path]:
-    """Turns a COCO result list into one proposal file per video.
+    """Converts a COCO result list to one proposal file per video.
 
     Args:
       results: JSON list of {"image_id", "score", "segmentation"}; categories and boxes are ignored.
-      out: folder for the files, made if missing.
+      out: folder for the files, created if missing.
       images: COCO annotation JSON whose "images" map each "id" to a "file_name" ending in video/frame.ext.
-        Without it every image_id must itself read "video/frame".
+        Without it every image_id must be "video/frame".
 
     Returns:
-      the files written.
+      the written files.
 
     Raises:
-      VosError: unreadable input, an unknown image, no mask, or masks of several sizes in one video (entry
-      named).
+      VosError: unreadable input, an unknown image, no mask, or masks of several sizes in one video; the
+        message names the entry.
     """
     entries = proposal_files.read_json(results)
     if not isinstance(entries, list):
         raise errors.VosError(f"{results}: a COCO result file is a list, not {type(entries).__name__}")
     known = None if images is None else _image_names(images)
-    videos: dict[str, tuple[tuple[int, int], dict[str, list[proposal_files.Record]]]] = {}
+    videos: dict[str, tuple[tuple[int, int], dict[str, list[proposal_files.EncodedProposal]]]] = {}
     for index, entry in enumerate(entries):
         where = f"{results}: entry {index}"
         if not isinstance(entry, dict) or "image_id" not in entry:
@@ -53,7 +53,7 @@ def convert(
         size: Any = segmentation.get("size") if isinstance(segmentation, dict) else None
         if not proposal_files.is_size(size):
             raise errors.VosError(
-                f"{where}: no run-length coded mask with a size (boxes and polygons do not do)"
+                f"{where}: no run-length coded mask with a size (boxes and polygons are not supported)"
             )
         height, width = size
         known_size, frames = videos.setdefault(video, ((height, width), {}))
@@ -61,7 +61,7 @@ def convert(
             raise errors.VosError(
                 f"{where}: mask size {size}, others of video '{video}' have {list(known_size)}"
             )
-        frames.setdefault(frame, []).append(proposal_files.record_of_json(entry, known_size, where))
+        frames.setdefault(frame, []).append(proposal_files.proposal_of_json(entry, known_size, where))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -82,7 +82,7 @@ def _image_names(path: str | os.PathLike) -> dict[int | str, str]:
 
 
 def _split(name: str, where: str) -> tuple[str, str]:
-    """video and frame name of ".../video/frame.ext"."""
+    """Returns the video and frame name of ".../video/frame.ext"."""
     parts = pathlib.PurePosixPath(name).parts
     if len(parts) < 2:
         raise errors.VosError(f"{where}: image name {name!r} must end in video/frame")

@@ -1,14 +1,14 @@
-"""Exports a training run's weights as one file to ship or to run.
+"""Exports the weights of a training run as one file.
 
     python -m vos_jax.tools.export runs/davis vos_jax/weights/lite0.safetensors
     python eval.py --config davis17 --checkpoint vos_jax/weights/lite0.safetensors
 
-takes the averaged (EMA) weights of the best checkpoint and writes OUT and, beside it, OUT's record (JSON):
-config, data, step, score, commit, the file's sha256, and what `--note KEY=TEXT` adds, such as licences.
+takes the averaged (EMA) weights of the best checkpoint and writes OUT and OUT's record (JSON): config, data,
+step, score, commit, the file's sha256, and further entries from `--note KEY=TEXT`, such as licences.
 
     python -m vos_jax.tools.export --stablehlo OUT.zip --size 480x854 --objects 3
 
-writes a model as programs that need nothing but JAX; see vos_jax/tools/stablehlo.py.
+writes a model as programs that only need JAX; see vos_jax/tools/stablehlo.py.
 """
 
 import argparse
@@ -41,19 +41,19 @@ def export(
 ) -> dict:
     """Writes the weights of one checkpoint to `out` and returns their record.
 
-    Dense kernels take `dtype`; biases, depthwise kernels and scalars stay float32: they are few, and in
-    bfloat16 they make most of the error (see vos_jax/convert).
+    Dense kernels are cast to `dtype`. Biases, depthwise kernels and scalars stay float32: they are few, but
+    cause most of the error in bfloat16 (see vos_jax/tools/convert.py).
 
     Args:
       workdir: a run of train.py, finished or not.
       out: ends in .safetensors; its record is `out` with .json.
       which: "best", "last" or a step.
       dtype: of the dense kernels.
-      notes: more of the record, which cannot replace what it says by itself.
+      notes: additional entries of the record.
 
     Raises:
-      VosError: no such checkpoint, a damaged one, weights that are not finite, a note of a name that the
-        record has, a file at `out` that this program did not write, or `out` cannot be written.
+      VosError: no such checkpoint, a damaged one, weights that are not finite, a note with the name of an
+        entry of the record, a file at `out` that this program did not write, or `out` cannot be written.
     """
     if out.suffix != ".safetensors":
         raise errors.VosError(f"{out}: exported weights are .safetensors; name OUT.safetensors")
@@ -79,13 +79,13 @@ def save(
     notes: Mapping[str, str] = types.MappingProxyType({}),
     where: str = "these weights",
 ) -> dict:
-    """Writes averaged weights to `out`, and their record beside it; returns the record.
+    """Writes averaged weights to `out` and their record next to it; returns the record.
 
     Args:
       ema: nested dicts of arrays on the host.
-      out, dtype, notes: as `export` takes them.
+      out, dtype, notes: as for `export`.
       noted: "step", "score" (or None) and "config", and if known "commit" and "command".
-      where: what errors call the weights.
+      where: name of the weights in errors.
 
     Raises:
       VosError: as `export`.
@@ -105,7 +105,7 @@ def save(
             f"{where}: its config is damaged or of another version ({error}); export another one"
         ) from error
     variant = described["variant"]
-    # Metadata says what the tensors are; everything else is in the record.
+    # The metadata identifies the tensors; everything else is in the record.
     packed = safetensors.numpy.save(tensors, metadata={"variant": variant, "step": str(step)})
     record = {
         "variant": variant,
@@ -118,7 +118,7 @@ def save(
         **described,
     }
     if taken := sorted(set(notes) & {*record, "checksum", "replaces"}):
-        raise errors.VosError(f"--note {taken[0]}: the record says that by itself; choose another name")
+        raise errors.VosError(f"--note {taken[0]}: the record has this entry already; choose another name")
     return weights_io.save(out, packed, {**record, **notes})
 
 
@@ -129,7 +129,7 @@ def _narrow(value: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _described(noted: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record says of the run."""
+    """Returns the record's entries about the run."""
     config = noted["config"]
     score = None
     if noted["score"] is not None:
@@ -165,14 +165,16 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workdir", type=pathlib.Path, help="--workdir of a run of train.py")
-    parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .safetensors")
+    parser.add_argument("out", type=pathlib.Path, help="file to write; ends in .safetensors")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the dense kernels")
-    parser.add_argument("--note", action="append", default=[], metavar="KEY=TEXT", help="more of the record")
+    parser.add_argument(
+        "--note", action="append", default=[], metavar="KEY=TEXT", help="an entry of the record"
+    )
     args = parser.parse_args(arguments)
     checkpoints.be_quiet()
     if wrong := [note for note in args.note if "=" not in note.lstrip("=")]:
-        raise errors.VosError(f"--note {wrong[0]}: write --note KEY=TEXT, as --note licence='CC BY-NC 4.0'")
+        raise errors.VosError(f"--note {wrong[0]}: write --note KEY=TEXT, e.g. --note licence='CC BY-NC 4.0'")
     notes = dict(note.split("=", 1) for note in args.note)
     record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype, notes=notes)
     score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""

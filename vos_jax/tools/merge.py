@@ -1,4 +1,4 @@
-"""Merges runs on their probabilities: an ensemble's masks.
+"""Merges the probabilities of several runs into the masks of an ensemble.
 
 python eval.py --config davis17 --save_probabilities --out results/a
 python eval.py --config davis17 --save_probabilities --out results/b --config.model.memory.every=3
@@ -23,20 +23,20 @@ from vos_jax.typing import UInt8
 def merge(runs: Sequence[pathlib.Path], out: pathlib.Path, weights: Sequence[float] | None = None) -> int:
     """Writes OUT/SEQUENCE/FRAME.png from the weighted mean of the runs' probabilities.
 
-    Half a level is given to the object that a run's own mask shows, which settles ties of rounded
-    probabilities: one run merged alone gives its own masks.
+    Half a level is added to the object in a run's own mask, which breaks ties of rounded probabilities. So a
+    single run gives its own masks.
 
     Args:
       runs: results folders of `eval.py --save_probabilities`.
       out: another folder, without masks.
-      weights: one per run, above 0; all the same by default.
+      weights: one per run, above 0; default: equal.
 
     Returns:
-      How many masks were written.
+      The number of written masks.
 
     Raises:
-      VosError: before anything is written: no probabilities, or runs that have other frames; in between: a
-        broken file, or runs that differ in size or objects.
+      VosError: no probabilities, or runs with different frames (before anything is written); a damaged file,
+        or runs that differ in size or objects (possibly after some masks).
     """
     weights = [1.0] * len(runs) if weights is None else weights
     if len(weights) != len(runs) or min(weights) <= 0:
@@ -46,11 +46,11 @@ def merge(runs: Sequence[pathlib.Path], out: pathlib.Path, weights: Sequence[flo
         for sequence, name in sorted(listed[0] ^ frames):
             lacks, has = (run, runs[0]) if (sequence, name) in listed[0] else (runs[0], run)
             raise errors.VosError(
-                f"{probabilities.path_of(lacks, sequence, name)}: missing, {has} has it; merge runs over the "
-                "same sequences"
+                f"{probabilities.path_of(lacks, sequence, name)}: missing, but {has} has it; merge runs over "
+                "the same sequences"
             )
     if out.is_dir() and any(out.glob("*/*.png")):
-        raise errors.VosError(f"{out}: holds masks already; choose another --out")
+        raise errors.VosError(f"{out}: already contains masks; choose another --out")
     output = output_folder.OutputFolder(out, inputs=runs)
     with contextlib.closing(output), mask_writer.MaskWriter(out) as masks_out:
         for sequence, name in sorted(listed[0]):
@@ -64,7 +64,7 @@ def _frames(run: pathlib.Path) -> set[tuple[str, str]]:
     found = {(path.parent.name, path.stem) for path in (run / probabilities.FOLDER).glob("*/*.npz")}
     if not found:
         raise errors.VosError(
-            f"{run}: no {probabilities.FOLDER}/SEQUENCE/FRAME.npz; eval.py --save_probabilities makes them"
+            f"{run}: no {probabilities.FOLDER}/SEQUENCE/FRAME.npz; eval.py --save_probabilities writes them"
         )
     return found
 
@@ -96,7 +96,7 @@ def _merge_frame(
 
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Merges the runs that the command line names."""
+    """Merges the runs of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.tools.merge",
         description=__doc__,

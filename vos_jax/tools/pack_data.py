@@ -17,7 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="example: python -m vos_jax.tools.pack_data --root data/DAVIS --out packed",
     )
     parser.add_argument(
-        "--kind", choices=check_data.KINDS, default="auto", help="the layout; default: found out"
+        "--kind", choices=check_data.KINDS, default="auto", help="the layout; default: detected"
     )
     parser.add_argument("--root", required=True, help="folder of the data")
     parser.add_argument("--out", required=True, help="folder that receives packed_sequences/NAME/VERSION")
@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--jpeg_quality",
         type=int,
         metavar="1..100",
-        help="of all frames; default: 95 for those that are shrunk or no JPEGs, others keep their bytes",
+        help="of all frames; default: 95 for those that are shrunk or not JPEG, others keep their bytes",
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame of a video")
     parser.add_argument("--sequences", nargs="*", default=[], help="names or patterns to take; default: all")
@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> int:
-    """Packs what the command line says and prints the dataset's folder."""
+    """Packs the data of the command line and prints the dataset's folder."""
     args = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = datasets.SourceConfig(
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         exclude=tuple(args.exclude),
         unannotated=True,
     )
-    # Imported here: --help need not wait for tensorflow-datasets.
+    # Imported here, so that --help does not wait for tensorflow-datasets.
     import tensorflow_datasets as tfds
 
     from vos_jax.tools import builders

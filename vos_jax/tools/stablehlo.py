@@ -1,15 +1,15 @@
-"""`python -m vos_jax.tools.export --stablehlo OUT.zip`: the model as two programs that need nothing but JAX.
+"""Exports the model as two StableHLO programs that only need JAX.
 
     python -m vos_jax.tools.export --stablehlo lite0.zip --size 480x854 --objects 3
 
-OUT holds two functions in StableHLO (`jax.export`), weights included, for frames of one size; videos of a
-shorter side than 480 are best enlarged before, which `inference.min_size` does elsewhere:
+OUT holds two functions in StableHLO (`jax.export`) with the weights, for frames of one size. Enlarge frames
+with a shorter side than 480 before, as `inference.min_size` does in the other programs.
 
     start() -> state                             the state before a video's first frame, a list of arrays
     step(frame, ids, *state) -> (ids, *state)    frame uint8 RGB [H, W, 3]; ids uint8 [H, W]
 
-ids handed in are objects that appear or are corrected in this frame, 1 to N; 0 where nothing is said. Those
-that come back are the frame's masks. How to load it: docs/tutorial.md.
+The ids passed in are prompts, 1 to N: objects that appear or are corrected in this frame; 0 elsewhere. The
+returned ids are the frame's masks. See docs/tutorial.md for how to load the file.
 """
 
 import argparse
@@ -43,15 +43,15 @@ def export(
     *,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> bytes:
-    """Returns the zip file described above.
+    """Returns the zip file of the module's docstring.
 
     Args:
-      model, params: what becomes the programs.
+      model, params: the model and its parameters.
       size: (height, width) of the frames in pixels.
-      num_objects: N, how many objects there is room for.
-      platforms: what the programs can run on.
+      num_objects: N, the maximum number of objects.
+      platforms: platforms on which the programs can run.
     """
-    params = jax.tree.map(jnp.asarray, params)  # numpy's cannot be indexed by what is traced
+    params = jax.tree.map(jnp.asarray, params)  # a traced index fails with numpy arrays
     padded = geometry.padded_size(size)
     treedef = jax.tree.structure(
         jax.eval_shape(lambda: state_lib.init_state(model, num_objects, padded, size))
@@ -101,9 +101,9 @@ def main(arguments: list[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=pathlib.Path, help="where to write; ends in .zip")
+    parser.add_argument("out", type=pathlib.Path, help="file to write; ends in .zip")
     parser.add_argument("--size", default="480x854", metavar="HxW", help="of the frames, in pixels")
-    parser.add_argument("--objects", type=int, default=1, help="how many there is room for")
+    parser.add_argument("--objects", type=int, default=1, help="maximum number of objects")
     parser.add_argument("--checkpoint", default="auto", metavar="auto|none|PATH")
     rest, overrides = configs.split_arguments(arguments)
     options = parser.parse_args(rest)
@@ -111,13 +111,13 @@ def main(arguments: list[str]) -> None:
         raise errors.VosError(f"{options.out}: name a file that ends in .zip")
     if os.path.lexists(options.out):
         raise errors.VosError(
-            f"{options.out}: is there, and is not replaced; move it away, or choose another OUT"
+            f"{options.out}: exists, and is not replaced; move it away, or choose another OUT"
         )
     wanted = re.fullmatch(r"(\d{2,4})x(\d{2,4})", options.size)
     if not wanted:
-        raise errors.VosError(f"--size {options.size}: height x width in pixels, as 480x854")
+        raise errors.VosError(f"--size {options.size}: write HEIGHTxWIDTH in pixels, like 480x854")
     if not 1 <= options.objects <= 64:
-        raise errors.VosError(f"--objects {options.objects}: 1 to 64")
+        raise errors.VosError(f"--objects {options.objects}: it must be in 1 to 64")
     config = configs.load("default", overrides)
     UNUSED.check(config, overrides)
     model, params, label = weights.load_model(config.model, options.checkpoint)

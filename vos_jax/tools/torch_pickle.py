@@ -1,7 +1,7 @@
-"""Reads the tensors of a PyTorch checkpoint without PyTorch and without running what the file asks for.
+"""Reads the tensors of a PyTorch checkpoint without PyTorch and without executing code from the file.
 
-A .pth is a pickle, and a pickle can call any function. Here only the few names below resolve, each to an
-inert record of ours; every other name is refused. Sizes are checked against the file before an array is made.
+A .pth is a pickle, and a pickle can call any function. Here only the few names below are allowed, and each
+resolves to a harmless class of this module. Sizes are checked against the file before an array is allocated.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ DTYPES = {
 
 
 class Storage(NamedTuple):
-    """A run of numbers elsewhere in the file: what a tensor is a view of."""
+    """A sequence of numbers in the file, of which a tensor is a view."""
 
     key: str
     dtype: np.dtype
@@ -54,20 +54,20 @@ class View:
     strides: tuple[int, ...]
 
     def __setstate__(self, state: object) -> None:
-        """Ignores what old Parameters carry beside their tensor (requires_grad, hooks)."""
+        """Ignores the additional state of old Parameters (requires_grad, hooks)."""
 
 
 class StorageType(NamedTuple):
-    """What a storage's class name resolves to."""
+    """The value of a storage's class name."""
 
     dtype: np.dtype
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    """The only names a file may ask for; made anew for each: a pickle can set attributes on them."""
+    """Returns the only names a file may load; new objects per file, as a pickle can change them."""
 
     class Dict(dict):
-        """An OrderedDict; unlike `dict` itself it takes the `_metadata` that state dicts set."""
+        """An OrderedDict; unlike `dict`, it accepts the attribute `_metadata` of state dicts."""
 
     def view(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> View:
         return View(storage, offset, tuple(shape), tuple(strides))
@@ -86,21 +86,21 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 def read(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch checkpoint, by name.
+    """Returns the tensors of a PyTorch checkpoint, by name.
 
     Args:
-        file: a seekable binary file; the zip format (PyTorch 1.6 and later) or the one before it.
-        name: what to call the file in errors.
+        file: a seekable binary file; the zip format (PyTorch 1.6 and later) or the older one.
+        name: the file's name in errors.
 
     Raises:
-        VosError: the file is truncated or no PyTorch file, asks for anything but tensors (the message names
-            what), or holds something else than a mapping of names to tensors.
+        VosError: the file is truncated or not a PyTorch file, loads anything but tensors (the message names
+            it), or is not a mapping of names to tensors.
     """
     try:
         return _tensors(file, name)
     except errors.VosError:
         raise
-    # A damaged or hostile pickle or zip can fail in as many ways as there are opcodes and header fields.
+    # A damaged or malicious pickle or zip can raise any exception.
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise errors.VosError(f"{name}: not a readable PyTorch file, damaged or cut short ({what})") from None
@@ -116,7 +116,7 @@ def _tensors(file: BinaryIO, name: str) -> dict[str, np.ndarray]:
 
 
 def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] | None = None) -> Any:
-    """One pickle from `file`, with nothing callable but what `_allowed` gives."""
+    """Loads one pickle from `file`; only the names of `_allowed` can be loaded."""
     allowed = _allowed()
     _check_memo(file, name)
 
@@ -124,7 +124,7 @@ def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] |
         def find_class(self, module: str, attribute: str) -> Any:
             if (module, attribute) not in allowed:
                 raise errors.VosError(
-                    f"{name}: refused: the file asks to load {module}.{attribute}, and weights need only "
+                    f"{name}: refused: the file loads {module}.{attribute}, but weights need only "
                     "tensors; save model.state_dict() and convert that"
                 )
             return allowed[module, attribute]
@@ -136,22 +136,22 @@ def _load(file: BinaryIO, name: str, persistent_load: Callable[[Any], Storage] |
 
 
 def _check_memo(file: BinaryIO, name: str) -> None:
-    """Refuses a pickle whose memo is larger than what is put into it: it is allocated at once."""
+    """Raises VosError for a memo index beyond the number of opcodes: Python would allocate the whole memo."""
     start = file.tell()
     for count, (opcode, place, _) in enumerate(pickletools.genops(file)):
-        # Only opcodes without an argument have none.
+        # `place` is None for opcodes without an argument.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and place is not None and place > count:
-            raise errors.VosError(f"{name}: refused: asks for place {place} of a memo with {count} at most")
+            raise errors.VosError(f"{name}: refused: writes entry {place} of a memo with at most {count}")
     file.seek(start)
 
 
 def _storage(pid: Any, name: str) -> Storage:
-    """The storage a pickle's persistent id `("storage", type, key, place, count[, part])` names."""
+    """Returns the storage of a pickle's persistent id `("storage", type, key, place, count[, part])`."""
     kind, storage_type, key, _, count, *part = pid
     if kind != "storage" or not isinstance(storage_type, StorageType) or not isinstance(key, str):
         raise errors.VosError(f"{name}: refused: the file refers to a {kind!r}, not to a tensor's storage")
     if not isinstance(count, int) or count < 0:
-        raise errors.VosError(f"{name}: damaged: storage {key} is said to hold {count!r} numbers")
+        raise errors.VosError(f"{name}: damaged: storage {key} has a size of {count!r} numbers")
     if part not in ([], [None]):
         raise errors.VosError(
             f"{name}: tensors that share parts of a storage are not supported; save it again"
@@ -162,7 +162,7 @@ def _storage(pid: Any, name: str) -> Storage:
 def _read_zip(file: BinaryIO, name: str) -> tuple[Any, Callable[[Storage], bytes]]:
     archive = zipfile.ZipFile(file)
     members = {info.filename: info for info in archive.infolist()}
-    # PyTorch stores without compressing; so no small file can unpack to a huge one.
+    # PyTorch does not compress. A compressed small file could unpack to a huge one.
     if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
         raise errors.VosError(f"{name}: a compressed zip file, but not PyTorch's, which are never compressed")
     pickles = [member for member in members if member.endswith("/data.pkl")]
@@ -231,14 +231,14 @@ def _read_legacy(file: BinaryIO, name: str) -> tuple[Any, Callable[[Storage], by
 
 
 def _array(value: Any, key: str, storage_bytes: Callable[[Storage], bytes], name: str) -> np.ndarray:
-    """A tensor's numbers, in an array of its own."""
+    """Returns a tensor as a new array."""
     if not isinstance(value, View) or not isinstance(value.storage, Storage):
         raise errors.VosError(f"{name}: {key} is a {type(value).__name__}, not a tensor")
     sizes = (value.offset, *value.shape, *value.strides)
     if len(value.shape) != len(value.strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
         raise errors.VosError(f"{name}: damaged: {key} has shape {value.shape} and strides {value.strides}")
     last = value.offset + sum((n - 1) * step for n, step in zip(value.shape, value.strides, strict=True))
-    # The product is for strides of 0, which could repeat one number for ever.
+    # The product limits strides of 0, which could repeat one number any number of times.
     if 0 not in value.shape and not max(last + 1, math.prod(value.shape)) <= value.storage.count:
         raise errors.VosError(
             f"{name}: damaged: {key} has shape {value.shape}, its storage {value.storage.count} numbers"

@@ -1,1 +1,1 @@
-"""Training the model."""
+"""Training of the model."""

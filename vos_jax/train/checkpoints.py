@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written while it goes on, the best and the last few kept, a torn one skipped."""
+"""Checkpoints of a run: written asynchronously; keeps the best and the newest; skips damaged ones."""
 
 import contextlib
 import dataclasses
@@ -26,12 +26,12 @@ _TORN = "torn-"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often, and which ones stay.
+    """Settings of the checkpoints.
 
     Attributes:
-      every: Steps between two checkpoints; every evaluation writes one besides.
-      keep_last: Newest checkpoints kept; with two there is one before a torn one.
-      keep_best: Checkpoints with the highest held-back J kept besides.
+      every: Steps between two checkpoints; every evaluation also writes one.
+      keep_last: Number of newest checkpoints kept; with 2, one is left if the newest is damaged.
+      keep_best: Number of checkpoints with the highest held-out J that are kept in addition.
 
     Raises:
       VosError: a value out of range.
@@ -48,23 +48,23 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint gave back."""
+    """The contents of a checkpoint."""
 
     step: int
     state: Any
-    record: dict[str, Any]  # what `Checkpoints.save` was given
+    record: dict[str, Any]  # as given to `Checkpoints.save`
 
 
 class Checkpoints:
-    """WORKDIR/checkpoints; a context manager that waits for the last write.
+    """Saves and restores WORKDIR/checkpoints; a context manager that waits for the last write.
 
     A checkpoint holds the state (parameters, EMA, optimiser, step, random key), the position in the training
-    data, and a JSON record (the config and whatever else its writer notes). It appears by rename, so a run
-    killed in mid-write leaves the one before as the newest.
+    data, and a JSON record (the config and other facts of the run). It is renamed into place, so if a run is
+    killed while writing, the previous checkpoint is the newest.
 
     Args:
-      workdir: the run's folder; made if it is not there.
-      config: how many are kept.
+      workdir: the run's folder; created if missing.
+      config: number of checkpoints to keep.
 
     Raises:
       VosError: the folder cannot be written.
@@ -95,23 +95,23 @@ class Checkpoints:
             ) from error
 
     def steps(self) -> list[int]:
-        """Steps that have a whole checkpoint, ascending, as far as a listing can tell."""
+        """Returns the steps with a complete checkpoint, ascending; reads no file contents."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def save(
         self, step: int, state: Any, data: Any, *, record: Mapping[str, Any], score: float | None = None
     ) -> None:
-        """Starts to write a checkpoint; waits for the one before it, if that is still being written.
+        """Starts to write a checkpoint; first waits for the previous write to end.
 
         Args:
-          step: optimiser steps done; where there is a whole checkpoint of it, nothing happens.
+          step: optimiser steps done; if it has a complete checkpoint, nothing is written.
           state: pytree of arrays; it may be donated as soon as this returns.
           data: the batch iterator (or anything that orbax can save).
           record: JSON-able; `score` is added to it.
-          score: what "best" is judged by, higher is better; None where nothing was measured.
+          score: the criterion of "best", higher is better; None if nothing was measured.
 
         Raises:
-          VosError: this write or the one before it failed.
+          VosError: this or the previous write failed.
         """
         try:
             self._checkpointer.wait()
@@ -130,24 +130,24 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Returns when everything is on disk; VosError if that failed."""
+        """Waits until everything is on disk; VosError if a write failed."""
         try:
             self._checkpointer.wait()
         except Exception as error:
             raise self._failed(error) from error
 
     def restore(self, state: Any, data: Any = None) -> Restored | None:
-        """Loads the newest checkpoint that can be read; None where there is none at all.
+        """Loads the newest readable checkpoint; None if there is no checkpoint.
 
-        One that cannot be read is reported, moved aside to `torn-STEP` and the one before it is taken. The
-        number of devices and processes may differ from those that saved.
+        An unreadable one is reported, renamed to `torn-STEP`, and the previous one is loaded. The number of
+        devices and processes may differ from those that saved it.
 
         Args:
-          state: the state to be replaced, or shapes with shardings: says what goes where.
-          data: the batch iterator, which is put at the saved position.
+          state: the state to be replaced, or its shapes with shardings.
+          data: the batch iterator, which is moved to the saved position.
 
         Raises:
-          VosError: there are checkpoints and none can be read, or the newest is of another model or of
+          VosError: there are checkpoints but none is readable, or the newest is of another model or of
             version 0.1.
         """
         abstract = jax.tree.map(as_abstract, state)
@@ -159,12 +159,12 @@ class Checkpoints:
             except Exception as error:
                 if _is_of_0_1(self.folder / str(step)):
                     raise errors.VosError(
-                        f"{self.folder}: was begun before version 0.2, in another layout; repack it by "
+                        f"{self.folder}: was started before version 0.2, in another layout; repack it by "
                         f"`python -m benchmarks.layout_0_1 {self.folder.parent} NEW_WORKDIR --config ... "
-                        "--data ...`, and go on in NEW_WORKDIR"
+                        "--data ...`, and continue in NEW_WORKDIR"
                     ) from error
                 log.warning(
-                    "checkpoint %s cannot be read (%s); taking the one before it",
+                    "checkpoint %s cannot be read (%s); loading the previous one",
                     self.folder / str(step),
                     _brief(error),
                 )
@@ -176,20 +176,19 @@ class Checkpoints:
             step, error = problems[0]
             raise errors.VosError(
                 f"{self.folder}: none of the {len(problems)} checkpoint(s) can be read into this model; the "
-                f"newest, {step}: {_brief(error)}. Start in another --workdir, or go back to the config of "
-                "this one"
+                f"newest, {step}: {_brief(error)}. Choose another --workdir, or use the config of this run"
             )
         return None
 
     def _load(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """A checkpoint's record and state; raises whatever a damaged file makes orbax or others raise."""
+        """Returns a checkpoint's record and state; passes on any exception that a damaged file causes."""
         problem = None
         try:
             record, sums = _record(self.folder, step)
             loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
         except Exception as error:
             problem = error
-        # What one process cannot read the others do not take, or they would go on from different steps.
+        # All processes must load the same step, so one that cannot read it makes all of them fail.
         all_can = bool(np.all(multihost_utils.process_allgather(np.array(problem is None))))
         if not all_can:
             raise problem or ValueError("another process cannot read it")
@@ -210,7 +209,7 @@ class Checkpoints:
         try:
             self.close()
         except errors.VosError:
-            # What is already on its way up says more.
+            # The exception that is already raised is more informative.
             if kind is None:
                 raise
 
@@ -227,21 +226,21 @@ class Checkpoints:
         if isinstance(error, errors.VosError):
             return error
         whole = steps(self.folder.parent)
-        last = f"the last whole one is {whole[-1]}" if whole else "there is none yet"
+        last = f"the last complete one is {whole[-1]}" if whole else "there is none yet"
         return errors.VosError(
-            f"{self.folder}: cannot write a checkpoint ({_brief(error)}); {last}. Make room or make the "
-            "folder writable, then run the same command again"
+            f"{self.folder}: cannot write a checkpoint ({_brief(error)}); {last}. Free disk space or make "
+            "the folder writable, then run the same command again"
         )
 
 
 def as_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape, dtype and place of an array (or of what already says no more than these)."""
+    """Returns the shape, dtype and sharding of an array or of a `jax.ShapeDtypeStruct`."""
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
 
 
 def be_quiet() -> None:
-    """For programs: no tracebacks of what orbax raises anyway, nor of its coroutines that this cuts off."""
+    """Hides log messages and tracebacks that orbax prints in addition to the exceptions it raises."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     show = sys.unraisablehook
@@ -255,17 +254,17 @@ def be_quiet() -> None:
     sys.unraisablehook = hook
 
 
-# --- reading a run's checkpoints without touching its folder ------------------------------------------------
+# --- reading a run's checkpoints without changing its folder ------------------------------------------------
 
 
 def steps(workdir: pathlib.Path | str) -> list[int]:
-    """Steps that a run has checkpoints of, ascending."""
+    """Returns the steps of a run's checkpoints, ascending."""
     folder = pathlib.Path(workdir) / FOLDER
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def last_record(workdir: pathlib.Path | str) -> dict[str, Any] | None:
-    """The record of the newest checkpoint whose record can be read; None where there is none."""
+    """Returns the record of the newest checkpoint with a readable record; None if there is none."""
     for step in reversed(steps(workdir)):
         with contextlib.suppress(errors.VosError):
             return _record(pathlib.Path(workdir) / FOLDER, step)[0]
@@ -273,14 +272,14 @@ def last_record(workdir: pathlib.Path | str) -> dict[str, Any] | None:
 
 
 def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
-    """The step and the record of one checkpoint of a run.
+    """Returns the step and the record of one checkpoint of a run.
 
     Args:
       workdir: the run's folder.
-      which: "best" (by score; the newest where none has one), "last", or a step.
+      which: "best" (by score; the newest if none has a score), "last", or a step.
 
     Raises:
-      VosError: no checkpoint there, or not that one.
+      VosError: the run has no checkpoint, or not this one.
     """
     folder = pathlib.Path(workdir) / FOLDER
     known = steps(workdir)
@@ -302,7 +301,7 @@ def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
 
 
 def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
-    """The averaged weights in a checkpoint, as nested dicts of arrays on one device; nothing else is read."""
+    """Loads only the averaged weights of a checkpoint, as nested dicts of arrays on one device."""
     folder = pathlib.Path(workdir) / FOLDER
     path = (folder / str(step)).resolve()
     sums = _record(folder, step)[1]
@@ -314,17 +313,17 @@ def load_ema(workdir: pathlib.Path | str, step: int) -> dict[str, Any]:
         ema = ocp.load_checkpointables(path, {STATE: wanted})[STATE]["ema"]
         _check({"ema": ema}, sums)
         return ema
-    # Whatever a damaged file makes orbax raise.
+    # orbax raises various errors for damaged files.
     except Exception as error:
         raise _damaged(path, error) from error
 
 
 def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """What was noted with a checkpoint, and its state's checksums; older checkpoints have none."""
+    """Returns a checkpoint's record and its state's checksums; older checkpoints have none."""
     path = (folder / str(step)).resolve()
     try:
         found = ocp.checkpointables_metadata(path)
-        # Where orbax finds a file damaged it says that nothing was noted.
+        # orbax returns no metadata if its file is damaged.
         noted = dict(found.custom_metadata or {})
         if not {"step", "score"} <= noted.keys() or not isinstance(noted["score"], float | int | None):
             raise ValueError("its record is missing")
@@ -332,7 +331,7 @@ def _record(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, 
             raise ValueError("the list of its arrays is missing")
         sums = noted.pop(SUMS, {"record": checksums.of_json(noted), "state": {}})
         if checksums.of_json(noted) != sums["record"]:
-            raise ValueError("its record is not what was saved")
+            raise ValueError("its record was changed after it was saved")
         return noted, dict(sums["state"])
     except Exception as error:
         raise _damaged(path, error) from error
@@ -342,7 +341,7 @@ def _is_of_0_1(path: pathlib.Path) -> bool:
     """Returns whether a checkpoint holds the lambdas of all data sets in one array."""
     try:
         return "lambda_logit" in ocp.checkpointables_metadata(path.resolve()).metadata[STATE]["ema"]
-    # A damaged checkpoint is for `restore` to report.
+    # `restore` reports damaged checkpoints.
     except Exception:
         return False
 
@@ -352,14 +351,14 @@ def _damaged(path: pathlib.Path, error: Exception) -> errors.VosError:
 
 
 def _check(state: Any, sums: Mapping[str, int]) -> None:
-    """Raises ValueError where a branch of a state is not what was saved."""
+    """Raises ValueError if a branch of a state differs from its checksum."""
     for name, found in checksums.of_tree(state).items() if sums else ():
         if found != sums[name]:
-            raise ValueError(f"'{name}' is not what was saved: its file was altered")
+            raise ValueError(f"'{name}' was changed after it was saved: its checksum differs")
 
 
 def _brief(error: BaseException) -> str:
-    """One line about the error that started it all; orbax wraps it several times."""
+    """Describes the original error, which orbax wraps several times, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""The loss of a batch of clips: a pure function of parameters, clips, key and step (docs/method.md).
+"""The loss of a batch of clips: a pure function of parameters, clips, key and step.
 
-Features, keys and proposals are computed for all frames of a clip at once. Then `track` and `step.write`, the
-same as at test time, carry the memory through the clip under `lax.scan`.
+Features, keys and proposals are computed for all frames of a clip at once. Then `lax.scan` runs `track` and
+`step.write`, the functions of test time, over the frames. See docs/method.md, "Losses and optimiser".
 """
 
 import dataclasses
@@ -32,20 +32,20 @@ LossFn = Callable[[Any, Batch, PRNGKeyArray, Array], tuple[Float[Array, ""], Met
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipLossConfig(losses_lib.LossConfig):
-    """Settings of the loss of a clip, besides the weights of the terms.
+    """Settings of the loss of a clip, in addition to the weights of the terms.
 
     Attributes:
-      remat: Compute activations again for the gradient, frame by frame, instead of keeping them: less memory,
+      remat: Recompute activations for the gradient, frame by frame, instead of storing them: less memory,
         more time.
       unroll: Unroll the loop over frames. A rolled loop compiles faster, which long clips may need, but on
-        CPU the gradients of its convolutions take some 30 times as long (XLA rewrites them for Eigen outside
-        of loops only).
-      sampling_begin: Until this step the previous mask is the true one.
-      sampling_prob: From then on it is the prediction with this probability, in each frame of each clip.
-      oracle_prob: Share of frames whose proposals are jittered true boxes with distractors, at step 0.
-      oracle_end: Step at which that share has fallen to 0; 0 = the network's own proposals always.
-      burn_in: Frames after the first that are segmented and remembered without loss or gradient: the memory
-        then holds the model's own masks, as late in a video.
+        CPU the gradients of its convolutions take about 30 times as long (XLA uses Eigen only outside loops).
+      sampling_begin: Until this step the previous mask is the ground truth.
+      sampling_prob: After `sampling_begin`, probability in each frame that the previous mask is the
+        prediction.
+      oracle_prob: Share of frames at step 0 whose proposals are jittered true boxes with distractors.
+      oracle_end: Step at which that share reaches 0; 0 = always the network's own proposals.
+      burn_in: Frames after the first that are segmented and written without loss or gradient, so that the
+        memory holds the model's own masks, as late in a video.
       corruption: Errors in the masks that are written to the memory.
 
     Raises:
@@ -70,20 +70,20 @@ class ClipLossConfig(losses_lib.LossConfig):
 def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...] = ()) -> LossFn:
     """Returns `loss_fn(params, clips_batch, key, step) -> (loss, metrics)`.
 
-    `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each
-    clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
-    0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
-    scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
-    proposals and of correspondence are there only where they are computed.
+    `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each clip's
+    number in the global batch (default: from 0). `key` is the run's key; it is folded with `step` and the
+    clip's number. The loss is the mean over clips. Metrics are the scalars "loss", `losses.TERMS`, the IoUs
+    of `losses.mask_losses`, and "correspondence_accuracy", without proposal and correspondence terms if these
+    are not computed.
 
     Args:
       model: the method.
-      config: how a clip is learned from.
-      frozen: prefixes of parameters that do not learn, as `optim.OptimConfig.frozen`; of what they compute no
-        activation is kept and no gradient computed.
+      config: see `ClipLossConfig`.
+      frozen: prefixes of parameters that are not trained, as `optim.OptimConfig.frozen`; their activations
+        are not stored and their gradients not computed.
     """
 
-    # Clips skip frames, so each is as far from the one before as kept frames are: every frame is written.
+    # Clips skip frames, so that their frames are as far apart as kept frames of a video: write every frame.
     memory = dataclasses.replace(model.config.memory, every=1)
     model = vos.VOS(config=dataclasses.replace(model.config, memory=memory))
 
@@ -109,26 +109,26 @@ def clip_terms(
 ) -> Metrics:
     """Returns the terms of ONE clip's loss, each normalised by the clip's own counts.
 
-    The truth of frame 0 goes into the memory; frames 1.. are predicted in order and written back as they
-    were predicted, so gradients flow from later frames to earlier ones. `config.burn_in` frames after frame 0
-    have no loss and no gradient, and `config.corruption` changes what is written.
+    The ground truth of frame 0 is written to the memory; frames 1.. are predicted in order and their
+    predictions written, so gradients flow from later frames to earlier ones. `config.burn_in` frames after
+    frame 0 have no loss and no gradient, and `config.corruption` changes the written masks.
 
     Args:
       model: the method.
       config: see `ClipLossConfig`.
       params: the model's parameters.
       clip: `data.clips.ClipArrays`.
-      key: this clip's, at this step.
+      key: of this clip and step.
       step: of training.
     """
     frames, frame_size = clip["frames"], clip["frame_size"].astype(jnp.float32)
     length, height, width, _ = frames.shape
     if config.burn_in > length - 2:
         raise VosError(
-            f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: none is left to learn "
-            f"from behind the first; set it to at most {length - 2}, or make train.data.clip_length larger"
+            f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: no frame with a loss "
+            f"is left; set it to at most {length - 2}, or make train.data.clip_length larger"
         )
-    truth, object_valid = _followed(clip)
+    truth, object_valid = _true_objects(clip)
     num_objects, *grid = truth.shape[1:]
     annotated = clip["truth_valid"] & clip["frame_valid"]
     cell_valid = masks.pixel_valid(frame_size, (grid[0], grid[1]), geometry.MASK_STRIDE)
@@ -152,7 +152,9 @@ def clip_terms(
     first_prob = masks.aggregate(truth[0], object_valid)
     state = step_lib.write(model, params, first, state, first_prob, prompted=object_valid)
 
-    def follow(state: state_lib.State, inputs: tuple, *, learns: bool) -> tuple[state_lib.State, tuple]:
+    def segment_frame(
+        state: state_lib.State, inputs: tuple, *, learns: bool
+    ) -> tuple[state_lib.State, tuple]:
         encoded, truth, use_truth, key = inputs
         weights = params if learns else still
         prediction = model.track(weights, encoded, state, train=True)
@@ -178,8 +180,10 @@ def clip_terms(
     inputs = (encoded, truth, use_truth, jax.random.split(corruption_key, length))
     if config.burn_in:
         early = jax.tree.map(lambda x: x[1 : late.start], inputs)
-        state, _ = jax.lax.scan(functools.partial(follow, learns=False), state, early, unroll=config.unroll)
-    learn = functools.partial(follow, learns=True)
+        state, _ = jax.lax.scan(
+            functools.partial(segment_frame, learns=False), state, early, unroll=config.unroll
+        )
+    learn = functools.partial(segment_frame, learns=True)
     if config.remat:
         learn = jax.checkpoint(learn, prevent_cse=config.unroll)
     inputs = jax.tree.map(lambda x: x[late], inputs)
@@ -196,16 +200,16 @@ def clip_terms(
     return terms
 
 
-def _followed(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
-    """Returns the truth of the objects that the first frame shows, and which these are."""
+def _true_objects(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
+    """Returns the ground truth of the objects in the first frame, and marks these objects."""
     truth = truth_of(clip["ids"], clip["object_valid"].shape[0])
-    # An object that the first frame does not show cannot be followed.
+    # An object that the first frame does not show cannot be segmented.
     object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
     return jnp.where(object_valid[None, :, None, None], truth, 0.0), object_valid
 
 
 def _correspondence(model: vos.VOS, key: Float[Array, "T h w Ck"], clip: Batch, late: slice) -> Metrics:
-    """Returns the terms of the attention from the `late` frames to the first one."""
+    """Returns the correspondence terms of the `late` frames with the first one."""
     origins = jnp.where(clip["frame_valid"][:, None, None, None], clip["origins"], -1.0)
     frame_size = clip["frame_size"].astype(jnp.float32)
     valid = masks.pixel_valid(frame_size, (key.shape[1], key.shape[2]), geometry.MEMORY_STRIDE)
@@ -215,10 +219,10 @@ def _correspondence(model: vos.VOS, key: Float[Array, "T h w Ck"], clip: Batch, 
 def _proposal_terms(
     detections: proposals_lib.Detections, clip: Batch, annotated: Bool[Array, "T"]
 ) -> Metrics:
-    """Returns the terms of the proposal network, means over the annotated frames."""
+    """Returns the terms of the proposal network, as means over the annotated frames."""
     frame_size, valid = clip["frame_size"].astype(jnp.float32), clip["instance_valid"]
     of_frame = functools.partial(proposal_losses.proposal_losses, frame_size=frame_size)
-    # The share of a cell that is IGNORE comes last.
+    # The last label is IGNORE.
     labels = truth_of(jnp.minimum(clip["instances"], valid.shape[0] + 1), valid.shape[0] + 1)
     found = jax.vmap(
         lambda detections, labels: of_frame(
@@ -252,7 +256,7 @@ def _encode(
     frames: Shaped[Array, "T H W 3"],
     frame_size: Float[Array, "2"],
 ) -> state_lib.Encoded:
-    """Encodes all frames of a clip; those of the burn-in with the parameters that are `still`."""
+    """Encodes all frames of a clip; burn-in frames with the parameters `still`, without a gradient."""
     encode = functools.partial(model.encode, frame_size=frame_size)
     burned = slice(1, 1 + config.burn_in)
     learned = jnp.concatenate([frames[:1], frames[burned.stop :]])
@@ -280,7 +284,7 @@ def _proposals(
     key: PRNGKeyArray,
     step: Array,
 ) -> proposals_lib.Proposals | None:
-    """Returns the network's proposals of all frames, or the oracle's in some frames early in training."""
+    """Returns the network's proposals of all frames; early in training, the oracle's in some frames."""
     if network is None or config.oracle_end == 0:
         return network
     places = model.config.proposals.capacity

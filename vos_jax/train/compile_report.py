@@ -1,4 +1,4 @@
-"""Compiling the training step for TPUs that are not here: what it needs of each chip, and what it sends."""
+"""Compiles the training step for a TPU topology without TPUs and reports memory, FLOPs and collectives."""
 
 import collections
 import dataclasses
@@ -28,7 +28,7 @@ _SHAPE = re.compile(r"\b([a-z]+)(\d+)?\w*\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
-    """How often one kind of message occurs in the program, and how many bytes its results have."""
+    """The number of collectives of one kind in a program, and the bytes of their results."""
 
     count: int
     bytes: int
@@ -36,18 +36,17 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the compiler says of one step.
+    """The compiler's figures of one step.
 
     Attributes:
-      topology: as asked for; chip: what its chips call themselves; chips: how many.
+      topology: name of the topology; chip: kind of its chips; chips: number of chips.
       batch: clips of a step, over all chips.
-      parameters: of the model.
-      state_bytes: per chip, of parameters, their average and the optimiser, with the batch: arguments.
-      temporary_bytes: per chip, of what the step needs besides.
-      gigaflops: per chip and step, by XLA's count: the body of a loop counts once (`--compile_only` cannot
-        know how often it runs), so this is a lower bound.
+      parameters: number of the model's parameters.
+      state_bytes: per chip, of the step's arguments: parameters, their average, optimiser state and batch.
+      temporary_bytes: per chip, of temporaries.
+      gigaflops: per chip and step, by XLA's count, a lower bound: the body of a loop is counted once.
       collectives: by kind.
-      seconds: spent compiling.
+      seconds: time of tracing and compilation.
     """
 
     topology: str
@@ -67,14 +66,14 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
 
     Args:
       config: the model.
-      train: the run; its batch is over all chips.
+      train: the run; its batch is that of all chips.
       topology: a name such as "v5e:16x16".
 
     Raises:
-      VosError: libtpu is not installed, an unknown topology, a batch that does not divide, or a step that
-        does not fit into a chip.
+      VosError: libtpu is not installed, an unknown topology, a batch that is not a multiple of the chips, or
+        a step that does not fit into a chip's memory.
     """
-    # Else JAX looks for chips in this machine, and libtpu for the cloud around it.
+    # Prevents JAX from looking for chips in this machine, and libtpu from querying a cloud server.
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     devices = _devices(topology)
@@ -94,7 +93,7 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
         functools.partial(state.init_train_state, tx=tx), params, key=jax.random.key(0)
     )
     before = time.perf_counter()
-    # What asks for the platform while it is traced shall hear the one that it is traced for.
+    # Code that asks for the platform during tracing must get the target platform.
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         lowered = trainer.lower(state_shapes, batch_shapes(train.data))
     try:
@@ -102,12 +101,12 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
     except jax.errors.JaxRuntimeError as error:
         line = " ".join(str(error).split())[:300]
         raise errors.VosError(
-            f"{topology}: the step does not compile ({line}); where memory runs out, lower train.data.batch, "
-            "or set train.loss.remat, train.parallel.accumulate or train.parallel.fsdp"
+            f"{topology}: the step does not compile ({line}); if it needs too much memory, lower "
+            "train.data.batch, or set train.loss.remat, train.parallel.accumulate or train.parallel.fsdp"
         ) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     program = compiled.as_text()
-    assert memory is not None and program is not None  # the TPU's compiler tells both
+    assert memory is not None and program is not None  # the TPU compiler returns both
     return Report(
         topology=topology,
         chip=devices[0].device_kind,
@@ -123,7 +122,7 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
 
 
 def batch_shapes(data: data_config.ClipDataConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the global batch that the pipeline makes of a config (`clips.ClipArrays`)."""
+    """Returns the shapes of the global batch of a config (`clips.ClipArrays`)."""
     clips = (data.batch, data.clip_length)
     of = jax.ShapeDtypeStruct
     return {
@@ -142,7 +141,7 @@ def batch_shapes(data: data_config.ClipDataConfig) -> dict[str, jax.ShapeDtypeSt
 
 
 def count_collectives(program: str) -> dict[str, Collective]:
-    """The messages between chips in a compiled program's text, by kind; those in a loop count once."""
+    """Counts the collectives in a compiled program's text, by kind; those in a loop count once."""
     found: dict[str, list[int]] = collections.defaultdict(list)
     for result, kind, _ in _CALL.findall(program):
         found[kind].append(sum(map(_bytes, _SHAPE.findall(result))))
@@ -150,7 +149,7 @@ def count_collectives(program: str) -> dict[str, Collective]:
 
 
 def describe(report: Report) -> str:
-    """A few lines about a report."""
+    """Formats a report as a few lines of text."""
     total = report.state_bytes + report.temporary_bytes
     sent = ", ".join(
         f"{c.count} {kind} ({c.bytes / 2**20:.1f} MiB)" for kind, c in report.collectives.items()
@@ -171,15 +170,15 @@ def describe(report: Report) -> str:
 def _devices(topology: str) -> list[Device]:
     options = {}
     if re.fullmatch(r"[^:]+:1x1(x1)?", topology):
-        # Hosts of these have four chips unless told otherwise.
+        # The default is four chips per host.
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise errors.VosError(
-            f"no TPU topology {topology!r} ({line}); names are like v5e:1x1, v5e:2x4, v5e:16x16, and the "
-            "compiler comes with `pip install 'jax[tpu]'`, which works on any Linux machine"
+            f"no TPU topology {topology!r} ({line}); valid names are like v5e:1x1, v5e:2x4, v5e:16x16; "
+            "install the compiler by `pip install 'jax[tpu]'` (on any Linux machine)"
         ) from error
 
 

@@ -12,14 +12,14 @@ from vos_jax.train import parallel as parallel_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutConfig:
-    """Evaluation on sequences that are held back from training.
+    """Settings of the evaluation on sequences that are held back from training.
 
     Attributes:
-      every: Steps between two evaluations of J, step 0 and the last one included; 0 = none.
+      every: Steps between two evaluations of J, which include step 0 and the last one; 0 = none.
       root: Folder of the sequences (DAVIS layout or a folder of folders); empty = the root of the source
         davis; --data evaluation=DIR.
       sequences: The sequences; they must not be trained on.
-      frames: Only the first so many frames of each; 0 = all.
+      frames: Number of first frames of each sequence to evaluate; 0 = all.
 
     Raises:
       VosError: a value out of range.
@@ -40,15 +40,15 @@ class TrainConfig:
 
     Attributes:
       steps: Optimiser steps of the whole run.
-      init: Weights to begin with: "imagenet" (backbone trained, heads random), "random", or an exported
+      init: Initial weights: "imagenet" (pretrained backbone, other networks random), "random", or an exported
         .safetensors; --init.
-      log_every: Steps between two lines of progress.
+      log_every: Steps between two progress lines.
       picture_every: Steps between two pictures in TensorBoard; 0 = none.
-      data: The clips.
-      loss: How a clip is learned from.
-      optim: How weights change.
-      parallel: How the work is spread.
-      checkpoint: How often to save, and what to keep.
+      data: Settings of the clips.
+      loss: Settings of the loss.
+      optim: Settings of the optimiser.
+      parallel: Distribution over devices.
+      checkpoint: Settings of the checkpoints.
       held_out: Evaluation on held-back sequences.
 
     Raises:

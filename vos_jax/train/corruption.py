@@ -1,8 +1,8 @@
-"""Corrupts the masks that are written to the memory in training, as drift does in long videos.
+"""Corrupts the masks that are written to the memory in training, like drift in long videos.
 
-A clip is too short for masks to drift, so a model that learns from clips alone trusts whatever is written.
-Here the written mask of an object sometimes takes pixels of another one, loses some of its own, or grows. The
-losses and the next frame's previous mask stay as they were predicted.
+Clips are too short for masks to drift, so a model trained on clips alone does not expect wrong masks in the
+memory. Here the written mask of an object sometimes takes pixels of another one, loses some of its own, or
+grows. The losses and the next frame's previous mask use the unchanged prediction.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ import jax.numpy as jnp
 from vos_jax import checks
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray
 
-# Cells of stride 4 by which a mask grows: 16 pixels.
+# Growth of a mask in cells of stride 4: 16 pixels.
 GROWTH = 4
 # Blob radius as a share of the square root of the object's area.
 RADIUS = (0.25, 0.75)
-# Background near an object is this likely to be taken, relative to another object's pixel.
+# Weight of a background pixel near an object as centre of a blob, relative to another object's pixel.
 BACKGROUND = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorruptionConfig:
-    """Errors in masks that are written to the memory: probabilities per object and frame.
+    """Errors in the masks that are written to the memory, as probabilities per object and frame.
 
     Attributes:
-      take: Probability that a blob of another object, or of the background nearby, becomes this object's.
+      take: Probability that a blob of another object, or of the background nearby, is added to the object.
       lose: Probability that a blob of the object becomes background.
       grow: Probability that the mask grows by 16 pixels.
 
@@ -43,20 +43,20 @@ class CorruptionConfig:
 
     @property
     def enabled(self) -> bool:
-        """Whether any mask is ever changed."""
+        """True if any probability is above 0."""
         return self.take > 0 or self.lose > 0 or self.grow > 0
 
 
 def corrupt(
     prob: Float[Array, "N H W"], object_valid: Bool[Array, "N"], key: PRNGKeyArray, config: CorruptionConfig
 ) -> Float[Array, "N H W"]:
-    """Returns masks with errors of the kind that a tracker makes; each cell still sums to at most 1.
+    """Returns masks with errors like those of drift; each cell still sums to at most 1.
 
     Args:
       prob: the objects' masks after aggregation, in [0, 1].
-      object_valid: objects that exist; others stay as they are.
+      object_valid: objects that exist; others are unchanged.
       key: of this clip and frame.
-      config: how often masks change.
+      config: probabilities of the errors.
     """
     num_objects = prob.shape[0]
     grown = _dilate(prob)
@@ -77,7 +77,7 @@ def corrupt(
 
     keys = jax.random.split(key, num_objects)
     kept, claim = jax.vmap(of_object)(prob, grown, takeable, object_valid, keys)
-    # A claim takes the cell from all others; of several claims the last object's counts.
+    # A claimed cell is removed from all other objects; of several claims, the last object's wins.
     free = 1.0 - claim
     later = jnp.triu(jnp.ones((num_objects, num_objects), bool), 1)[:, :, None, None]
     wins = jnp.prod(jnp.where(later, free[None], 1.0), axis=1)
@@ -88,14 +88,14 @@ def corrupt(
 
 
 def _dilate(prob: Float[Array, "N H W"]) -> Float[Array, "N H W"]:
-    """The largest value within `GROWTH` cells."""
+    """Returns the largest value within `GROWTH` cells."""
     for window in ((1, 2 * GROWTH + 1, 1), (1, 1, 2 * GROWTH + 1)):
         prob = jax.lax.reduce_window(prob, -jnp.inf, jax.lax.max, window, (1, 1, 1), "SAME")
     return prob
 
 
 def _blob(weights: Float[Array, "H W"], area: Array, key: PRNGKeyArray) -> Float[Array, "H W"]:
-    """A ragged disc, 1 inside and 0 outside, around a cell drawn by `weights`; its size follows `area`."""
+    """Draws a ragged disc of ones around a cell drawn by `weights`; its radius scales with sqrt(area)."""
     height, width = weights.shape
     centre_key, radius_key, noise_key = jax.random.split(key, 3)
     centre = jax.random.categorical(centre_key, jnp.log(weights.ravel() + 1e-9))

@@ -1,10 +1,10 @@
-"""What the model learns from: the terms of one clip's loss, each alone (DESIGN §8).
+"""The terms of one clip's loss (docs/method.md, "Losses and optimiser").
 
-All masks are compared at stride 4, where they are predicted: the truth is the share of a cell that an object
-covers, so cross-entropy against it is what full-size pixels would say on average, at a sixteenth of the cost.
+Masks are compared at stride 4, the resolution of the predictions. The ground truth is the share of a cell
+that an object covers, so its cross-entropy is the average over the cell's pixels, at a sixteenth of the cost.
 
-A clip normalises its own terms - objects, frames, hard cells - and knows of no other clip, so that a batch's
-loss is the mean over clips however they are spread over devices.
+Each term is normalised by the counts of its own clip (objects, frames, hard cells). So the loss of a batch is
+the mean over clips, independent of their distribution over devices.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from vos_jax.models.proposals import Proposals
 from vos_jax.ops import masks
 from vos_jax.typing import Array, Bool, Float
 
-# The terms of the loss; each has a weight of its name in `LossConfig`.
+# The terms of the loss; `LossConfig` has a weight of the same name for each.
 TERMS = (
     "match",
     "presence",
@@ -36,35 +36,35 @@ TERMS = (
     "mask_dice",
     "correspondence",
 )
-# Probabilities below are as wrong as can be; the logarithm stays finite, and so does its gradient.
+# Lower bound of probabilities, so that the logarithm and its gradient are finite.
 TINY = 1e-12
-# Costs are cosines and IoUs: a tenth is a clear difference.
+# Costs are cosines and IoUs, for which 0.1 is a clear difference.
 PRESENCE_TEMPERATURE = 0.1
-# A cell within so many pixels of a point shows it.
+# Radius in pixels around a point, within which a cell is near it.
 CELL = float(geometry.MEMORY_STRIDE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the terms, and which cells count in the bootstrapped cross-entropy.
+    """Weights of the terms, and settings of the bootstrapped cross-entropy.
 
     Attributes:
-      match: Weight of the similarities against who is who.
-      presence: Weight of the null cost against who is there.
+      match: Weight of the squared error of the similarities (`losses.match_loss`).
+      presence: Weight of the loss of the null cost (`losses.presence_loss`).
       coarse_iou: Weight of the soft IoU of the coarse masks.
       refined_ce: Weight of the bootstrapped cross-entropy of the final masks.
       refined_iou: Weight of the soft IoU of the final masks.
-      objectness: Weight of the proposal network's objectness: which locations lie in an object.
+      objectness: Weight of the proposal network's objectness: whether a location is in an object.
       centerness: Weight of its centerness: how central a location is in its object.
       box: Weight of the GIoU of its boxes.
       mask_bce: Weight of the cross-entropy of its masks.
       mask_dice: Weight of the Dice of its masks.
-      correspondence: Weight of the attention of keys to cells of a pseudo-clip that show the same point; at 0
-        it is not computed.
-      match_iou: A proposal is nobody's match unless its IoU with the object's truth is above this.
-      hard_share: Share of a clip's cells, the worst, that cross-entropy counts in the end.
+      correspondence: Weight of the attention of keys to cells of a pseudo-clip that show the same point; 0 =
+        not computed.
+      match_iou: IoU with the object's ground truth above which a proposal may be its match.
+      hard_share: Final share of a clip's cells, those of highest loss, that the cross-entropy uses.
       hard_begin: Step at which that share begins to fall from 1.
-      hard_end: Step at which it has fallen.
+      hard_end: Step at which it reaches `hard_share`.
 
     Raises:
       VosError: a value out of range.
@@ -92,14 +92,14 @@ class LossConfig:
             raise VosError(f"hard_share is {self.hard_share}; it must be in (0, 1]")
         if not 0 <= self.hard_begin <= self.hard_end:
             raise VosError(
-                f"hard_begin is {self.hard_begin} and hard_end {self.hard_end}; they must not fall "
-                "and not be negative"
+                f"hard_begin is {self.hard_begin} and hard_end {self.hard_end}; "
+                "set 0 <= hard_begin <= hard_end"
             )
 
 
 def total(terms: dict[str, Float[Array, ""]], config: LossConfig) -> Float[Array, ""]:
-    """The weighted sum of those `TERMS` that there are."""
-    weighted: Any = sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)  # never none
+    """Returns the weighted sum of the given `TERMS`."""
+    weighted: Any = sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)  # not empty
     return weighted
 
 
@@ -111,24 +111,24 @@ def mask_losses(
     cell_valid: Bool[Array, "H4 W4"],
     config: LossConfig,
 ) -> tuple[dict[str, Float[Array, ""]], Float[Array, "H4 W4"]]:
-    """The losses of ONE predicted frame but those of the proposal network.
+    """Computes the terms of ONE predicted frame, except those of the proposal network.
 
     Args:
       out: the model's intermediates.
       prob: final probabilities, background first.
       truth: share of each cell that the object covers; zero for invalid objects.
-      object_valid: objects that count.
+      object_valid: objects to include.
       cell_valid: cells inside the real frame.
       config: see `LossConfig`.
 
     Returns:
       The terms "match", "presence", "coarse_iou", "refined_iou" and, not part of the loss, the IoUs "j",
-      "j_coarse", "j_propagated" of hard masks, all means over the valid objects; and every cell's
-      cross-entropy, for `bootstrapped`, which looks at all frames of the clip.
+      "j_coarse", "j_propagated" of hard masks, all as means over the valid objects. Also the cross-entropy
+      of every cell, for `bootstrapped`, which needs all frames of the clip.
     """
     inside = cell_valid[None]
     truth = jnp.where(inside & object_valid[:, None, None], truth, 0.0)
-    # What a memory propagates does not end where the frame does.
+    # Propagated masks may reach into the padding.
     candidates = out.proposals.replace(masks=jnp.where(inside, out.proposals.masks, 0.0))
     coarse = jnp.where(inside, out.coarse, 0.0)
     propagated = candidates.masks[-truth.shape[0] :]
@@ -156,16 +156,16 @@ def match_loss(
     object_valid: Bool[Array, "N"],
     match_iou: float = 0.0,
 ) -> Float[Array, ""]:
-    """L_match of DMM-Net: mean squared error of `sim` against who should get which proposal.
+    """Returns L_match of DMM-Net: mean squared error of the similarities against the true assignment.
 
-    That is greedy: the pair of highest IoU first, each object and proposal once; an object that is not there,
-    or that no proposal shows, gets none. The mean is over pairs of a valid object and a valid proposal.
+    The true assignment is greedy: the pair of highest IoU first, each object and proposal once. An object
+    without an overlapping proposal gets none. The mean is over pairs of a valid object and a valid proposal.
     """
     iou = jax.lax.stop_gradient(matching.mask_iou(truth > 0.5, proposals.masks > 0.5))
-    # Costs are -IoU; whoever finds no IoU above this prefers its null column.
-    nobody = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
+    # Costs are -IoU, so an object without a higher IoU takes its null column.
+    null_cost = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
     assignment = matching.greedy(
-        -iou, nobody, object_valid, proposals.valid, config=matching.MatchingConfig()
+        -iou, null_cost, object_valid, proposals.valid, config=matching.MatchingConfig()
     )
     target = jax.lax.stop_gradient(assignment[:, :-1])
     counts = object_valid[:, None] & proposals.valid[None, :]
@@ -179,10 +179,10 @@ def presence_loss(
     truth: Float[Array, "N H4 W4"],
     object_valid: Bool[Array, "N"],
 ) -> Float[Array, ""]:
-    """What the null cost learns from: it shall lie above a present object's best cost, below an absent one's.
+    """Trains the null cost to exceed the best cost of a present object and stay below an absent one's.
 
-    Logistic in their difference. An object is present where some proposal overlaps its truth by half; with
-    none to choose, the null column is right. The costs themselves learn by `match_loss`.
+    Logistic loss of their difference. An object is present if some proposal has an IoU above 0.5 with its
+    ground truth. There is no gradient to the other costs, which `match_loss` trains.
     """
     best = jnp.min(jnp.where(proposals.valid[None, :], cost, jnp.inf), axis=1)
     iou = matching.mask_iou(truth > 0.5, proposals.masks > 0.5)
@@ -193,7 +193,7 @@ def presence_loss(
 
 
 def soft_iou(prob: Float[Array, "N H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "N"]:
-    """Intersection over union of soft masks; one cell is added to both, so that two empty masks give 1."""
+    """Returns the IoU of soft masks; one cell is added to both areas, so that two empty masks give 1."""
     prob = prob.astype(jnp.float32)
     intersection = jnp.sum(prob * truth, axis=(1, 2))
     union = jnp.sum(prob + truth - prob * truth, axis=(1, 2))
@@ -201,13 +201,13 @@ def soft_iou(prob: Float[Array, "N H4 W4"], truth: Float[Array, "N H4 W4"]) -> F
 
 
 def hard_iou(mask: Bool[Array, "N H4 W4"], truth: Bool[Array, "N H4 W4"]) -> Float[Array, "N"]:
-    """Intersection over union, 1 where both masks are empty."""
+    """Returns the IoU, 1 if both masks are empty."""
     intersection, union = jnp.sum(mask & truth, axis=(1, 2)), jnp.sum(mask | truth, axis=(1, 2))
     return jnp.where(union > 0, intersection / jnp.maximum(union, 1), 1.0)
 
 
 def cross_entropy(prob: Float[Array, "N+1 H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "H4 W4"]:
-    """Cross-entropy of each cell against the shares that background and objects have of it."""
+    """Returns each cell's cross-entropy against the shares of background and objects."""
     background = jnp.clip(1.0 - jnp.sum(truth, axis=0, keepdims=True), 0.0, 1.0)
     shares = jnp.concatenate([background, truth])
     return -jnp.sum(shares * jnp.log(jnp.maximum(prob.astype(jnp.float32), TINY)), axis=0)
@@ -219,10 +219,10 @@ def bootstrapped(
     step: Array,
     config: LossConfig,
 ) -> Float[Array, ""]:
-    """The mean cross-entropy of a clip's hardest cells, of which ever fewer count (DESIGN §8).
+    """Returns the mean cross-entropy of a clip's hardest cells, whose share falls during training.
 
     The share is 1 until `config.hard_begin` and falls linearly to `config.hard_share` at `config.hard_end`.
-    Cells that do not count in `counts` are never among them; a clip without any gives 0.
+    Only cells marked in `counts` are used; the result is 0 if there are none.
     """
     run = max(config.hard_end - config.hard_begin, 1)
     progress = jnp.clip((step - config.hard_begin) / run, 0.0, 1.0)
@@ -241,24 +241,26 @@ def correspondence(
     memory_valid: Bool[Array, "h w"],
     config: read_lib.ReadConfig,
 ) -> dict[str, Float[Array, ""]]:
-    """Compares what the keys of later frames attend to in frame 0 with the cells that show the same point.
+    """Trains the keys of later frames to attend to the cells of frame 0 that show the same point.
 
     A memory cell is near a cell if it shows the same layer within `CELL` pixels of its origin; a cell counts
-    if some memory cell is near. The loss of a cell is -log of the share of attention, the softmax of the
-    read's own affinity over all memory cells, that goes to near ones. It does not punish attention to a
-    single near cell: trained keys attend to one or two.
+    if some memory cell is near. The loss of a cell is -log of the attention to near cells, with the attention
+    as the softmax of the read's affinity over all memory cells. Attention to a single near cell is enough:
+    trained keys attend to one or two.
 
     Args:
       query_key: keys of frames 1...
       memory_key: keys of frame 0.
       query_origins: (layer, x, y) of their cells, x and y in pixels, layer -1 for unknown (`data.origins`).
-      memory_origins: likewise for frame 0.
+      memory_origins: of the cells of frame 0.
       memory_valid: cells inside the real frame.
-      config: how the memory is read.
+      config: settings of the read.
 
     Returns:
-      "correspondence", the mean loss of the cells that count, and "correspondence_accuracy", the
-      share of them whose best memory cell is one that makes them count; both 0 where no cell counts.
+      "correspondence", the mean loss of the cells that count, and "correspondence_accuracy", the share of
+      them whose best memory cell is near; both 0 if no cell counts.
+
+    Source: docs/method.md, "Correspondence".
     """
     valid = memory_valid.ravel()
     layer, points = query_origins[..., 0].ravel(), query_origins[..., 1:].reshape(-1, 2)
@@ -271,7 +273,7 @@ def correspondence(
     channels = query_key.shape[-1]
     affinity_of = read_lib.scaled_affinity(query_key.reshape(-1, channels), config)
     logits = affinity_of(memory_key.reshape(-1, channels)).astype(jnp.float32)
-    # Cells that do not count are near everything here, so that nothing infinite is multiplied by 0.
+    # Cells that do not count are near all cells here, so that no infinity is multiplied by 0.
     of_near = jax.nn.logsumexp(logits, axis=-1, where=near | ~counts[:, None])
     loss = jax.nn.logsumexp(logits, axis=-1, where=valid[None] | ~counts[:, None]) - of_near
     best = jnp.argmax(jnp.where(valid[None], logits, -jnp.inf), axis=-1)
@@ -283,7 +285,7 @@ def correspondence(
 
 
 def mean_over_frames(terms: Float[Array, "T"], counts: Bool[Array, "T"]) -> Float[Array, ""]:
-    """The mean of a term over the frames that count; 0 if none does."""
+    """Returns the mean of a term over the frames that count; 0 if none does."""
     return _mean(terms, counts)
 
 

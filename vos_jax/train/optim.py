@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, learning rates by parameter path, frozen groups, averaged weights (DESIGN §8)."""
+"""The optimiser: AdamW, learning rates by parameter path, frozen parameters, averaged weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from vos_jax.typing import Array, Float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How weights change.
+    """Settings of the optimiser.
 
     Attributes:
-      learning_rate: Rate at the end of the warm-up; then it falls as (1 - progress)^power to final_rate times
-        it.
-      warmup_steps: Steps in which it rises from 0.
-      power: Power of the polynomial by which it falls; 1 = linear.
-      final_rate: Share of it that is left at the end.
-      lr_scales: Factors on it by prefix of a parameter's path; the longest prefix counts.
-      frozen: Prefixes of parameters that stay as they are: "backbone" saves most of the memory and half of
-        the time.
+      learning_rate: Peak learning rate, at the end of the warm-up; then it falls as (1 - progress)^power to
+        final_rate times the peak.
+      warmup_steps: Steps in which the learning rate rises from 0.
+      power: Power of the polynomial decay; 1 = linear.
+      final_rate: Final learning rate, as a share of the peak.
+      lr_scales: Factors on the learning rate by prefix of a parameter's path; the longest prefix is used.
+      frozen: Prefixes of parameters that are not trained: "backbone" saves most of the memory and half of the
+        time.
       weight_decay: AdamW's decay, on matrices and convolutions only.
-      clip_norm: Largest norm of the whole gradient; 0 = any.
+      clip_norm: Largest global norm of the gradient; 0 = not clipped.
       b1: AdamW's decay of the first moment.
       b2: AdamW's decay of the second moment.
       eps: AdamW's epsilon.
@@ -60,14 +60,14 @@ class OptimConfig:
 def schedule(config: OptimConfig, steps: int) -> Callable[[Array | int], Float[Array, ""]]:
     """Returns step -> learning rate: linear warm-up, then polynomial decay.
 
-    Step 0 already learns: `(step + 1) / (warmup_steps + 1)` of the full rate.
+    During the warm-up the rate is `(step + 1) / (warmup_steps + 1)` of the peak, so step 0 trains, too.
 
     Args:
       config: see `OptimConfig`.
-      steps: the step from which the rate is `config.final_rate`.
+      steps: the step from which on the rate is `config.final_rate` times the peak.
 
     Raises:
-      VosError: no step is left behind the warm-up.
+      VosError: no step is left after the warm-up.
     """
     if steps <= config.warmup_steps:
         raise VosError(
@@ -87,10 +87,10 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[Array | int], Float[A
 
 
 def make_tx(config: OptimConfig, params: Any, steps: int) -> optax.GradientTransformation:
-    """Returns the optimiser of a parameter tree; shapes are all it needs of `params`.
+    """Returns the optimiser of a parameter tree; `params` may be shapes.
 
-    The gradient of all that learns is clipped by its norm as a whole, Adam scales it, decay is added to what
-    is at least a matrix (no biases, no scalars, no norms), and each parameter's rate is the schedule's times
+    The gradient of all trained parameters is clipped by its global norm and scaled by Adam. Decay is added to
+    arrays of at least two axes (no biases, scalars or norms). Each parameter's rate is the schedule's times
     its own factor. Frozen parameters have no optimiser state.
 
     Raises:
@@ -127,7 +127,7 @@ def _scale_by(factors: Any) -> optax.GradientTransformation:
     def scale(updates: Any, params: Any = None) -> Any:
         del params
 
-        # Parameters that another group looks after are `MaskedNode`s here, without leaves.
+        # Parameters of another group are `MaskedNode`s here, without leaves.
         def one(update: Any, factor: float) -> Any:
             return update if isinstance(update, optax.MaskedNode) else update * factor
 
@@ -139,17 +139,17 @@ def _scale_by(factors: Any) -> optax.GradientTransformation:
 def update_ema(ema: Any, params: Any, step: Array, decay: float) -> Any:
     """Returns the averaged weights after one more step.
 
-    `ema + (1 - d) (params - ema)` with `d = min(decay, (1 + step) / (10 + step))`: early on, when weights
-    change most, the average forgets quickly.
+    `ema + (1 - d) (params - ema)` with `d = min(decay, (1 + step) / (10 + step))`, so that the average
+    follows the fast changes at the start.
     """
     weight = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: old + (weight * (new - old)).astype(old.dtype), ema, params)
 
 
 def freeze(params: Any, prefixes: tuple[str, ...]) -> Any:
-    """The parameters, those under `prefixes` constant to the gradient.
+    """Stops the gradient to the parameters under `prefixes`.
 
-    What only frozen parameters go into then needs no activations kept and no gradient computed.
+    Activations that depend on frozen parameters alone are then not stored for the gradient.
 
     Raises:
       VosError: a prefix that no parameter's path starts with.
@@ -161,21 +161,21 @@ def freeze(params: Any, prefixes: tuple[str, ...]) -> Any:
 
 
 def has_prefix(path: str, prefix: str) -> bool:
-    """Whether a path such as "backbone/stage1/kernel" is `prefix` or lies under it."""
+    """Returns whether a path such as "backbone/stage1/kernel" is `prefix` or is under it."""
     return path == prefix or path.startswith(prefix + "/")
 
 
 def check_prefix(prefix: str, params: Any) -> None:
-    """Raises VosError, naming what there is, if no parameter's path starts with `prefix`."""
+    """Raises VosError, with the known prefixes, if no parameter's path starts with `prefix`."""
     paths = jax.tree.leaves(_by_path(lambda path: path, params))
     if not any(has_prefix(path, prefix) for path in paths):
         depth = prefix.count("/") + 1
         known = sorted({"/".join(path.split("/")[:depth]) for path in paths})
-        raise VosError(f"no parameter lies under {prefix!r}; there are: {', '.join(known)}")
+        raise VosError(f"no parameter is under {prefix!r}; there are: {', '.join(known)}")
 
 
 def _by_path(fn: Callable[[str], Any], params: Any) -> Any:
-    """A tree of `fn(path)`, paths joined by slashes."""
+    """Returns a tree of `fn(path)`, with paths joined by slashes."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: fn(jax.tree_util.keystr(path, simple=True, separator="/")), params
     )

@@ -1,4 +1,4 @@
-"""Oracle proposals: jittered true boxes and distractors, which early training may use for the network's."""
+"""Oracle proposals: jittered true boxes and distractors, for use early in training."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vos_jax.ops import paste
 from vos_jax.typing import Array, Bool, Float, PRNGKeyArray
 
 JITTER = 0.1
-"""Each side of a true box moves by up to this share of the box's extent."""
+"""Largest offset of each side of a true box, as a share of the box's extent."""
 
 
 def oracle(
@@ -25,23 +25,22 @@ def oracle(
 ) -> Proposals:
     """Returns one jittered copy of every true object, then distractors.
 
-    Object o has place o: its true box with every side moved by up to ±`jitter` of the extent, and its mask
-    stretched along. The other places hold the mask of some present object, stretched into a box of its own
-    size (halved to doubled) anywhere in the frame: plausible shapes in the wrong place. Scores are the boxes'
-    IoU with the truth.
+    Proposal o < N is object o: its true box with every side moved by up to ±`jitter` of the extent, and its
+    mask stretched with it. The others are distractors: the mask of a random visible object, stretched to half
+    to twice its size, anywhere in the frame. Scores are the boxes' IoU with the ground truth.
 
     Args:
       truth: share of each cell that an object covers.
-      object_valid: places that hold an object.
+      object_valid: objects that exist.
       frame_size: real (height, width) in pixels.
-      key: the same key gives the same proposals.
-      capacity: P >= N places.
+      key: of the draws.
+      capacity: P >= N.
 
     Returns:
-      P proposals; place o is valid if object o is visible here; distractors are if any object is.
+      P proposals; proposal o is valid if object o is visible; distractors are valid if any object is.
 
     Raises:
-      VosError: more objects than places.
+      VosError: more objects than `capacity`.
     """
     count, height, width = truth.shape
     if count > capacity:

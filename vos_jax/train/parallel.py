@@ -1,10 +1,10 @@
-"""The training step on all devices: one program each, a share of the batch each, one gradient (DESIGN §8).
+"""The data-parallel training step, optionally with sharded parameters.
 
     clips of a device -> loss and gradient (accumulated over parts of it) -> mean over devices -> update
 
-Two ways of saying so give the same numbers: `shard_map` (default) and the older `pmap`. With `fsdp` > 1 the
-mesh has a second axis: parameters, their average and the optimiser's state lie in slices over it, are
-gathered for the gradient and never kept whole, and the gradient comes back in slices.
+`shard_map` (default) and the older `pmap` give the same numbers. With `fsdp` > 1 the mesh has a second axis:
+parameters, their average and the optimiser state are sharded over it, gathered only for the gradient, and
+the gradient is scattered.
 """
 
 import dataclasses
@@ -34,14 +34,13 @@ LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the work is spread.
+    """Settings of the distribution over devices.
 
     Attributes:
-      kind: How devices share the batch: "shard_map", or "pmap" (one process only); same results.
-      fsdp: Devices over which parameters and optimiser state are sliced; 1 = every device holds all.
-      fsdp_min_size: Arrays of fewer numbers are not sliced.
-      accumulate: Parts in which a device works through its clips, one after the other: less memory, more
-        time.
+      kind: JAX transformation: "shard_map", or "pmap" (one process only); same results.
+      fsdp: Devices over which parameters and optimiser state are sharded; 1 = every device holds all.
+      fsdp_min_size: Arrays with fewer elements are not sharded.
+      accumulate: Number of parts of a device's clips, processed one after the other: less memory, more time.
 
     Raises:
       VosError: a value out of range.
@@ -56,7 +55,7 @@ class ParallelConfig:
         checks.one_of(self, "kind", KINDS)
         checks.at_least(self, 1, "fsdp", "fsdp_min_size", "accumulate")
         if self.kind == "pmap" and self.fsdp > 1:
-            raise VosError("kind is pmap, which cannot slice parameters; use kind=shard_map with fsdp > 1")
+            raise VosError("kind is pmap, which cannot shard parameters; use kind=shard_map with fsdp > 1")
 
 
 class Trainer:
@@ -66,14 +65,14 @@ class Trainer:
       loss_fn: `(params, batch, key, step) -> (loss, metrics)`, a mean over the batch's clips.
       tx: the optimiser.
       config: see `ParallelConfig`.
-      devices: default: all of all processes. May be those of a topology, to compile for what is not here.
+      devices: default: all of all processes. May be those of a topology, for compilation only.
       ema_decay: of the averaged weights.
 
     Attributes:
       mesh: the devices, axes "data" and "fsdp".
 
     Raises:
-      VosError: devices that cannot be divided as `config` asks.
+      VosError: a number of devices that does not fit `config`.
     """
 
     def __init__(
@@ -109,9 +108,9 @@ class Trainer:
             self._step = jax.jit(self._shard_map_step, donate_argnums=0)
 
     def place(self, state: state_lib.TrainState) -> state_lib.TrainState:
-        """Returns a copy of a state, the same in every process, spread over the devices.
+        """Returns a copy of a state, which is the same in every process, sharded over the devices.
 
-        A copy, because steps donate theirs, and moving an array to where it already lies copies nothing.
+        A copy, because steps donate their state, and `device_put` to the same device would alias.
         """
 
         def put(x: Any) -> Array:
@@ -123,17 +122,17 @@ class Trainer:
         return jax.tree.map(put, state)
 
     def shardings(self, state: state_lib.TrainState) -> state_lib.TrainState:
-        """Where each array of a state (or of its shapes) lies: what restoring a checkpoint asks for."""
+        """Returns the sharding of each array of a state (or of its shapes), to restore a checkpoint."""
         return jax.tree.map(self._sharding, state)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        """Returns this process's clips, and all others', as global arrays; adds each clip's number, "clip".
+        """Returns the clips of all processes as global arrays, and each clip's number, "clip".
 
         Args:
-          batch: numpy arrays with a leading axis of this process's clips, as the pipeline makes them.
+          batch: numpy arrays with a leading axis of this process's clips, from the pipeline.
 
         Raises:
-          VosError: a batch that does not divide among devices and parts.
+          VosError: a batch that is not a multiple of devices times parts.
         """
         local = next(iter(batch.values())).shape[0]
         size = local * self._num_processes
@@ -150,23 +149,23 @@ class Trainer:
     def step(
         self, state: state_lib.TrainState, batch: Mapping[str, Array]
     ) -> tuple[state_lib.TrainState, dict[str, Array]]:
-        """Takes one step. The old state is donated: it is no more.
+        """Takes one step and donates the old state, which cannot be used afterwards.
 
         Args:
-          state: from `place`, or of the step before.
+          state: from `place`, or of the previous step.
           batch: from `put_batch`.
 
         Returns:
-          the new state; the loss's metrics and "grad_norm", before clipping, means over all clips, on device.
+          the new state; the metrics of the loss and "grad_norm" before clipping, means over all clips.
         """
-        # A copy between host and device that nobody asked for would stall every step.
+        # Forbids implicit copies between host and device, which would stall every step.
         with jax.transfer_guard("disallow"):
             return self._step(state, dict(batch))
 
     def lower(
         self, state_shapes: state_lib.TrainState, batch_shapes: Mapping[str, Any]
     ) -> jax.stages.Lowered:
-        """Lowers the step for shapes alone; `.compile()` needs none of the devices.
+        """Lowers the step for given shapes; `.compile()` does not need the devices.
 
         Args:
           state_shapes: `jax.eval_shape` of `init_train_state`.
@@ -197,7 +196,7 @@ class Trainer:
             )
 
     def _sharded_axis(self, x: Any) -> int | None:
-        """The axis along which an array is sliced: the longest that divides; None: none."""
+        """Returns the axis along which an array is sharded, the longest divisible one, or None."""
         if self._config.fsdp == 1 or x.size < self._config.fsdp_min_size:
             return None
         axes = [axis for axis, n in enumerate(x.shape) if n % self._config.fsdp == 0]
@@ -211,7 +210,7 @@ class Trainer:
         return NamedSharding(self.mesh, self._spec(x))
 
     def _gradients(self, params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, dict[str, Array]]:
-        """Gradient and metrics of one device's clips, part by part; both are means."""
+        """Returns the mean gradient and metrics of one device's clips, accumulated over parts."""
         accumulate = self._config.accumulate
         differentiate = jax.grad(self._loss_fn, has_aux=True)
         if accumulate == 1:
@@ -224,7 +223,7 @@ class Trainer:
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(differentiate, params, first, key, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        # In a loop the gradients of convolutions are slow on CPU (see `clip_loss.ClipLossConfig.unroll`).
+        # Gradients of convolutions in a loop are slow on CPU (see `clip_loss.ClipLossConfig.unroll`).
         unroll = self.mesh.devices.flat[0].platform == "cpu"
         total, _ = jax.lax.scan(add, zeros, parts, unroll=unroll)
         return jax.tree.map(lambda x: x / accumulate, total)
@@ -266,7 +265,7 @@ class Trainer:
                 gradients, metrics = jax.tree.map(scatter, gradients), jax.lax.pmean(metrics, FSDP)
             return jax.lax.pmean((gradients, metrics), DATA)
 
-        # Varying-axes checks off: what is differentiated inside is each device's own loss, unreduced.
+        # Without varying-axes checks, because each device differentiates its own loss before the reduction.
         gradients, metrics = jax.shard_map(
             on_device,
             mesh=self.mesh,
@@ -274,14 +273,14 @@ class Trainer:
             out_specs=(specs, P()),
             check_vma=False,
         )(state.params, batch, state.key, state.step)
-        # Outside, arrays are global again: a norm is over the whole tree, however it is sliced.
+        # Outside of shard_map, arrays are global again, so the norm is over the whole tree.
         state = self._update(state, gradients)
         state = jax.lax.with_sharding_constraint(state, self.shardings(state))
         return state, {**metrics, "grad_norm": optax.tree.norm(gradients)}
 
 
 def to_host(tree: Any) -> Any:
-    """Returns whole arrays as numpy, however they are spread over devices and processes."""
+    """Returns global arrays as numpy, gathered from all devices and processes."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)

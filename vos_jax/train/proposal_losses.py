@@ -1,4 +1,4 @@
-"""What the proposal network learns from: FCOS targets and the five losses of ONE frame (DESIGN §8)."""
+"""The losses of the proposal network: FCOS targets and five terms for ONE frame."""
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,19 @@ from vos_jax.ops import boxes as box_lib
 from vos_jax.ops import roi_align
 from vos_jax.typing import Array, Bool, Float, Int
 
-# A level is responsible for boxes whose farthest side, seen from the location, lies in (low, high] strides
-# (FCOS).
+# A level takes boxes whose farthest side is at a distance in (low, high] strides from the location (FCOS).
 # The first level also takes all smaller boxes, the last all larger ones.
 RANGE_IN_STRIDES = (4.0, 8.0)
-CENTRE_RADIUS = 1.5  # strides: a location counts as positive if it is this near the middle of the box
-UNLABELLED_PROB = 0.25  # objectness above which an unlabelled location may be an object nobody labelled
-MASK_IOU = 0.5  # a proposal teaches the mask head if its box overlaps a true one by more
+CENTRE_RADIUS = 1.5  # in strides, around the centre of a box: locations within it may be positive
+UNLABELLED_PROB = 0.25  # objectness above which an unlabelled location may be an unlabelled object
+MASK_IOU = 0.5  # IoU of a proposal's box with a true box above which its mask has a loss
 
 
 class Targets(struct.PyTreeNode):
-    """What each location should say."""
+    """The targets of each location."""
 
     positive: Bool[Array, "L"]
-    object_index: Int[Array, "L"]  # whose box; 0 where not positive
+    object_index: Int[Array, "L"]  # object of the assigned box; 0 if not positive
     centerness: Float[Array, "L"]  # [0, 1]
 
 
@@ -36,9 +35,9 @@ def assign(
     boxes: Float[Array, "N 4"],
     valid: Bool[Array, "N"],
 ) -> Targets:
-    """Which true box every location answers for: centre sampling, one range of sizes per level.
+    """Assigns a true box to every location: centre sampling, one range of sizes per level.
 
-    A location that several boxes claim takes the smallest. Shapes as named; pixels.
+    If several boxes fit a location, it takes the smallest. All coordinates are in pixels.
 
     Source: Tian et al., FCOS, 2019 (§3.2) and its centre sampling.
     """
@@ -70,14 +69,12 @@ def mask_losses(
     truth_prob: Float[Array, "N H4 W4"],
     truth_valid: Bool[Array, "N"],
 ) -> dict[str, Float[Array, ""]]:
-    """Cross-entropy and dice of the masks whose boxes overlap a true object's box by more than .5.
+    """Returns cross-entropy and dice of the masks whose boxes have an IoU above 0.5 with a true box.
 
-    Each is compared with the object it overlaps most, resampled on the box's grid. Also serves
-    `ProposalNetwork.masks_of_boxes` on true boxes, which teaches the mask head before the detector finds
-    anything.
+    Each mask is compared with the object of highest IoU, resampled on the box's grid.
 
     Returns:
-      {"mask_bce", "mask_dice"}: means over the masks that count; 0 if there are none.
+      {"mask_bce", "mask_dice"}: means over these masks; 0 if there are none.
     """
     truth_prob = truth_prob.astype(jnp.float32)
     truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
@@ -109,34 +106,33 @@ def proposal_losses(
     ignored: Float[Array, "H4 W4"] | None = None,
     exhaustive: Bool[Array, ""] | bool = True,
 ) -> dict[str, Float[Array, ""]]:
-    """The proposal network's losses on ONE frame, each normalised by this frame's own counts.
+    """Computes the losses of the proposal network on ONE frame, normalised by this frame's counts.
 
-    A location that no object claims is a negative, with two exceptions. On ignored pixels it counts not at
-    all. Where labels are not exhaustive, an unlabelled location counts only while the network gives it an
-    objectness of at most UNLABELLED_PROB: there the network agrees that it is background, and without these
-    locations background would drift upwards; above, it may have found an object that nobody labelled, and a
-    negative would unlearn it. Locations on a labelled object are negatives in any case: whose pixel it is, is
-    known. After the background recalibration loss (Zhang et al. 2020), which turns such negatives around.
+    A location without an assigned box is a negative, with two exceptions. Locations on ignored pixels have no
+    loss. If labels are not exhaustive, an unlabelled location is a negative only while its objectness is at
+    most UNLABELLED_PROB: above, the network may have found an unlabelled object. Without these negatives the
+    objectness of background would drift upwards. Locations on a labelled object are always negatives. After
+    the background recalibration loss (Zhang et al. 2020), which inverts such negatives.
 
     Args:
       detections: of the network on this frame.
-      truth_prob: [N, H/4, W/4] true masks in [0, 1]; what is above .5 is the object.
-      truth_valid: [N]; other objects, and objects with no pixel here, do not count.
-      frame_size: [2] real (height, width); the truth beyond it is ignored.
-      ignored: share of each cell that is neither background nor one of the objects; None: nowhere.
-      exhaustive: whether what is unlabelled is background.
+      truth_prob: [N, H/4, W/4] true masks in [0, 1]; the object is where they exceed 0.5.
+      truth_valid: [N]; other objects, and objects without a pixel, are ignored.
+      frame_size: [2] real (height, width); the truth outside is ignored.
+      ignored: share of each cell that is neither background nor one of the objects; None: 0.
+      exhaustive: whether all unlabelled pixels are background.
 
     Returns:
       "objectness" (focal, per positive location), "centerness" (cross-entropy, mean over positives),
       "box" (1 − GIoU, centerness-weighted mean over positives), "mask_bce", "mask_dice" (see `mask_losses`).
       All ≥ 0 and unweighted; without any object only "objectness" is not 0.
 
-    Source: DESIGN §8; FCOS 2019; Mask R-CNN 2017.
+    Source: docs/method.md, "Instances"; FCOS 2019; Mask R-CNN 2017.
     """
     inside = fpn.real_cells(truth_prob.shape[1:], frame_size, geometry.MASK_STRIDE)
     truth_prob = jnp.where(inside[None], truth_prob.astype(jnp.float32), 0.0)
     truth_boxes, found = jax.vmap(box_lib.of_mask)(truth_prob)
-    # A stride-4 cell may hang out of the frame; proposals are cut there, so the truth is too.
+    # A stride-4 cell may extend outside the frame; true boxes are clipped like proposals.
     truth_boxes = box_lib.clip(truth_boxes, frame_size)
     d = detections
     targets = assign(d.locations, d.strides, d.location_valid, truth_boxes, truth_valid & found)

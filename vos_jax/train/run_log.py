@@ -1,4 +1,4 @@
-"""Watching a run: a progress line, a JSON line and TensorBoard per logged step, and a stop at NaN."""
+"""The log of a run: progress lines, JSON lines and TensorBoard; stops a run at NaN."""
 
 import contextlib
 import datetime
@@ -22,12 +22,12 @@ METRICS, EVALUATIONS, TENSORBOARD = "metrics.jsonl", "evaluations.jsonl", "tenso
 class RunLog:
     """Writes WORKDIR/metrics.jsonl, evaluations.jsonl and tensorboard/; a context manager.
 
-    On resuming, what an interrupted run wrote beyond its checkpoint is removed first, so that the files read
-    as if nothing had happened. Only the first process writes.
+    When a run is resumed, entries after its checkpoint are removed first, so that the files are those of an
+    uninterrupted run. Only the first process writes.
 
     Args:
       workdir: the run's folder.
-      screen: where the progress line goes.
+      screen: prints the progress lines.
       start: optimiser steps done before.
       total: steps of the whole run.
       clips: per step, over all processes.
@@ -46,7 +46,7 @@ class RunLog:
         self._since: float | None = None
         self._writes = jax.process_index() == 0
         if self._writes:
-            import tensorboardX  # here: other users of this module do without
+            import tensorboardX  # here, because other users of this module do not need it
 
             with _clear_errors(self.folder):
                 for name in (METRICS, EVALUATIONS):
@@ -55,25 +55,25 @@ class RunLog:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in this context counts as waiting for data."""
+        """Counts the time in this context as waiting for data."""
         before = time.perf_counter()
         yield
         self._waited += time.perf_counter() - before
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time in this context is not training: evaluations, pictures, checkpoints."""
+        """Excludes the time in this context from the speed: evaluations, pictures, checkpoints."""
         before = time.perf_counter()
         yield
         self._paused += time.perf_counter() - before
 
     def begin(self, step: int) -> None:
-        """Starts the clock after `step`; compilation lies before it."""
+        """Starts the clock after `step`, so that compilation is not counted."""
         self._last_step, self._since = step, time.perf_counter()
         self._waited = self._paused = 0.0
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Notes the metrics of one step, everywhere."""
+        """Logs the metrics of one step to all outputs."""
         speed = self._speed(step)
         if not self._writes:
             return
@@ -87,7 +87,7 @@ class RunLog:
         self._screen.print(f"step {step}/{self.total}  {shown}  {self._shown_speed(step, speed)}")
 
     def evaluation(self, step: int, score: float, sequences: Mapping[str, float]) -> None:
-        """Notes the mean J of one evaluation, over all objects and by sequence."""
+        """Logs the mean J of one evaluation, over all objects and by sequence."""
         if not self._writes:
             return
         with _clear_errors(self.folder):
@@ -99,7 +99,7 @@ class RunLog:
         self._screen.print(f"step {step}: held-back J {score:.4f}  ({named})")
 
     def picture(self, step: int, sheet: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Shows a picture in TensorBoard."""
+        """Writes a picture to TensorBoard."""
         if self._writes:
             with _clear_errors(self.folder):
                 self._board.add_image("clip", sheet, step, dataformats="HWC")
@@ -114,12 +114,12 @@ class RunLog:
             with _clear_errors(self.folder):
                 self._board.close()
         except errors.VosError:
-            # An error that is already on its way says more than what followed from it.
+            # The exception that is already raised is more informative.
             if kind is None:
                 raise
 
     def _speed(self, step: int) -> dict[str, float | None]:
-        """Clips per second and the share of time spent waiting for data since the last logged step."""
+        """Returns clips per second and the share of time spent on data since the last logged step."""
         steps = step - self._last_step
         if self._since is None or not steps:
             return {"clips_per_s": None, "data_share": None}
@@ -139,12 +139,12 @@ class RunLog:
 def check_finite(
     step: int, metrics: Mapping[str, float], batch: Mapping[str, np.ndarray], workdir: pathlib.Path, hint: str
 ) -> None:
-    """Stops a run whose loss is no number any more, and keeps what it happened on.
+    """Stops a run with a NaN or infinite metric, and saves the batch.
 
     Args:
-      step: the step the metrics are of.
-      batch: what this process fed to it.
-      hint: the end of the message: where to go from here.
+      step: of the metrics.
+      batch: this process's batch of the step.
+      hint: the last part of the message: what to do.
 
     Raises:
       VosError: a metric is NaN or infinite; the batch is in WORKDIR/nonfinite-STEP[-PROCESS].npz.
@@ -188,6 +188,6 @@ def _clear_errors(folder: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise errors.VosError(
-            f"{folder}: cannot write ({error.strerror or error}); the last checkpoint is whole: make room, "
-            "then run the same command again"
+            f"{folder}: cannot write ({error.strerror or error}); the last checkpoint is complete: free disk "
+            "space, then run the same command again"
         ) from error

@@ -1,4 +1,4 @@
-"""Prepares a training run: folders, weights to begin with, held-back sequences."""
+"""Prepares a training run: data folders, checks of the model, held-back sequences."""
 
 import dataclasses
 import fnmatch
@@ -37,16 +37,16 @@ NOT_LEARNED_FROM = (
     "train.parallel.kind",
     "train.picture_every",
 )
-"""Keys that decide where things lie, how fast it goes and what is shown, but not what is learned."""
+"""Keys of folders, speed and output, which do not change the trained weights."""
 
 
 def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_lib.TrainConfig:
-    """Returns settings with the folders of `--data`: `NAME=DIR`; a plain `DIR` where there is one source.
+    """Returns settings with the folders of `--data`: `NAME=DIR`, or `DIR` if there is only one source.
 
-    A folder that `vos_jax.tools.pack_data` packed is read as such, whatever kind the recipe names.
+    A folder packed by `vos_jax.tools.pack_data` is detected, whatever kind the config has.
 
     Raises:
-      VosError: a name that is no source, or a folder without one where several are drawn from.
+      VosError: a name that is no source, or a folder without a name if there are several sources.
     """
     drawn = list(train.data.drawn())
     for folder in folders:
@@ -55,7 +55,7 @@ def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_
             name, path = drawn[0], folder
         elif not equals:
             raise errors.VosError(
-                f"--data {folder}: of which source? The config draws from {', '.join(drawn) or 'none'}; "
+                f"--data {folder}: of which source? The config has {', '.join(drawn) or 'none'}; "
                 "write --data NAME=DIR for each"
             )
         if name == "evaluation":
@@ -74,11 +74,11 @@ def apply_data(train: config_lib.TrainConfig, folders: Sequence[str]) -> config_
 
 
 def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
-    """Returns a source of records where the folder of a source of files is packed."""
+    """Returns a source of records if the folder of `source` is packed, else `source`."""
     packed = records.packed_names(source.root)
     if packed is None:
         return source
-    # Sequences that were left out while packing need no pattern, and one that matches nothing is an error.
+    # Patterns of sequences that were not packed are dropped, because a pattern without a match is an error.
     kept = tuple(pattern for pattern in source.exclude if fnmatch.filter(packed, pattern))
     if gone := [pattern for pattern in source.exclude if pattern not in kept]:
         log.warning("%s: holds no %s, so there is nothing to exclude", source.root, ", ".join(gone))
@@ -86,11 +86,11 @@ def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
 
 
 def check_model(config: model_config.ModelConfig) -> None:
-    """Raises VosError for proposals from files, which training clips have none of."""
+    """Raises VosError for proposals from files, which training does not support."""
     if config.proposals.source == "file":
         raise errors.VosError(
             "model.proposals.source is file, which is for eval.py; train with network, or with none to match "
-            "what the memory propagates"
+            "the propagated masks only"
         )
 
 
@@ -101,10 +101,10 @@ def datasets_of(model: model_config.ModelConfig, train: config_lib.TrainConfig) 
 
 
 def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
-    """Returns the held-back sequences, checked, cut to `held_out.frames`; [] where there is no evaluation.
+    """Returns the checked held-back sequences, cut to `held_out.frames`; [] without evaluation.
 
     Raises:
-      VosError: a sequence is missing or broken, or is trained on as well.
+      VosError: a sequence is missing or damaged, or is also trained on.
     """
     settings = train.held_out
     if settings.every == 0:
@@ -112,8 +112,8 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
     davis = train.data.sources.get("davis", datasets.SourceConfig(root=settings.root))
     if not (settings.root or davis.root):
         raise errors.VosError(
-            "where are the held-back sequences? There is no source davis: say --data evaluation=DIR, or set "
-            "train.held_out.every to 0"
+            "the folder of the held-back sequences is unknown: there is no source davis; give --data "
+            "evaluation=DIR, or set train.held_out.every to 0"
         )
     root = pathlib.Path(settings.root or davis.root)
     for source in train.data.drawn().values():
@@ -121,8 +121,8 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
             both = {video.name for video in datasets.open_training_videos(source)} & set(settings.sequences)
             if both:
                 raise errors.VosError(
-                    f"{', '.join(sorted(both))}: trained on and evaluated on; put them into the "
-                    "source's exclude, or take them out of train.held_out.sequences"
+                    f"{', '.join(sorted(both))}: trained on and evaluated on; add them to the source's "
+                    "exclude, or remove them from train.held_out.sequences"
                 )
     dataset = datasets.open_dataset(
         datasets.EvalDatasetConfig(
@@ -142,7 +142,7 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the keys that decide what is learned and differ, as `train.data.batch: 8, now 4`.
+    """Returns the differing keys that change the trained weights, as `train.data.batch: 8, now 4`.
 
     Args:
       before, now: `config.flatten`ed settings.
@@ -165,7 +165,7 @@ def _learned_from(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        # A data set may lie elsewhere on another machine.
+        # A data set may be in another folder on another machine.
         if not any(f"{key}.".startswith(f"{name}.") for name in NOT_LEARNED_FROM)
         and not (key.startswith(prefix) and key.endswith((".root", ".all_frames")))
         and not key.startswith(unused)

@@ -1,4 +1,4 @@
-"""Stopping in good order: SIGTERM and Ctrl-C ask, the loop answers between two steps."""
+"""Graceful stopping: SIGTERM and Ctrl-C set a flag that the loop checks between two steps."""
 
 import signal
 from typing import Any
@@ -10,11 +10,11 @@ from jax.experimental import multihost_utils
 class Stop:
     """A context in which SIGTERM and SIGINT set a flag instead of ending the process.
 
-    A second signal of the same kind ends it at once: the last checkpoint is whole anyway. With several
-    processes JAX's own preemption service listens for SIGTERM, so that all stop at the same step.
+    A second signal of the same kind ends the process at once; the last checkpoint stays complete. With
+    several processes JAX's preemption service handles SIGTERM, so that all stop at the same step.
 
     Attributes:
-      signal: the signal that came, or None.
+      signal: the received signal, or None.
     """
 
     def __init__(self):
@@ -31,7 +31,7 @@ class Stop:
             signal.signal(kind, handler)
 
     def requested(self, step: int) -> bool:
-        """Whether to save and end after `step`; the same answer in every process."""
+        """Returns whether to save and end after `step`; the same in every process."""
         if jax.process_count() == 1:
             return self.signal is not None
         return multihost_utils.reached_preemption_sync_point(step)

@@ -1,4 +1,4 @@
-"""All that training carries from step to step; what a checkpoint holds besides the position in the data."""
+"""The state of training; a checkpoint holds it and the position in the data."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ class TrainState(flax.struct.PyTreeNode):
     """Parameters, their average, the optimiser's state, the step, and the run's random key."""
 
     params: Any
-    ema: Any  # averaged weights: what is evaluated and exported
+    ema: Any  # averaged weights, which are evaluated and exported
     opt_state: Any
     step: Int[Array, ""]  # steps taken
-    key: PRNGKeyArray  # never changes; each step folds its number into it
+    key: PRNGKeyArray  # constant; each step folds its number into it
 
 
 def init_train_state(params: Any, tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """Returns the state before the first step; may run under `jit` and `eval_shape`.
 
     Args:
-      params: initial parameters; they are copied, so that donating the state never deletes them.
+      params: initial parameters; they are copied, so that donating the state does not delete them.
       tx: the optimiser.
       key: the run's random key.
     """

@@ -1,4 +1,4 @@
-"""The folder of a training run: files that `train.py` did not write there are neither replaced nor cut."""
+"""Checks of a run's folder: `train.py` neither replaces nor truncates files of other programs."""
 
 import json
 import os
@@ -15,16 +15,16 @@ _KEYS = {"config", "version", "commit", "command"}
 
 
 def check(workdir: pathlib.Path, inputs: Iterable[str], every: int) -> None:
-    """Refuses a folder in which a run would replace files of others, or cut logs that it cannot write again.
+    """Raises VosError if a run would replace files of others, or truncate logs without a checkpoint.
 
     Args:
       workdir: the folder; it need not exist.
-      inputs: folders of the data; empty names are left out.
+      inputs: folders of the data; empty names are ignored.
       every: steps between two checkpoints.
 
     Raises:
-      VosError: the folder is, holds or lies in an input; it holds a run of another program; its logs tell of
-        steps that no checkpoint explains.
+      VosError: the folder is, contains or is inside an input; it holds files of another program; its logs
+        have steps that are too far after the last checkpoint.
     """
     output_folder.check_apart(workdir, [folder for folder in inputs if folder], "--workdir")
     folder = workdir / checkpoints.FOLDER
@@ -40,14 +40,14 @@ def check(workdir: pathlib.Path, inputs: Iterable[str], every: int) -> None:
         every = max(every, before if isinstance(before, int) else every)
     numbers = [path.name.rpartition("-")[2] for path in files.list_files(folder) if path.is_dir()]
     last = max((int(number) for number in numbers if number.isdecimal()), default=0)
-    # While a checkpoint is written, training goes on for `every` steps at most.
+    # While a checkpoint is written, training continues for at most `every` steps.
     explained = last + 2 * every if folder.is_dir() else 0
     for name in LOGS:
         _check_log(workdir / name, last, explained)
 
 
 def _noted(path: pathlib.Path) -> dict | None:
-    """Returns what train.py noted of a run; None where it is not as train.py writes it."""
+    """Returns the config.json of a run; None if train.py did not write it."""
     try:
         noted = None if path.is_symlink() else files.read_json(path)
     except (OSError, ValueError):
@@ -73,5 +73,5 @@ def _check_log(path: pathlib.Path, last: int, explained: int) -> None:
     if highest > explained:
         raise errors.VosError(
             f"{path}: logs step {highest}, but the last checkpoint in {path.parent / checkpoints.FOLDER} is "
-            f"of step {last}: bring the checkpoints back, or choose another --workdir"
+            f"of step {last}: restore the checkpoints, or choose another --workdir"
         )

@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""Overlays, figures and exported files."""

@@ -1,4 +1,4 @@
-"""Pictures of what is being learnt: input, truth, coarse and refined masks of one training clip."""
+"""Previews of one training clip: frames, ground truth, coarse and refined masks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,13 +15,13 @@ from vos_jax.ops import masks
 from vos_jax.typing import Array, UInt8
 from vos_jax.visualize import overlay
 
-WIDTH = 192  # of one picture, pixels
+WIDTH = 192  # of one picture, in pixels
 
 
 def make_preview(model: vos.VOS) -> Callable[[Any, Mapping[str, np.ndarray]], UInt8[np.ndarray, "H2 W2 3"]]:
-    """Returns a function from parameters and ONE clip (`clips.ClipArrays`) to a sheet of pictures.
+    """Returns a function from parameters and ONE clip (`clips.ClipArrays`) to a contact sheet.
 
-    A row is a frame; the columns are input, truth, coarse masks (what matching found) and refined masks.
+    A row is a frame; the columns are the frame, ground truth, coarse masks and refined masks.
     """
 
     def predict(params: Any, clip: Mapping[str, Any]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What is made of a segmented video: overlay, cut-out, run-length code. Each takes frame after frame."""
+"""Exports of a segmented video: overlay, cut-out, run-length code. Exporters take one frame at a time."""
 
 import contextlib
 import json
@@ -19,12 +19,12 @@ from vos_jax.typing import UInt8
 from vos_jax.visualize import overlay, video_writer
 
 
-class Product(Protocol):
-    """A file or folder in the making; complete after `__exit__` without an error, else not there."""
+class Exporter(Protocol):
+    """Writes a file or folder, which is complete after `__exit__` and removed after an error."""
 
     path: pathlib.Path
 
-    def __enter__(self) -> "Product": ...
+    def __enter__(self) -> "Exporter": ...
 
     def __exit__(self, *error) -> None: ...
 
@@ -34,11 +34,11 @@ class Product(Protocol):
 
 
 class Overlay:
-    """An mp4 of the frames with tinted objects, with the video's own times and sound."""
+    """Exports an mp4 of the frames with tinted objects, with the video's times and sound."""
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
         self.path = path
-        self._movie = video_writer.Movie(
+        self._writer = video_writer.VideoWriter(
             path,
             rate=media.rate,
             time_base=media.time_base,
@@ -51,42 +51,42 @@ class Overlay:
         return self
 
     def __exit__(self, *error) -> None:
-        self._movie.__exit__(*error)
+        self._writer.__exit__(*error)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Draws one frame."""
-        self._movie.write(overlay.overlay(frame.image, ids), frame.time)
+        self._writer.write(overlay.overlay(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Passes the sound on."""
-        self._movie.add_sound(packet)
+        """Adds the sound."""
+        self._writer.add_sound(packet)
 
 
-class CutoutMovie:
-    """A webm (VP9) of the objects alone: everything else is transparent."""
+class CutoutVideo:
+    """Exports a webm (VP9) of the objects; everything else is transparent."""
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
         self.path = path
-        self._movie = video_writer.Movie(
+        self._writer = video_writer.VideoWriter(
             path, rate=media.rate, time_base=media.time_base, aspect=media.aspect
         )
 
-    def __enter__(self) -> "CutoutMovie":
+    def __enter__(self) -> "CutoutVideo":
         return self
 
     def __exit__(self, *error) -> None:
-        self._movie.__exit__(*error)
+        self._writer.__exit__(*error)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
         """Cuts out one frame."""
-        self._movie.write(cut_out(frame.image, ids), frame.time)
+        self._writer.write(cut_out(frame.image, ids), frame.time)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """A cut-out is silent."""
+        """Ignores the sound."""
 
 
 class CutoutImages:
-    """A folder of RGBA PNGs of the objects alone; those that are there from an interrupted run are kept."""
+    """Exports RGBA PNGs of the objects to a folder; keeps those of an interrupted run."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -108,14 +108,14 @@ class CutoutImages:
             Image.fromarray(cut_out(frame.image, ids)).save(temporary, "PNG", compress_level=1)
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Pictures are silent."""
+        """Ignores the sound."""
 
 
 class RunLengths:
-    """A JSON file in the layout of COCO annotations, masks in its compressed run-length code.
+    """Exports a JSON file in the layout of COCO annotations, with compressed run-length codes.
 
     `images` are the frames (with their times in seconds); an annotation's `category_id` is the object's id.
-    `pycocotools.coco.COCO` reads it. It is written line by line: memory does not grow with the video.
+    `pycocotools.coco.COCO` can read it. It is written line by line, so memory does not grow with the video.
     """
 
     def __init__(self, path: pathlib.Path, media: media_lib.Media):
@@ -141,7 +141,7 @@ class RunLengths:
                 try:
                     file.close()
                 except OSError:
-                    pass  # a full disk: the file goes anyway
+                    pass  # a full disk; the file is removed below
                 files.remove(path)
 
     def add(self, name: str, frame: media_lib.Frame, ids: UInt8[np.ndarray, "H W"]) -> None:
@@ -169,7 +169,7 @@ class RunLengths:
         self._index += 1
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Masks are silent."""
+        """Ignores the sound."""
 
     def _finish(self) -> None:
         self._out.write('\n],\n"images": [')
@@ -183,49 +183,49 @@ class RunLengths:
 
 
 def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 4"]:
-    """The frame as RGBA, transparent (and black, which packs well) where there is no object."""
+    """Returns the frame as RGBA, transparent (and black, which compresses well) outside of objects."""
     alpha = np.where(ids > 0, np.uint8(255), np.uint8(0))
     return np.dstack([np.where(alpha[..., None] > 0, image, np.uint8(0)), alpha])
 
 
-def make(
-    makers: Sequence[Callable[[media_lib.Reader], Product]],
+def export_video(
+    makers: Sequence[Callable[[media_lib.Reader], Exporter]],
     media: media_lib.Media,
     mask_of: Callable[[str], np.ndarray],
     advance: Callable[[], None],
 ) -> None:
-    """Makes all products in one pass over the video.
+    """Runs all exporters in one pass over the video.
 
     Args:
-      makers: each makes a product of an open video.
+      makers: each returns the exporter for an open video.
       media: the video.
-      mask_of: from a frame's name to its ids.
+      mask_of: returns the ids of the frame of a name.
       advance: called after every frame.
 
     Raises:
-      VosError: a mask or frame is broken, or a product cannot be written; none is half there then.
+      VosError: a mask or frame is damaged, or an export cannot be written; no partial file is left.
     """
-    products: list[Product] = []
+    exporters: list[Exporter] = []
     try:
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(media.open())
             for maker in makers:
-                products.append(stack.enter_context(maker(reader)))
+                exporters.append(stack.enter_context(maker(reader)))
             index = 0
             for item in reader:
                 if isinstance(item, av.Packet):
-                    for product in products:
-                        product.add_sound(item)
+                    for exporter in exporters:
+                        exporter.add_sound(item)
                     continue
                 name = media.mask_name(index)
                 ids = mask_of(name)
-                for product in products:
-                    product.add(name, item, ids)
+                for exporter in exporters:
+                    exporter.add(name, item, ids)
                 index += 1
                 advance()
     except (OSError, av.error.FFmpegError) as error:
-        where = ", ".join(str(product.path) for product in products)
+        where = ", ".join(str(exporter.path) for exporter in exporters)
         raise errors.VosError(
-            f"{where}: cannot write: {error.strerror or error}; the masks are kept: type the same command "
-            "again once it is solved"
+            f"{where}: cannot write: {error.strerror or error}; the masks are kept: solve the problem, then "
+            "run the same command again"
         ) from error

@@ -1,6 +1,6 @@
-"""The paper's Figure 3: where the checkpoints of a template meet a proposal, with and without alignment.
+"""The paper's Figure 3: matches of template checkpoints in proposals, with and without alignment.
 
-The template is the object's first annotation, as in the paper (DESIGN section 10).
+The template is the object's first annotation, as in the paper.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ CHECKPOINTS = 4
 PROPOSALS = 3
 COLOURS = ((255, 150, 0), (0, 200, 255), (255, 60, 220))
 TEMPLATE, PROPOSAL = 300, 230  # pixels of a picture's side
-DUPLICATE = 0.6  # proposals that overlap more are the same to the eye
+DUPLICATE = 0.6  # IoU above which two proposals look the same
 
 
 def draw(
     video: video_lib.Video, inspected: inspection.Inspection
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
-    """Yields (the user's object id, its picture) for every object that has been annotated before the frame.
+    """Yields (the user's object id, its figure) for every object that was annotated before the frame.
 
-    Arrows lead from each checkpoint to the location that weighs most in it: with alignment the one that
-    looks alike, without the spatially corresponding one.
+    Arrows lead from each checkpoint to the proposal location with the largest weight; without alignment, to
+    the spatially corresponding location.
     """
-    assert isinstance(inspected.model, vos.VOS)  # `figures.check` refuses others
+    assert isinstance(inspected.model, vos.VOS)  # `figures.check` rejects others
     config = dataclasses.replace(inspected.model.config, template="first")
     adaptive = inspected.rerun(vos.VOS(config=dataclasses.replace(config, alignment="adaptive"))).out
     none = inspected.rerun(vos.VOS(config=dataclasses.replace(config, alignment="none"))).out
@@ -64,7 +64,7 @@ def draw(
 
 
 def checkpoints(weights: Float[np.ndarray, " S"], count: int) -> Int[np.ndarray, " K"]:
-    """Up to `count` template locations inside the object, far from one another."""
+    """Returns up to `count` template locations inside the object, far from each other."""
     side = round(weights.size**0.5)
     inside = np.flatnonzero(weights > min(0.5, weights.max() / 2))
     if inside.size == 0:
@@ -80,7 +80,7 @@ def checkpoints(weights: Float[np.ndarray, " S"], count: int) -> Int[np.ndarray,
 def distinct(
     similarity: Float[np.ndarray, " P"], boxes: Float[np.ndarray, "P 4"], valid: Bool[np.ndarray, " P"]
 ) -> list[int]:
-    """The most similar valid proposals that do not show the same place."""
+    """Returns the most similar valid proposals without duplicates."""
     chosen: list[int] = []
     for j in np.argsort(-np.where(valid, similarity, -np.inf)):
         if not valid[j] or len(chosen) == PROPOSALS:
@@ -93,7 +93,7 @@ def distinct(
 def crop(
     frame: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, "4"], side: int
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """What RoIAlign sees of a box (y0, x0, y1, x1): stretched to a square."""
+    """Crops a box (y0, x0, y1, x1) and stretches it to a square, as RoIAlign does."""
     y0, x0, y1, x1 = box
     matrix = np.array([[max(x1 - x0, 1) / side, 0, x0], [0, max(y1 - y0, 1) / side, y0]], np.float64)
     # Pixel centres are at + 1/2.
@@ -110,7 +110,7 @@ def panel(
     scores: list[float],
     locations: int,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """The template on the left, proposals on the right, arrows between."""
+    """Draws the template on the left, proposals on the right, and arrows between them."""
     side = round(locations**0.5)
     step = PROPOSAL + layout.GAP
     height, width = PROPOSALS * step - layout.GAP, layout.panel_width(2)

@@ -1,4 +1,4 @@
-"""The paper's Figure 4: the worst objects of a run, found by J, each in its worst frame (DESIGN §10)."""
+"""The paper's Figure 4: the objects of lowest J in a run, each in its worst frame."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ def draw(
     Args:
       scores: of the run.
       videos: by name.
-      mask_path: from (sequence, frame name) to the result.
+      mask_path: returns the path of the mask of (sequence, frame name).
     """
     scored = sorted((score for score in scores if score.J.size), key=lambda score: score.J.mean())
     panels = []
@@ -34,7 +34,7 @@ def draw(
         video = videos[score.sequence]
         index, measured = worst_frame(score, video)
         frame, truth = video.frame(index), video.mask(index)
-        assert truth is not None  # what is scored is annotated
+        assert truth is not None  # scored frames are annotated
         found = mask_files.read_mask(mask_path(video.name, video.frame_names[index]), video.size)
         if video.merge_objects:
             found = np.minimum(found, 1)

@@ -1,4 +1,4 @@
-"""The paper's Figure 1: frame, truth, coarse masks (what matching found), refined masks (DESIGN §10)."""
+"""The paper's Figure 1: frame, truth, coarse masks, refined masks."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from vos_jax.visualize import layout, overlay
 
 
 def draw(video: video_lib.Video, inspected: inspection.Inspection) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """Draws one frame's masks; panels that there is nothing for (no truth, no coarse masks) are left out."""
+    """Draws one frame's masks; leaves out the truth or coarse masks if there are none."""
     frame = inspected.see(video.frame(inspected.index))
     panels = [("frame", frame)]
     truth = video.mask(inspected.index)

@@ -1,4 +1,4 @@
-"""The paper's Figure 2: what in the memory an object's pixels are read from (DESIGN section 10)."""
+"""The paper's Figure 2: the relevance of memory pixels for an object's pixels."""
 
 from collections.abc import Iterator
 
@@ -26,18 +26,18 @@ def relevance(
     config: read_lib.ReadConfig,
     weights: Float[Array, "N h w"],
 ) -> Float[Array, "N M h w"]:
-    """How much each memory pixel gives to an object's pixels: its softmax weights, summed over them.
+    """Returns each memory pixel's attention, summed over an object's pixels.
 
-    A read is linear in the values it reads, so its gradient with respect to them IS the attention, whatever
-    the variant; nothing of a read needs to be written twice.
+    The read is linear in the values, so its gradient with respect to them is the attention, for every variant
+    of the read.
 
     Args:
       query_key: of the current frame.
-      memory, config: what is read, and how.
-      weights: which query pixels count, per object.
+      memory, config: the memory and the settings of the read.
+      weights: weight of each query pixel, per object.
 
     Returns:
-      Non-negative; sums to `weights`' sum for an object that the memory knows.
+      Non-negative; sums to the sum of `weights` for an object in the memory.
     """
     values = jnp.zeros((*memory.prob.shape, 1), memory.key.dtype)
 
@@ -49,17 +49,17 @@ def relevance(
 
 
 def read_config(model: state_lib.Model) -> read_lib.ReadConfig:
-    """How a model reads its memory."""
+    """Returns a model's settings of the read."""
     if isinstance(model, training_free.TrainingFree):
         return model.config.training_free.read
-    assert isinstance(model, vos.VOS)  # there is no third one
+    assert isinstance(model, vos.VOS)  # the only other model
     return model.config.read
 
 
 def draw(
     video: video_lib.Video, inspected: inspection.Inspection
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H2 W2 3"]]]:
-    """Yields (the user's object id, its picture): the current frame, then the memory frames in order."""
+    """Yields (the user's object id, its figure): the current frame, then the memory frames in order."""
     memory = inspected.memory
     h, w = memory.prob.shape[2:]
     factor = inspected.prob.shape[1] // h
@@ -70,7 +70,7 @@ def draw(
     frame = inspected.see(video.frame(inspected.index))
     ids = inspected.ids(inspected.prob)
     slot_frames, pinned = np.asarray(memory.slot_frame), np.asarray(memory.slot_pinned)
-    # The slot of the long term shows no frame.
+    # The long-term slot belongs to no frame.
     slots = [m for m in np.argsort(slot_frames) if memory.slot_valid[m] and slot_frames[m] >= 0]
     width = layout.panel_width(COLUMNS)
     for user_id, index in inspected.objects.slots.items():
@@ -80,7 +80,7 @@ def draw(
                 layout.fit(overlay.overlay(frame, only), width), f"frame {inspected.index}: the object"
             )
         ]
-        # One scale for all memory frames: which of them matters is to be seen, too.
+        # One scale for all memory frames, so that they can be compared.
         scaled = np.asarray(heat[index], np.float32)
         scaled = scaled / max(float(scaled.max()), 1e-12)
         for m in slots:
@@ -98,10 +98,10 @@ def draw(
 def lay_heat(
     frame: UInt8[np.ndarray, "H W 3"], heat: Float[np.ndarray, "h w"], padded: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame in grey under the heat map; `heat` in [0, 1] covers the padded frame."""
+    """Draws the heat map over the frame in grey; `heat` in [0, 1] covers the padded frame."""
     height, width = frame.shape[:2]
     full = cv2.resize(heat, padded[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
-    # The square root shows what is weak beside a peak.
+    # The square root makes weak values visible next to a peak.
     level = np.round(255 * np.sqrt(np.clip(full, 0, 1))).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
     grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

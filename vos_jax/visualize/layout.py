@@ -1,4 +1,4 @@
-"""Figures: captioned panels in a grid on white, sized to be read at the width of a page."""
+"""Layout of figures: captioned panels in a grid on white, readable at the width of a page."""
 
 import functools
 import pathlib
@@ -12,7 +12,7 @@ from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
 WIDTH = 1600  # pixels: 16 cm at 250 per inch
-TEXT = 28  # pixels: 8 points there
+TEXT = 28  # pixels: 8 points at 250 per inch
 GAP = 12
 
 
@@ -22,14 +22,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def fit(image: UInt8[np.ndarray, "H W 3"], width: int) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """The image, `width` pixels wide."""
+    """Resizes the image to `width` pixels."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     method = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method)
 
 
 def caption(image: UInt8[np.ndarray, "H W 3"], text: str, *, size: int = TEXT) -> np.ndarray:
-    """The image below one line of text; a line that is too long is set smaller."""
+    """Adds one line of text above the image; a smaller font is used if it is too long."""
     while size > 12 and _font(size).getlength(text) > image.shape[1]:
         size -= 1
     strip = Image.new("RGB", (image.shape[1], round(1.4 * size)), "white")
@@ -38,14 +38,14 @@ def caption(image: UInt8[np.ndarray, "H W 3"], text: str, *, size: int = TEXT) -
 
 
 def write(canvas: UInt8[np.ndarray, "H W 3"], position: tuple[int, int], text: str, colour) -> np.ndarray:
-    """The canvas with text whose upper left corner is at `position` (y, x)."""
+    """Returns the canvas with text, whose upper left corner is at `position` (y, x)."""
     picture, (y, x) = Image.fromarray(canvas), position
     ImageDraw.Draw(picture).text((x, y), text, fill=tuple(colour), font=_font(TEXT))
     return np.array(picture)
 
 
 def grid(panels: Sequence[np.ndarray], *, columns: int, title: str | None = None) -> np.ndarray:
-    """Panels of one width, row by row, under a title."""
+    """Arranges panels of equal width row by row, under a title."""
     columns = min(columns, len(panels))
     width = panels[0].shape[1]
     rows = []
@@ -68,12 +68,12 @@ def _title(width: int, text: str) -> np.ndarray:
 
 
 def panel_width(columns: int) -> int:
-    """How wide panels are of which so many fill a figure's width."""
+    """Returns the width of a panel if `columns` panels fill a figure's width."""
     return (WIDTH - GAP * (columns + 1)) // columns
 
 
 def save(path: pathlib.Path, image: UInt8[np.ndarray, "H W 3"]) -> pathlib.Path:
-    """Writes a PNG, all of it or nothing, and returns its path; VosError if it cannot be written."""
+    """Writes a PNG atomically and returns its path; VosError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic(path) as temporary:

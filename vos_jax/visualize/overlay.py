@@ -1,4 +1,4 @@
-"""Masks over frames: colour overlays, videos of them, contact sheets."""
+"""Overlays of masks on frames, videos of them, contact sheets."""
 
 import fractions
 import pathlib
@@ -16,13 +16,13 @@ from vos_jax.typing import UInt8
 from vos_jax.visualize import video_writer
 
 FOLDER = "overlays"
-"""The folder below OUT in which eval.py draws."""
+"""The folder of eval.py's overlays below OUT."""
 
 
 def overlay(
     frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"], alpha: float = 0.5
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame with every object tinted in its DAVIS palette colour and outlined.
+    """Returns the frame with every object tinted in its DAVIS palette colour and outlined.
 
     Args:
         frame: RGB.
@@ -34,7 +34,7 @@ def overlay(
     colours = mask_files.PALETTE[ids]
     tinted = np.round((1 - alpha) * frame + alpha * colours).astype(np.uint8)
     out = np.where(ids[..., None] > 0, tinted, frame)
-    # The outline lies inside the object: a pixel is on it where its neighbourhood holds another id.
+    # The outline is inside the object: its pixels have another id in their neighbourhood.
     width = max(1, round(min(ids.shape) / 240))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     outline = (cv2.dilate(ids, kernel) != ids) | (cv2.erode(ids, kernel) != ids)
@@ -44,24 +44,24 @@ def overlay(
 def write_video(
     path: pathlib.Path | str, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float = 24.0
 ) -> pathlib.Path:
-    """Writes RGB frames as H.264 (yuv420p, which every player takes) and returns the path.
+    """Writes RGB frames as H.264 (yuv420p, which every player supports) and returns the path.
 
-    Odd sizes get one more row or column, copied from the border. Frames are taken one by one and the
-    file appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
+    Odd sizes get one more row or column, copied from the border. Frames are read one by one, and the file
+    appears when it is complete. Raises `VosError` for no frames or frames of several sizes.
     """
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    with video_writer.Movie(path, rate=rate) as film:
+    with video_writer.VideoWriter(path, rate=rate) as writer:
         for index, frame in enumerate(frames):
-            film.write(frame, index / rate)
-    return film.path
+            writer.write(frame, index / rate)
+    return writer.path
 
 
 def contact_sheet(
     frames: Sequence[UInt8[np.ndarray, "H W 3"]], *, columns: int = 3, width: int = 1000, gap: int = 6
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """One picture of several: a grid read row by row, `width` pixels wide, on white.
+    """Arranges pictures row by row in one picture, `width` pixels wide, on white.
 
-    Frames may differ in size; each is fitted into cells shaped like the first.
+    Pictures may differ in size; each is fitted into a cell with the shape of the first.
     """
     if not frames:
         raise VosError("a contact sheet needs at least one frame")
@@ -86,8 +86,8 @@ def contact_sheet(
     return sheet
 
 
-def pick(count: int, *, shown: int = 6) -> list[int]:
-    """Indices of up to `shown` frames spread evenly over `count`, both ends among them."""
+def evenly_spaced(count: int, *, shown: int = 6) -> list[int]:
+    """Returns up to `shown` indices, evenly spaced over `count`, with both ends."""
     return sorted(set(np.linspace(0, count - 1, min(shown, count)).round().astype(int).tolist()))
 
 
@@ -97,19 +97,19 @@ def draw_video(
     """Draws FOLDER/<video>.mp4 and the contact sheet FOLDER/<video>.png from masks on disk.
 
     Args:
-        video: where the frames come from.
-        mask_path: from a frame's name to its mask.
-        folder: made if it is not there.
+        video: the video.
+        mask_path: returns the path of a frame's mask, given the frame's name.
+        folder: created if missing.
 
     Returns:
         The contact sheet's path.
 
     Raises:
-        VosError: a mask is missing, broken or of another size; the folder cannot be written.
+        VosError: a mask is missing, damaged or of another size; the folder cannot be written.
     """
     folder = pathlib.Path(folder)
     indices = video.required
-    sheet, shown = [], {indices[place] for place in pick(len(indices))}
+    sheet, shown = [], {indices[place] for place in evenly_spaced(len(indices))}
 
     def drawn() -> Iterator[np.ndarray]:
         for index in indices:

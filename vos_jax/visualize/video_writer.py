@@ -1,4 +1,4 @@
-"""Video files, written frame by frame at the frames' own times: H.264 in mp4, VP9 with alpha in webm."""
+"""Writer of video files, frame by frame at the frames' times: H.264 in mp4, VP9 with alpha in webm."""
 
 import fractions
 import os
@@ -13,13 +13,13 @@ import numpy as np
 from vos_jax import errors, files
 from vos_jax.typing import UInt8
 
-# Sound that an mp4 may hold as it is; any other is encoded again, as AAC.
+# Audio codecs that are copied to an mp4; others are encoded again as AAC.
 COPIED_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
 
 _CODECS = {
-    # yuv420p is what every player takes.
+    # Every player supports yuv420p.
     ".mp4": ("libx264", "yuv420p", {"crf": "20", "preset": "veryfast"}),
-    # VP9 keeps alpha only without alternate reference frames.
+    # VP9 supports alpha only without alternate reference frames.
     ".webm": (
         "libvpx-vp9",
         "yuva420p",
@@ -40,18 +40,18 @@ def check_codec(suffix: str) -> None:
         ) from error
 
 
-class Movie:
-    """A video file being written; it appears under its name when it is complete.
+class VideoWriter:
+    """Writes a video file, which appears under its name when it is complete.
 
     Odd sizes get one more row or column, copied from the border.
 
     Args:
       path: ends in .mp4 (RGB frames) or .webm (RGBA frames).
-      rate: frames per second, on average.
-      time_base: seconds; times of frames are rounded to multiples of it. Default: a frame.
-      aspect: a pixel's width over its height.
-      audio: the stream whose packets `add_sound` will be given.
-      size: (height, width) of the frames; needed where sound comes before the first of them.
+      rate: average number of frames per second.
+      time_base: unit of the frames' times, in seconds. Default: the duration of a frame.
+      aspect: width of a pixel divided by its height.
+      audio: the stream of the packets for `add_sound`.
+      size: (height, width) of the frames; needed if sound comes before the first frame.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Movie:
             self._begin(size)
 
     def write(self, image: UInt8[np.ndarray, "H W C"], time: fractions.Fraction) -> None:
-        """Adds a frame, shown from `time` (seconds) on; VosError if it is not of the first one's size."""
+        """Adds a frame that is shown from `time` (seconds) on; VosError if its size is another."""
         if self._size is None:
             self._begin(image.shape[:2])
         if image.shape[:2] != self._size:
@@ -98,7 +98,7 @@ class Movie:
         try:
             pieces = packet.decode()
         except av.error.FFmpegError:
-            return  # a damaged packet is a gap in the sound, no reason to lose the film
+            return  # a damaged packet becomes a gap in the sound
         for piece in pieces:
             assert isinstance(self._audio, av.AudioStream) and isinstance(piece, av.AudioFrame)
             self._container.mux(self._audio.encode(piece))
@@ -113,7 +113,7 @@ class Movie:
         self._container.close()
         files.commit(self._temporary, self.path)
 
-    def __enter__(self) -> "Movie":
+    def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
@@ -127,7 +127,7 @@ class Movie:
         codec, pixels, options = _CODECS[self.path.suffix]
         self._size = size
         stream = self._container.add_stream(codec, rate=self.rate.limit_denominator(1001))
-        assert isinstance(stream, av.VideoStream)  # `_CODECS` are of pictures
+        assert isinstance(stream, av.VideoStream)  # `_CODECS` has video codecs only
         self._stream = stream
         self._stream.height, self._stream.width = (side + side % 2 for side in size)
         self._stream.pix_fmt = pixels
@@ -147,5 +147,5 @@ class Movie:
             try:
                 self._container.close()
             except (OSError, av.error.FFmpegError):
-                pass  # a full disk: what is there goes anyway
+                pass  # a full disk; the file is removed below
             files.remove(self._temporary)

@@ -188,7 +188,7 @@ class Project:
         path = self.folder / "overlay.mp4"
         path.unlink(missing_ok=True)
         names = {self.media.mask_name(index): index for index in range(self.num_frames)}
-        exports.make(
+        exports.export_video(
             [lambda video: exports.Overlay(path, self.media, video.audio)],
             self.media,
             lambda name: self.ids(names[name]),

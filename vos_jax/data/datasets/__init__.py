@@ -1,4 +1,4 @@
-"""Data sets by layout: a new one is a file here that returns a `VideoDataset`, and a line in DATASETS."""
+"""Data sets by layout. To add one, write a file that returns a `VideoDataset` and add it to DATASETS."""
 
 import dataclasses
 import logging
@@ -35,7 +35,7 @@ DATASETS: dict[str, Callable[[DatasetConfig], VideoDataset]] = {
 
 
 def detect(root: str | pathlib.Path) -> str:
-    """Returns the layout of a folder, a key of DATASETS; "folders" where it shows no other.
+    """Detects the layout of a folder, a key of DATASETS; "folders" if it matches no other.
 
     Raises:
       VosError: there is no such folder.
@@ -55,10 +55,10 @@ def detect(root: str | pathlib.Path) -> str:
 
 
 def open_dataset(config: EvalDatasetConfig) -> VideoDataset:
-    """Returns the data set to segment, restricted to `sequences` without `exclude`, with its prompts.
+    """Opens the data set to segment, restricted to `sequences` without `exclude`, with its prompts.
 
     Raises:
-      VosError: naming what the data set lacks, an unknown kind, or a name that matches nothing.
+      VosError: something is missing in the data set, an unknown kind, or a name that matches nothing.
     """
     dataset = _open(config).select(config)
     if config.seen:
@@ -73,10 +73,10 @@ def open_dataset(config: EvalDatasetConfig) -> VideoDataset:
 
 
 def open_training_videos(config: SourceConfig) -> tuple[Video, ...]:
-    """Opens a source, keeps what `sequences` and `exclude` leave of it, and lists it; decodes nothing.
+    """Opens the videos of a source, restricted to `sequences` without `exclude`; decodes nothing.
 
-    Videos that can never give a clip (a single frame where videos are wanted, no mask at all) are left out
-    and named in one log line.
+    Videos without a possible clip (only one frame in a source of videos, or no mask) are left out and named
+    in one log line.
 
     Raises:
       VosError: unknown kind, missing folder, a name that matches nothing, or nothing left to train on.
@@ -85,7 +85,7 @@ def open_training_videos(config: SourceConfig) -> tuple[Video, ...]:
     dataset.matching(config.partial)
     chosen = frozenset(dataset.select(config).names)
     kept, lost = [], []
-    # In the data set's own order: the order of writing patterns changes nothing.
+    # The data set's order, so that the order of the patterns has no effect.
     for video in map(dataset.open_video, (name for name in dataset.names if name in chosen)):
         problem = _problem_of(video, config, dataset.photos)
         if problem is None:
@@ -110,7 +110,7 @@ def _open(config: DatasetConfig) -> VideoDataset:
 
 
 def _problem_of(video: Video, config: SourceConfig, photo: bool) -> str | None:
-    """Returns why a video can never give a clip, or None."""
+    """Returns the reason why no clip can be made from a video, or None."""
     if not video.annotated:
         return "no masks"
     drawable = len(video) if config.unannotated else len(video.annotated)

@@ -1,4 +1,4 @@
-"""The settings of a data set, and the data set itself: named videos, opened one by one."""
+"""The settings of a data set, and `VideoDataset`: named videos that are opened one by one."""
 
 import dataclasses
 import fnmatch
@@ -15,19 +15,19 @@ class DatasetConfig:
 
     Attributes:
       kind: Its layout: "davis" (ImageSets, resolution folders), "folders" (a folder of folders of frames),
-        "youtube_vos" (meta.json), "photos" (images/ and masks/, or folders holding these two), "array_record"
-        (packed by vos_jax.tools.pack_data), "tfds" (the catalogue's davis, prepared below `root`),
-        "rendered" (drawn by our code), or "auto" = found out from the folder.
+        "youtube_vos" (meta.json), "photos" (images/ and masks/, or folders with these two), "array_record"
+        (packed by vos_jax.tools.pack_data), "tfds" (the davis of TFDS, prepared below `root`),
+        "rendered" (drawn by our code), or "auto" = detected from the folder.
       root: Its folder; --data.
       split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"), the folder of YouTube-VOS
         ("valid"), or the split of records.
-      year: Chooses the list in ImageSets/YEAR/ of DAVIS.
+      year: The folder in ImageSets/ of DAVIS.
       resolution: The folder in JPEGImages/ and Annotations/ of DAVIS: "480p" or "Full-Resolution".
       sequences: Names or patterns to take; empty = all of the split.
       exclude: Names or patterns to leave out. A name or pattern that matches nothing is an error.
-      merge_objects: Whether all objects are one, as in DAVIS 2016.
-      all_frames: The folder with every frame of YouTube-VOS (valid_all_frames), to see more than those beside
-        meta.json.
+      merge_objects: Whether all objects are merged into one, as in DAVIS 2016.
+      all_frames: The folder with every frame of YouTube-VOS (valid_all_frames), to segment more than the
+        required frames.
     """
 
     kind: str = "auto"
@@ -47,10 +47,10 @@ class EvalDatasetConfig(DatasetConfig):
 
     Attributes:
       sequences: Names or patterns to take, in this order; empty = all of the split; --sequences.
-      prompts: Which masks are given: "first_frame", "first" (each object's first), "all" (later ones
-        correct), or "auto" = as the data set's protocol says.
-      seen: Categories of YouTube-VOS that were trained on; empty = those of ../train/meta.json, where it is
-        there.
+      prompts: Masks that are used as prompts: "first_frame", "first" (each object's first), "all" (later ones
+        are corrections), or "auto" = by the data set's protocol.
+      seen: Categories of YouTube-VOS that were trained on; empty = those of ../train/meta.json, if that file
+        exists.
 
     Raises:
       VosError: an unknown word.
@@ -75,12 +75,11 @@ class SourceConfig(DatasetConfig):
       weight: Share in the mixture, relative to the other sources; 0 leaves it out.
       dataset_name: Data set whose lambda of the matching cost it trains: "default", "static", "davis",
         "youtube_vos".
-      partial: Names or patterns whose masks leave objects unlabelled ("*": all): outside their masks the
-        proposal network is not punished for what it takes for an object.
+      partial: Names or patterns of videos with unlabelled objects ("*": all). Outside their masks, the
+        proposal loss ignores locations that the network takes for an object.
       unannotated: Whether frames without a mask may be in a clip (never first).
       short_side: Larger frames are shrunk to this short side while decoding; 0 = they keep their size.
-      pseudo: Whether pseudo-clips are made from single frames; none = exactly of videos of one frame, as
-        photos are.
+      pseudo: Whether pseudo-clips are made from single frames; none = only if a video has one frame (photos).
 
     Raises:
       VosError: a value out of range.
@@ -97,7 +96,7 @@ class SourceConfig(DatasetConfig):
         checks.at_least(self, 0, "weight", "short_side")
 
     def is_exhaustive(self, name: str) -> bool:
-        """Tells whether the masks of a video label everything that its frames show."""
+        """Returns whether the masks of a video label every object that its frames show."""
         return not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.partial)
 
 
@@ -106,14 +105,14 @@ class VideoDataset:
     """Named videos of one split; iterating opens them in order.
 
     Attributes:
-      name: As results call the data set.
-      split: As results call the split.
+      name: Name of the data set in results.
+      split: Name of the split in results.
       names: Of the videos, all different, in order.
-      open_video: Opens the video of a name; VosError where its files contradict the layout.
+      open_video: Opens the video of a name; VosError if its files contradict the layout.
       listing: The file or folder that lists the names, for errors.
       photos: Whether every video is a single image.
-      archive_folder: The folder that holds the videos in a submission; empty: none.
-      categories: (video, object id) -> its category; None: not known of all objects (YouTube-VOS).
+      archive_folder: The folder of the videos in a submission; empty: none.
+      categories: (video, object id) -> its category (YouTube-VOS); None: not known for all objects.
       seen_categories: Categories that were trained on; empty: not known.
     """
 
@@ -134,20 +133,20 @@ class VideoDataset:
         return map(self.open_video, self.names)
 
     def __getitem__(self, name: str) -> video_lib.Video:
-        """Opens a video; VosError names those that an unknown name resembles."""
+        """Opens a video; for an unknown name, VosError lists similar ones."""
         if name not in self.names:
             self._refuse(name)
         return self.open_video(name)
 
     @property
     def seen(self) -> dict[tuple[str, int], bool] | None:
-        """(video, object id) -> whether its category was trained on; None where that is not known."""
+        """(video, object id) -> whether its category was trained on; None if that is not known."""
         if self.categories is None or not self.seen_categories:
             return None
         return {key: category in self.seen_categories for key, category in self.categories.items()}
 
     def matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
-        """Returns the names that patterns match, in the order of the patterns.
+        """Returns the names that the patterns match, in the order of the patterns.
 
         Raises:
           VosError: a pattern matches nothing.
@@ -161,7 +160,7 @@ class VideoDataset:
         return tuple(found)
 
     def select(self, config: DatasetConfig) -> Self:
-        """Returns the videos that `sequences` takes and `exclude` leaves; VosError as `matching`."""
+        """Returns the data set restricted to `sequences` without `exclude`; VosError as `matching`."""
         taken = self.matching(config.sequences) if config.sequences else self.names
         left_out = frozenset(self.matching(config.exclude))
         return dataclasses.replace(self, names=tuple(name for name in taken if name not in left_out))

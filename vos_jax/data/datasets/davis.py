@@ -15,18 +15,18 @@ HELD_BACK = (
     "horsejump-low",
     "scooter-gray",
 )
-"""Sequences of DAVIS 2016 train (7 of 30) that are never trained on; development is judged by them.
+"""Sequences of DAVIS 2016 train (7 of 30) that are never trained on; development is evaluated on them.
 
-The official validation set stays unseen until a figure is published."""
+The official validation set is used only for published figures."""
 
 
 def open_davis(config: base.DatasetConfig) -> base.VideoDataset:
-    """Opens DAVIS below `root`, the folder holding JPEGImages/; the first frame's masks are the prompts.
+    """Opens DAVIS in `root`, the folder with JPEGImages/; the first frame's masks are the prompts.
 
     Year 2016 merges all objects into one, 2017 keeps them.
 
     Raises:
-      VosError: what is missing at `root`, and where DAVIS is to be had.
+      VosError: files are missing in `root`; the message names them and the download page.
     """
     root, year, split = pathlib.Path(config.root), config.year, config.split
     files.safe_name(config.resolution, "resolution")
@@ -65,7 +65,7 @@ def _find_listing(root: pathlib.Path, year: int, split: str, resolution: str) ->
             f"{listings / split}.txt: no such split; {listings} has {', '.join(splits)} "
             f"(--config.data.split={files.closest_names(split, splits)[0]})"
         )
-    # The archive of 2016 lists pairs of files per resolution.
+    # The 2016 archive lists pairs of files per resolution.
     old = root / "ImageSets" / resolution / f"{split}.txt"
     return old if year == 2016 and old.is_file() else None
 
@@ -75,7 +75,7 @@ def _read_listing(path: pathlib.Path) -> tuple[str, ...]:
         lines = [line.split() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
-    # A line is a sequence, or in the archive of 2016 "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
+    # A line is a sequence, or in the 2016 archive "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
     listed = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
     return tuple(dict.fromkeys(files.safe_name(name, f"{path}: sequence") for name in listed))
 

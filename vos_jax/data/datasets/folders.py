@@ -1,4 +1,4 @@
-"""A folder of folders of frames, with masks in a folder beside them."""
+"""A folder of folders of frames, with masks in separate folders."""
 
 import pathlib
 
@@ -40,7 +40,7 @@ def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
     inside = files.list_files(folder / names[0])
     if not any(map(image_files.is_frame, inside)) and any(path.is_dir() for path in inside):
         raise errors.VosError(
-            f"{folder / names[0]}: holds folders, not frames; for the DAVIS layout say "
+            f"{folder / names[0]}: holds folders, not frames; for the DAVIS layout give "
             "--config.data.kind=davis"
         )
 

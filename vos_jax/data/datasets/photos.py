@@ -12,7 +12,7 @@ def open_photos(config: base.DatasetConfig) -> base.VideoDataset:
     """Opens photos as videos of one frame, named STEM or SET/STEM.
 
     Raises:
-      VosError: no folder of images, or two images of one name.
+      VosError: no folder of images, or two images with the same name.
     """
     root = pathlib.Path(config.root)
     folders = [root] if (root / "images").is_dir() else sorted(p.parent for p in root.glob("*/images"))

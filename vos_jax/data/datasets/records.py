@@ -1,4 +1,4 @@
-"""Data sets packed by tools/pack_data.py: one ArrayRecord record per frame, the index in metadata.json."""
+"""Data sets packed by tools/pack_data.py: one ArrayRecord record per frame, and an index, metadata.json."""
 
 import abc
 import dataclasses
@@ -17,7 +17,7 @@ from vos_jax.data.datasets import base
 from vos_jax.typing import UInt8, cached_property
 
 _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
-"""Places of a data set below the root that names it."""
+"""Patterns of a prepared data set's folder below the root."""
 
 
 class Records(Protocol):
@@ -29,7 +29,7 @@ class Records(Protocol):
 
 
 class PackedRecords:
-    """Records written by `vos_jax.tools.builders`: dicts of their byte strings, opened where used."""
+    """Records written by `vos_jax.tools.builders`, as dicts of byte strings; opened on first use."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         self._folder, self._split = folder, split
@@ -42,7 +42,7 @@ class PackedRecords:
         if self._opened is None:
             try:
                 self._opened = grain.sources.ArrayRecordDataSource(self._shards())
-            # Whatever a damaged file makes array_record raise.
+            # array_record raises various errors for damaged files.
             except Exception as error:
                 raise errors.VosError(
                     f"{self._folder}: cannot open split '{self._split}' ({brief(error)}); "
@@ -51,7 +51,7 @@ class PackedRecords:
         return self._opened
 
     def _shards(self) -> list[str]:
-        """The split's files, in order; ValueError where they are not all there."""
+        """Returns the split's files, in order; ValueError if some are missing."""
         try:
             info = files.read_json(self._folder / "dataset_info.json")
             lengths = {split["name"]: split["shardLengths"] for split in info["splits"]}
@@ -62,7 +62,7 @@ class PackedRecords:
         found = sorted(path for path in self._folder.glob("*.array_record-*-of-*") if path.is_file())
         found = [str(path) for path in found if path.name.split(".")[0].endswith(f"-{self._split}")]
         if len(found) != len(lengths[self._split]):
-            raise ValueError(f"{len(found)} of its {len(lengths[self._split])} files are there")
+            raise ValueError(f"it has {len(found)} of {len(lengths[self._split])} files")
         return found
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class PackedRecords:
 
 
 def brief(error: Exception) -> str:
-    """Returns the first line of an error that says something."""
+    """Returns the first non-empty line of an error, or its type."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
@@ -90,7 +90,7 @@ class RecordVideo(video_lib.Video):
     Attributes:
       records: The records of its split.
       position: Of its first record.
-      root: The folder that errors name.
+      root: The data set's folder, for errors.
     """
 
     records: Records
@@ -99,7 +99,7 @@ class RecordVideo(video_lib.Video):
 
     @abc.abstractmethod
     def encoded(self, index: int, part: str) -> bytes:
-        """Returns the "frame" or the "mask" of a frame; VosError where its record has none."""
+        """Returns the "frame" or the "mask" of a frame; VosError if its record has none."""
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -111,14 +111,14 @@ class RecordVideo(video_lib.Video):
         return image_files.shrink(self._decoded(index), self.short_side)
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"] | None:
-        """Returns the object ids of frame `index`, None without annotation; VosError if they are broken."""
+        """Returns the object ids of frame `index`, None without annotation; VosError if they are damaged."""
         if index not in self.annotated:
             return None
         ids = decode_ids(self.encoded(index, "mask"), self.where(index))
         return np.minimum(ids, np.uint8(1)) if self.merge_objects else ids
 
     def where(self, index: int) -> str:
-        """Returns what errors call a frame."""
+        """Returns the name of a frame in errors."""
         return f"{self.root}: {self.name} frame {index}"
 
     def _decoded(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -130,7 +130,7 @@ class PackedVideo(RecordVideo):
     """A video packed by `vos_jax.tools.builders`: one record per frame."""
 
     def encoded(self, index: int, part: str) -> bytes:
-        """Returns the "frame" or the "mask" of a frame; VosError where its record has none."""
+        """Returns the "frame" or the "mask" of a frame; VosError if its record has none."""
         path = ("frame" if part == "frame" else "ids",)
         return image_at(self.records[self.position + index], path, self.where(index))
 
@@ -145,7 +145,7 @@ def decode_ids(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def image_at(record: Any, path: tuple[str | int, ...], where: str) -> bytes:
-    """Returns the encoded image at a path of keys and positions; VosError where there is none."""
+    """Returns the encoded image at a path of keys and positions; VosError if there is none."""
     try:
         for key in path:
             record = record[key]
@@ -169,7 +169,7 @@ def open_records(config: base.DatasetConfig) -> base.VideoDataset:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.VosError(
             f"{folder}: no index of sequences (metadata.json); only datasets packed by python -m "
-            "vos_jax.tools.pack_data have one. For the catalogue's davis say kind='tfds'"
+            "vos_jax.tools.pack_data have one. For the davis of TFDS set kind='tfds'"
         ) from error
     records = PackedRecords(folder, config.split)
     if type(photos) is not bool or not isinstance(index, list):
@@ -183,7 +183,7 @@ def open_records(config: base.DatasetConfig) -> base.VideoDataset:
             )
         entries[entry["name"]] = entry
     if index:
-        records[index[0]["start"]]  # whether there is anything to read, before work starts
+        records[index[0]["start"]]  # raises at once if the records cannot be read
 
     def open_video(name: str) -> video_lib.Video:
         entry = entries[name]
@@ -215,7 +215,7 @@ def prepared(root: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def find_folder(root: str) -> pathlib.Path:
-    """Returns the one folder at or below a root that holds a prepared dataset; VosError if it is not one."""
+    """Returns the only folder at or below a root with a prepared dataset; VosError for none or several."""
     found = prepared(root)
     if len(found) != 1:
         inside = ", ".join(str(path.relative_to(root)) for path in found[:5])
@@ -225,7 +225,7 @@ def find_folder(root: str) -> pathlib.Path:
 
 
 def packed_names(root: str | pathlib.Path) -> list[str] | None:
-    """Returns the names packed at or below a folder; None where no packed dataset is found."""
+    """Returns the names packed at or below a folder; None if no packed dataset is found."""
     try:
         (folder,) = prepared(root)
         return [str(entry["name"]) for entry in files.read_json(folder / "metadata.json")["sequences"]]
@@ -234,7 +234,7 @@ def packed_names(root: str | pathlib.Path) -> list[str] | None:
 
 
 def _is_whole(entry: Any, count: int) -> bool:
-    """Tells whether an entry of metadata.json is one of `builders`, with records that are among `count`."""
+    """Returns whether an entry of metadata.json is valid and its records are among `count`."""
 
     def rising(times: Any, stop: int) -> bool:
         return (

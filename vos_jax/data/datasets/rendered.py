@@ -1,6 +1,6 @@
-"""Videos drawn by our own code: textured objects that move, turn, scale and occlude, with exact truth.
+"""Rendered videos: textured objects that move, turn, scale and occlude, with exact masks.
 
-The demo and most tests live on them: nothing to download, every mask known to the pixel.
+The demo and most tests use them, because they need no download.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from vos_jax.data.datasets import base, sprites
 from vos_jax.errors import VosError
 from vos_jax.typing import Float, UInt8, cached_property
 
-_SHADE = 0.06  # Distance of a look-alike's hue from the object's, of a whole turn.
+_SHADE = 0.06  # Distance of a look-alike's hue from the object's, as a share of a full turn.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderedVideo(video_lib.Video):
-    """One rendered video, made by `make_video`; frames are drawn when asked for, in any order.
+    """One rendered video, made by `make_video`; frames are drawn on demand, in any order.
 
     Attributes:
       frame_size: (height, width) in pixels.
       objects: Number of objects.
       seed: Changes textures and paths.
-      away: (start, end) of each stretch of frames in which no object is in the frame.
-      look_alikes: Number of things that look like the objects but are background.
+      away: (start, end) of each range of frames without objects.
+      look_alikes: Number of background objects that look like the real ones.
     """
 
     frame_size: tuple[int, int]
@@ -63,7 +63,7 @@ class RenderedVideo(video_lib.Video):
         return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"]:
-        """Returns the true ids of frame `index`: of a pixel, the uppermost object that covers half of it."""
+        """Returns the ids of frame `index`: each pixel has the uppermost object that covers half of it."""
         ids = np.zeros(self.size, np.uint8)
         for sprite in self._sprites:
             alpha = sprites.down(sprite.placed(index, np.ascontiguousarray(sprite.image[..., 3])), self.size)
@@ -72,7 +72,7 @@ class RenderedVideo(video_lib.Video):
 
     @cached_property
     def _sprites(self) -> list[sprites.Sprite]:
-        """Things from the lowest to the uppermost; look-alikes lie below the objects and have id 0."""
+        """Sprites from the lowest to the uppermost; look-alikes are below the objects and have id 0."""
         rng = np.random.default_rng([*self._seed, 1])
         order = rng.permutation(self.objects)
         turn = rng.uniform(0, 2 * np.pi)
@@ -93,7 +93,7 @@ class RenderedVideo(video_lib.Video):
 
     @cached_property
     def _background(self) -> Float[np.ndarray, "H2 W2 3"]:
-        """A mossy ground half as large again as the frame, so that a camera can move over it."""
+        """A mossy ground, 1.5 times as large as the frame, so that the camera can move over it."""
         height, width = (round(1.5 * side) for side in self.size)
         rng = np.random.default_rng([*self._seed, 0])
         coarse, fine = sprites.noise(rng, (height, width), 3, 3), sprites.noise(rng, (height, width), 14, 4)
@@ -103,7 +103,7 @@ class RenderedVideo(video_lib.Video):
         below = position.astype(np.int32)
         share = (position - below)[..., None].astype(np.float32)
         ground = palette[below] * (1 - share) + palette[below + 1] * share
-        # Slopes of the fine noise towards the light make it read as relief.
+        # Shading by the slopes of the fine noise looks like relief.
         relief = cv2.Sobel(fine, cv2.CV_32F, 1, 0, ksize=3) + cv2.Sobel(fine, cv2.CV_32F, 0, 1, ksize=3)
         return np.clip(ground * (1 - 0.25 * np.tanh(2.5 * relief))[..., None], 0, 1).astype(np.float32)
 
@@ -140,14 +140,13 @@ def make_video(
     Args:
       name: part of the seed.
       size: height and width in pixels, at least 16.
-      frames: number of frames; a longer video begins with the shorter one's frames.
+      frames: number of frames; videos of different lengths have the same first frames.
       objects: number of objects, 1 to 64; their ids are 1..objects.
       seed: changes textures and paths.
-      merge_objects: all objects are one, as in DAVIS 2016.
-      away: (start, end) of each stretch of frames in which no object is in the frame; they take
-        `sprites.SLIDE` frames to leave, and to come back.
-      look_alikes: how many more things there are that look like the objects but for a shade, stay, and are
-        background.
+      merge_objects: all objects are merged into one, as in DAVIS 2016.
+      away: (start, end) of each range of frames without objects; objects take `sprites.SLIDE` frames to
+        leave and to come back.
+      look_alikes: number of background objects of a slightly different hue, which never leave.
 
     Raises:
       VosError: a number out of range.
@@ -155,7 +154,7 @@ def make_video(
     if not 1 <= objects <= mask_files.MAX_OBJECTS:
         raise VosError(f"a rendered video holds 1 to {mask_files.MAX_OBJECTS} objects, not {objects}")
     if frames < 1 or min(size) < 16:
-        raise VosError(f"a rendered video needs a frame and 16 pixels a side, not {frames} x {size}")
+        raise VosError(f"a rendered video needs a frame and 16 pixels per side, not {frames} x {size}")
     return RenderedVideo(
         name=name,
         frame_names=tuple(f"{index:05d}" for index in range(frames)),
@@ -174,11 +173,11 @@ def open_rendered(config: base.DatasetConfig) -> base.VideoDataset:
     """Returns the sample: one video, `make_video()`; each object's first mask is its prompt.
 
     Raises:
-      VosError: a folder is named.
+      VosError: `root` is not empty.
     """
     if config.root:
         raise VosError(
-            f"data.kind=rendered draws its own video and reads no data; leave {config.root} (--data) away"
+            f"data.kind=rendered draws its own video and reads no data; leave out {config.root} (--data)"
         )
     return base.VideoDataset(
         name="rendered",
@@ -204,7 +203,7 @@ def write_davis(
     """Writes rendered videos in the DAVIS layout and returns `root`.
 
     `JPEGImages/480p/<sequence>/00000.jpg`, `Annotations/480p/<sequence>/00000.png` (indexed, DAVIS
-    palette) and `ImageSets/<year>/<split>.txt`. Same arguments, same files.
+    palette) and `ImageSets/<year>/<split>.txt`. The same arguments give the same files.
     """
     root = pathlib.Path(root)
     for sequence in sequences:

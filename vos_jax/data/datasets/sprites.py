@@ -1,4 +1,4 @@
-"""Objects of the rendered videos: a picture with a shape and a pattern, and a path through the video."""
+"""Objects of the rendered videos: an image with a shape and a pattern, and a path through the video."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ SLIDE = 24  # Frames that an object takes to leave, and to come back.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sprite:
-    """An object's picture (colour times alpha, alpha; side x side x 4) and its path.
+    """An object's image (colour times alpha, alpha; side x side x 4) and its path.
 
     In frames `start` to `end` - 1 of each (start, end) in `away` it is outside the frame.
     """
@@ -42,10 +42,10 @@ class Sprite:
         *,
         hue: float = 0.0,
     ):
-        """Draws object `object_id` of `objects`, its colours turned by `hue`, and chooses a path that crosses
-        the others'."""
+        """Draws object `object_id` of `objects`, with its hue turned by `hue`, on a path that crosses the
+        others'."""
         height, width = size
-        # Objects start spread on an ellipse and swing through the middle, where they meet.
+        # Objects start on an ellipse and swing through the middle, where they meet.
         start = turn + 2 * np.pi * (object_id - 1) / objects
         crowd = min(1.0, np.sqrt(3 / objects))
         return cls(
@@ -62,18 +62,18 @@ class Sprite:
         )
 
     def outside(self, index: int) -> float:
-        """Returns the part of the way out of the frame that the object has gone, from 0 to 1."""
+        """Returns the object's progress on its way out of the frame, from 0 to 1."""
         ways = [min(index - start + SLIDE, end - 1 + SLIDE - index) / SLIDE for start, end in self.away]
         return min(max([0.0, *ways]), 1.0)
 
     def placed(self, index: int, picture: np.ndarray) -> np.ndarray:
-        """`picture`, as large as `image`, moved to where the object is in frame `index`, supersampled."""
+        """Moves `picture`, as large as `image`, to the object's position in frame `index`, supersampled."""
         time = 2 * np.pi * index / FRAMES_PER_CYCLE
         along = np.cos(self.cycles * time + self.phase)
         across = 0.35 * np.sin(2 * time + 3 * self.phase)
         y = self.centre[0] + self.swing[0] * along + self.swing[1] * across * 0.35
         x = self.centre[1] + self.swing[1] * along - self.swing[0] * across
-        # To the side, by so much that nothing of it is left in the frame.
+        # Moves the object to the side until it is completely outside the frame.
         height, width = self.frame_size
         x += (1 if self.object_id % 2 else -1) * self.outside(index) * (width + 0.4 * min(height, width))
         scale = self.scale * (1 + 0.22 * np.sin(time + 5 * self.phase))
@@ -101,7 +101,7 @@ def down(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: int) -> np.ndarray:
-    """Smooth noise in [0, 1], [H, W] float32: octaves of bicubic-resized random grids."""
+    """Returns smooth noise in [0, 1], [H, W] float32: octaves of bicubic-resized random grids."""
     height, width = size
     total = np.zeros(size, np.float32)
     for octave in range(octaves):
@@ -115,7 +115,7 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: 
 def _draw(
     object_id: int, side: int, rng: np.random.Generator, turned: float
 ) -> Float[np.ndarray, "side side 4"]:
-    """An object's picture: a shape, a pattern of two or three colours, light from the upper left."""
+    """Draws an object: a shape, a pattern of two or three colours, light from the upper left."""
     axis = np.linspace(-1, 1, side, dtype=np.float32)
     y, x = axis[:, None], axis[None, :]
     radius, angle = np.hypot(y, x), np.arctan2(y, x) + np.zeros_like(y * x)

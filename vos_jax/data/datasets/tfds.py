@@ -1,4 +1,4 @@
-"""The TFDS catalogue's `davis`: one record per video, read through tensorflow-datasets."""
+"""The `davis` of TFDS: one record per video, read through tensorflow-datasets."""
 
 import pathlib
 from typing import Any
@@ -9,10 +9,10 @@ from vos_jax.data.datasets import base, records
 
 
 class CatalogueVideo(records.RecordVideo):
-    """A video of the catalogue's davis; only the frames asked for are decoded."""
+    """A video of the davis of TFDS; only requested frames are decoded."""
 
     def encoded(self, index: int, part: str) -> bytes:
-        """Returns the "frame" or the "mask" of a frame; VosError where its record has none."""
+        """Returns the "frame" or the "mask" of a frame; VosError if its record has none."""
         path = ("video", "frames" if part == "frame" else "segmentations", index)
         return records.image_at(self.records[self.position], path, self.where(index))
 
@@ -23,7 +23,7 @@ def open_catalogue(config: base.DatasetConfig) -> base.VideoDataset:
     The masks of the first frame are the prompts.
 
     Raises:
-      VosError: no prepared dataset, or another one.
+      VosError: no prepared dataset, or a different one.
     """
     folder = records.find_folder(config.root)
     found = CatalogueRecords(folder, config.split)
@@ -32,7 +32,7 @@ def open_catalogue(config: base.DatasetConfig) -> base.VideoDataset:
         names = tuple(head["video_name"].decode() for head in heads)
         lengths = [int(head["num_frames"]) for head in heads]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise errors.VosError(f"{folder}: not the catalogue's davis (its records have no {error})") from error
+        raise errors.VosError(f"{folder}: not the davis of TFDS (its records have no {error})") from error
     position_of = {name: position for position, name in enumerate(names)}
 
     def open_video(name: str) -> video_lib.Video:
@@ -54,7 +54,7 @@ def open_catalogue(config: base.DatasetConfig) -> base.VideoDataset:
 
 
 class CatalogueRecords:
-    """Records of a prepared TFDS dataset as nested dicts, images encoded; opened where used."""
+    """Records of a prepared TFDS dataset as nested dicts, images encoded; opened on first use."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         self._folder, self._split = folder, split
@@ -65,19 +65,19 @@ class CatalogueRecords:
 
     def _open(self) -> tuple[Any, Any]:
         if self._opened is None:
-            # Imported here: it costs a second, and sources of files do without.
+            # Imported here because it takes a second and other layouts do not need it.
             import tensorflow_datasets as tfds
             from tensorflow_datasets.core import example_parser
 
             _check_features(self._folder)
             try:
                 builder = tfds.builder_from_directory(self._folder)
-                # Nested images can only be left undecoded by parsing the record ourselves.
+                # Parsing the record ourselves is the only way to keep nested images encoded.
                 data = builder.as_data_source(
                     self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
                 )
                 parser = example_parser.ExampleParserNp(builder.info.features.get_serialized_info())
-            # Whatever a damaged file makes TFDS, protobuf or array_record raise.
+            # TFDS, protobuf and array_record raise various errors for damaged files.
             except Exception as error:
                 raise errors.VosError(
                     f"{self._folder}: cannot open split '{self._split}' ({records.brief(error)}); "
@@ -100,7 +100,7 @@ class CatalogueRecords:
 
 
 def _check_features(folder: pathlib.Path) -> None:
-    """Refuses a features.json that names Python classes of others: they would be imported."""
+    """Raises VosError for a features.json with Python classes outside TFDS, which would be imported."""
     try:
         waiting = [files.read_json(folder / "features.json")]
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ class MetaObject:
     """One object in meta.json.
 
     Attributes:
-      category: its name, or None where it is not told.
+      category: its name, or None if it is not listed.
       frames: names of the frames that show it (training) or in which its mask is required (validation).
     """
 
@@ -26,7 +26,7 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, MetaObject]]:
     """Returns video name -> object id -> object of a meta.json.
 
     Raises:
-      VosError: the file is missing or of another form, or a name is no plain one.
+      VosError: the file is missing or malformed, or a name is not a plain folder name.
     """
     try:
         entries = files.read_json(path)["videos"]
@@ -52,13 +52,13 @@ def read_meta(path: pathlib.Path) -> dict[str, dict[int, MetaObject]]:
 def open_youtube_vos(config: base.DatasetConfig) -> base.VideoDataset:
     """Opens ROOT/[SPLIT/]meta.json, JPEGImages/VIDEO/*.jpg and Annotations/VIDEO/*.png.
 
-    Each object is given in the first mask that holds it; masks after that, where there are any, are truth.
-    Only the frames in meta.json are results; with `all_frames` (or its JPEGImages) those between them are
-    seen, too. Year 2018 or 2019 only names the results.
+    The first mask with an object is its prompt; later masks, if any, are ground truth. Only the frames in
+    meta.json are results; with `all_frames` (or its JPEGImages) the frames between them are segmented, too.
+    The year, 2018 or 2019, only names the results.
 
     Raises:
-      VosError: no or another meta.json, no such folder of all frames, and on opening a video, a frame of
-        meta.json or of a mask that is missing.
+      VosError: a missing or malformed meta.json, no such folder of all frames, and, when a video is opened, a
+        missing frame of meta.json or of a mask.
     """
     files.safe_name(config.split, "split")
     root = pathlib.Path(config.root)
@@ -77,7 +77,7 @@ def open_youtube_vos(config: base.DatasetConfig) -> base.VideoDataset:
         if (frame_folder / "JPEGImages").is_dir():
             frame_folder = frame_folder / "JPEGImages"
         if not frame_folder.is_dir():
-            raise errors.VosError(f"{config.all_frames}: no such folder (all_frames: that of every frame)")
+            raise errors.VosError(f"{config.all_frames}: no such folder; all_frames is valid_all_frames")
 
     def open_video(name: str) -> video_lib.Video:
         video = video_lib.open_folder_video(
@@ -103,7 +103,7 @@ def open_youtube_vos(config: base.DatasetConfig) -> base.VideoDataset:
 def _with_listed(
     video: video_lib.FolderVideo, objects: dict[int, MetaObject], folder: pathlib.Path
 ) -> video_lib.Video:
-    """Returns a video with what meta.json lists of its objects."""
+    """Returns a video with the required frames of its objects from meta.json."""
     index_of = {name: index for index, name in enumerate(video.frame_names)}
     listed = {o: entry.frames for o, entry in objects.items() if entry.frames}
     required = {name for names in listed.values() for name in names}

@@ -1,4 +1,4 @@
-"""Backbones behind one interface: `make(name).apply({"params": p}, frame) -> Features`."""
+"""Backbones with one interface: `make(name).apply({"params": p}, frame) -> Features`."""
 
 import functools
 import pathlib
@@ -21,8 +21,8 @@ class Backbone(NamedTuple):
     """A backbone.
 
     Attributes:
-      make: a function `(dtype=...) -> Linen module`, from a frame to `Features`.
-      conversion: of its ImageNet weights from another project's.
+      make: a function `(dtype=...) -> Linen module`; the module maps a frame to `Features`.
+      conversion: the plan that converts its ImageNet weights from PyTorch.
     """
 
     make: Callable[..., nn.Module]

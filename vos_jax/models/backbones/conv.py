@@ -1,4 +1,4 @@
-"""The layers backbones are made of: kernel and bias only, for batch norm is folded in at conversion."""
+"""The layers of the backbones: kernel and bias only, because the conversion folds batch norm into them."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jax import lax
 from vos_jax.typing import Array, DTypeLike, Float
 
 INIT_KERNEL = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-# A depthwise kernel is [k, k, C]: its fan is k², which "fan_in" cannot see in that shape.
+# The axes are given because the fan-in of a depthwise kernel [k, k, C] is k², not k² C.
 INIT_DEPTHWISE = nn.initializers.variance_scaling(
     2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=()
 )
@@ -20,8 +20,8 @@ class Conv(nn.Module):
         features: output channels.
         size: k, odd.
         stride: 1 or 2.
-        symmetric: pads (k-1)/2 on both sides, as PyTorch models do; otherwise the SAME rule, as TensorFlow
-            models do: at stride 2 on an even axis SAME puts one zero less before it.
+        symmetric: pads (k-1)/2 on both sides, as PyTorch models do; else by the SAME rule, as TensorFlow
+            models do, which at stride 2 on an even axis pads one zero less in front.
         dtype: of the computation; parameters stay float32.
     """
 
@@ -52,7 +52,7 @@ class Conv(nn.Module):
 
 
 class Weights(nn.Module):
-    """A kernel and a bias, without an operation: for layers that are computed together (`bottleneck`)."""
+    """Returns a kernel and a bias, for layers that are computed together (`ops.bottleneck`)."""
 
     shape: tuple[int, ...]
     init: nn.initializers.Initializer

@@ -10,8 +10,8 @@ from vos_jax.models.backbones import conv, features, folding
 from vos_jax.ops import bottleneck
 from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
-# Not ImageNet's mean and deviation: the lite series was trained on (pixel - 127) / 128. The batch norm
-# statistics confirm it: photographs meet the stem's means to 0.06 deviations, ImageNet's scaling to 0.34.
+# The lite series was trained on (pixel - 127) / 128. The batch norm statistics confirm it: on photographs
+# the stem's means differ by 0.06 deviations, with ImageNet's mean and deviation by 0.34.
 MEAN = (127 / 255, 127 / 255, 127 / 255)
 STD = (128 / 255, 128 / 255, 128 / 255)
 
@@ -19,7 +19,7 @@ STEM_CHANNELS = 32
 
 
 class Stage(NamedTuple):
-    """A run of blocks with the same output; the first one strides."""
+    """A sequence of blocks with the same output channels; the first one has the stride."""
 
     blocks: int
     kernel: int
@@ -41,7 +41,7 @@ ENDPOINTS = (1, 2, 4, 6)
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand 1×1, depthwise k×k, project 1×1; with a skip where the shape stays."""
+    """Applies expand 1×1, depthwise k×k, project 1×1, and a skip if the shape does not change."""
 
     kernel: int
     stride: int
@@ -87,7 +87,7 @@ class BottleneckStage(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0's features of one frame (DESIGN §2); parameters under stem, stage1 … stage7.
+    """Computes EfficientNet-Lite0's features of one frame; parameters under stem, stage1 … stage7.
 
     Attributes:
         dtype: of the computation and of the features; parameters stay float32.
@@ -97,7 +97,7 @@ class EfficientNetLite0(nn.Module):
 
     @nn.compact
     def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:
-        """Features of an RGB frame, uint8 or float in [0, 1], with 24, 40, 112 and 320 channels."""
+        """Returns features of an RGB frame, uint8 or float in [0, 1], with 24, 40, 112 and 320 channels."""
         x = features.normalise(frame, mean=MEAN, std=STD, dtype=self.dtype)
         x = jax.nn.relu6(conv.Conv(STEM_CHANNELS, 3, 2, dtype=self.dtype, name="stem")(x))
         levels = []
@@ -109,7 +109,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def _layer_of(path: tuple[str, ...]) -> folding.Layer:
-    """Returns the source's names: one list of blocks; the norms keep their numbers without expansion."""
+    """Returns the source's names, which number the blocks of all stages in one list."""
     if path == ("stem",):
         return folding.Layer("_conv_stem", "_bn0")
     stage, block, layer = path
@@ -120,4 +120,4 @@ def _layer_of(path: tuple[str, ...]) -> folding.Layer:
 
 
 CONVERSION = folding.Plan(_layer_of, epsilon=1e-3, ignored=("_conv_head.", "_bn1.", "_fc."))
-"""Plan for efficientnet_lite_pytorch's names."""
+"""Plan for the names of efficientnet_lite_pytorch."""

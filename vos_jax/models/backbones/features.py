@@ -1,4 +1,4 @@
-"""What every backbone returns, and the pixel scaling every backbone begins with."""
+"""The output of every backbone, and the normalisation of its input."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 
 class Features(flax.struct.PyTreeNode):
-    """A frame's features at strides 4, 8, 16, 32 (DESIGN §2); ck is `[ceil(H/2^k), ceil(W/2^k), Ck]`."""
+    """A frame's features at strides 4, 8, 16, 32; ck is `[ceil(H/2^k), ceil(W/2^k), Ck]`."""
 
     c2: Float[Array, "*b h4 w4 C2"]
     c3: Float[Array, "*b h8 w8 C3"]
@@ -24,12 +24,12 @@ def normalise(
     std: tuple[float, float, float],
     dtype: DTypeLike,
 ) -> Float[Array, "H W 3"]:
-    """RGB pixels, uint8 or float in [0, 1], to zero mean and unit deviation, in `dtype`.
+    """Scales RGB pixels, uint8 or float in [0, 1], to zero mean and unit deviation, in `dtype`.
 
-    The arithmetic is float32: bfloat16 holds only 8 of a pixel's bits, less the mean's.
+    Computed in float32, because bfloat16 has 8 bits of precision, too few for a pixel minus the mean.
     """
     scale = 255.0 if jnp.issubdtype(frame.dtype, jnp.integer) else 1.0
-    # Python first, so that the whole scaling is one multiply and one add per pixel.
+    # Gain and offset are computed in Python, so that the scaling is one multiply and one add per pixel.
     gain = jnp.asarray([1.0 / (scale * s) for s in std], jnp.float32)
     offset = jnp.asarray([-m / s for m, s in zip(mean, std, strict=True)], jnp.float32)
     return (frame.astype(jnp.float32) * gain[None, None, :] + offset[None, None, :]).astype(dtype)

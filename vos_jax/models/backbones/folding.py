@@ -1,4 +1,4 @@
-"""Names a PyTorch model's layers in ours, and folds each batch norm into the convolution before it."""
+"""Converts a PyTorch backbone: renames its layers and folds each batch norm into its convolution."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,19 +9,19 @@ from vos_jax import errors
 
 
 class Layer(NamedTuple):
-    """One convolution of the source and its batch norm: their tensors are `conv`.weight, `norm`.*"""
+    """Names of one convolution of the source and its batch norm; their tensors are `conv`.weight, `norm`.*"""
 
     conv: str
     norm: str
 
 
 class Plan(NamedTuple):
-    """How one backbone's source is laid out.
+    """The layout of one backbone's source.
 
     Attributes:
-        layer_of: from our layer's path, e.g. ("stage1", "block0", "conv1"), to the source's names.
+        layer_of: maps our layer's path, e.g. ("stage1", "block0", "conv1"), to the source's names.
         epsilon: of the source's batch norms.
-        ignored: prefixes of the source's tensors that features do not need (the classifier).
+        ignored: prefixes of the source's tensors that the features do not need (the classifier).
     """
 
     layer_of: Callable[[tuple[str, ...]], Layer]
@@ -36,7 +36,7 @@ def convert(
     *,
     name: str,
 ) -> dict[str, np.ndarray]:
-    """The parameters of a backbone, `{"stage1/block0/conv1/kernel": float32 array, …}`.
+    """Returns the parameters of a backbone, `{"stage1/block0/conv1/kernel": float32 array, …}`.
 
     With y = scale (x - mean) + beta after a convolution without bias, scale = gamma / sqrt(var + epsilon),
     the folded layer has the kernel scale · kernel and the bias beta - scale · mean.
@@ -44,11 +44,11 @@ def convert(
     Args:
         source: the PyTorch model's tensors.
         shapes: layer path -> shape of its kernel, in our layout.
-        plan: how the source is laid out.
-        name: what to call the source in errors.
+        plan: the layout of the source.
+        name: name of the source in errors.
 
     Raises:
-        VosError: a tensor is missing, has another shape, is not finite or is left over: another architecture.
+        VosError: a tensor is missing, has another shape, is not finite or is not used.
     """
     used = set()
 
@@ -61,7 +61,7 @@ def convert(
             )
         value = np.asarray(source[key], np.float64)
         if not np.isfinite(value).all():
-            raise errors.VosError(f"{name}: {key} holds NaN or infinity; the file is of no use")
+            raise errors.VosError(f"{name}: {key} holds NaN or infinity; use another file")
         used.add(key)
         return value
 
@@ -83,5 +83,5 @@ def convert(
         params["/".join((*path, "bias"))] = (beta - mean * scale).astype(np.float32)
     for key in source:
         if key not in used and not key.startswith(plan.ignored) and not key.endswith(".num_batches_tracked"):
-            raise errors.VosError(f"{name}: has a tensor {key} too many; is it another architecture?")
+            raise errors.VosError(f"{name}: has an unexpected tensor {key}; is it another architecture?")
     return params

@@ -1,4 +1,4 @@
-"""Backbone weights on disk: a safetensors file and, beside it, a JSON record of what it is."""
+"""Backbone weights on disk: a safetensors file and a JSON record of the same name."""
 
 import hashlib
 import pathlib
@@ -23,7 +23,7 @@ def load(name: str, path: str | pathlib.Path | None = None) -> dict:
 
     Raises:
         VosError: no such file (the message tells how to make one), not a safetensors file, a
-            file of another backbone, or one whose sha256 is not its record's.
+            file of another backbone, or one whose sha256 differs from its record's.
     """
     file = pathlib.Path(path) if path is not None else WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
@@ -41,7 +41,7 @@ def load(name: str, path: str | pathlib.Path | None = None) -> dict:
 
 
 def read_weights(file: pathlib.Path) -> bytes:
-    """The bytes of a weights file; VosError if it cannot be read."""
+    """Returns the bytes of a weights file; VosError if it cannot be read."""
     try:
         return files.read_bytes(file)
     except OSError as error:
@@ -49,7 +49,7 @@ def read_weights(file: pathlib.Path) -> bytes:
 
 
 def check_record(file: pathlib.Path, data: bytes, *, required: bool) -> None:
-    """Raises VosError unless `data` has the sha256 that the record beside `file` gives."""
+    """Raises VosError unless `data` has the sha256 of the record next to `file`."""
     record = file.with_suffix(".json")
     if not record.is_file():
         if required:
@@ -68,7 +68,7 @@ def check_record(file: pathlib.Path, data: bytes, *, required: bool) -> None:
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> dict:
-    """`{"stem/kernel": a}` to `{"stem": {"kernel": a}}`."""
+    """Converts `{"stem/kernel": a}` to `{"stem": {"kernel": a}}`."""
     tree: dict = {}
     for key, value in flat.items():
         *path, leaf = key.split("/")

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al. 2016) in torchvision's layout: the stride is the 3×3 convolution's."""
+"""ResNet-18 and ResNet-50 (He et al. 2016) in torchvision's layout: the 3×3 convolution has the stride."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vos_jax.models.backbones import conv, features, folding
 from vos_jax.typing import Array, DTypeLike, Float, Shaped
 
-# ImageNet's, which torchvision's weights were trained with.
+# ImageNet's mean and deviation, with which torchvision's weights were trained.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -17,7 +17,7 @@ STEM_CHANNELS = 64
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a skip, projected where the shape changes."""
+    """Applies two 3×3 convolutions and a skip, which is projected if the shape changes."""
 
     channels: int
     stride: int
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1 down, 3×3, 1×1 up by 4, and a skip, projected where the shape changes."""
+    """Applies 1×1 down, 3×3, 1×1 up by 4, and a skip, which is projected if the shape changes."""
 
     channels: int
     stride: int
@@ -56,7 +56,7 @@ def _conv(channels: int, size: int, stride: int, dtype: DTypeLike, name: str) ->
 
 
 class ResidualStage(nn.Module):
-    """A run of blocks of one width, named block0, block1, …; the first one strides."""
+    """A sequence of blocks of one width, named block0, block1, …; the first one has the stride."""
 
     block: type[nn.Module]
     blocks: int
@@ -73,7 +73,7 @@ class ResidualStage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet's features of one frame (DESIGN §2); parameters are grouped as stem, stage1 … stage4.
+    """Computes a ResNet's features of one frame; parameters under stem, stage1 … stage4.
 
     Attributes:
         block: BasicBlock or Bottleneck.
@@ -87,10 +87,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, frame: Shaped[Array, "H W 3"]) -> features.Features:
-        """Features of an RGB frame, uint8 or float in [0, 1]."""
+        """Returns features of an RGB frame, uint8 or float in [0, 1]."""
         x = features.normalise(frame, mean=MEAN, std=STD, dtype=self.dtype)
         x = jax.nn.relu(_conv(STEM_CHANNELS, 7, 2, self.dtype, "stem")(x))
-        # Flax takes pairs, too, but annotates nothing, and its default is a word.
+        # Flax accepts pairs, but has no annotation for them.
         padding: Any = ((1, 1), (1, 1))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         levels = []
@@ -123,4 +123,4 @@ def _layer_of(path: tuple[str, ...]) -> folding.Layer:
 
 
 CONVERSION = folding.Plan(_layer_of, epsilon=1e-5, ignored=("fc.",))
-"""Plan for torchvision's names."""
+"""Plan for the names of torchvision."""
