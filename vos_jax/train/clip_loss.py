@@ -73,8 +73,9 @@ def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...]
     `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each
     clip's number in the batch of all devices, by which its randomness is drawn; without it, clips count from
     0. `key` is the run's: it is folded by `step` and clip. The loss is the mean over clips; metrics are the
-    scalars "loss", `losses.TERMS`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy". Terms of
-    proposals and of correspondence are there only where they are computed.
+    scalars "loss", `losses.TERMS`, those of `config.terms`, the IoUs of `losses.mask_losses`, and
+    "correspondence_accuracy". Terms of proposals and of correspondence are there only where they are
+    computed.
 
     Args:
       model: the method.
@@ -158,6 +159,17 @@ def clip_terms(
         prediction = model.track(weights, encoded, state, train=True)
         prob = masks.aggregate(prediction.prob, object_valid)
         prob = prob if learns else jax.lax.stop_gradient(prob)
+        predicted = losses_lib.PredictedFrame(
+            prob=prob,
+            truth=truth,
+            object_valid=object_valid,
+            cell_valid=cell_valid,
+            out=prediction.out,
+            prev_prob=state.prev_prob,
+            encoded=encoded,
+            read=prediction.read,
+        )
+        terms = losses_lib.mask_losses(predicted, config)
         corrupted = None
         if config.corruption.enabled:
             corrupted = corruption_lib.corrupt(prob[1:], object_valid, key, config.corruption)
@@ -171,7 +183,6 @@ def clip_terms(
             slot_attention=prediction.read.slot_attention,
             memory_prob=corrupted,
         )
-        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     use_truth = _use_truth(config, annotated, sampling_key, step)
@@ -186,7 +197,7 @@ def clip_terms(
     _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=config.unroll)
 
     counts = annotated[late]
-    terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
+    terms = {name: losses_lib.mean(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
     terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config)
     if config.correspondence:
@@ -225,7 +236,7 @@ def _proposal_terms(
             detections, labels[:-1], valid, ignored=labels[-1], exhaustive=clip["exhaustive"]
         )
     )(detections, labels)
-    return {name: losses_lib.mean_over_frames(values, annotated) for name, values in found.items()}
+    return {name: losses_lib.mean(values, annotated) for name, values in found.items()}
 
 
 def truth_of(ids: UInt8[Array, "T H W"], num_objects: int) -> Float[Array, "T N H/4 W/4"]:
