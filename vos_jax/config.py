@@ -171,11 +171,17 @@ def flatten(config: Any) -> dict[str, Any]:
     return {key: _plain(_get(config, key)) for key in keys(config)}
 
 
-def keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted keys of a `Config` or a section; those that follow another key are left out."""
+def keys(config: Any, prefix: str = "", *, empty: bool = False) -> Iterator[str]:
+    """Yields the dotted keys of a `Config` or a section; those that follow another key are left out.
+
+    Args:
+      config: the settings.
+      prefix: of every key.
+      empty: count a section of named entries that has none as a key.
+    """
     for name, value in _children(config):
-        if _is_section(config, name):
-            yield from keys(value, f"{prefix}{name}.")
+        if _is_section(config, name) and not (empty and value == {}):
+            yield from keys(value, f"{prefix}{name}.", empty=empty)
         else:
             yield f"{prefix}{name}"
 
@@ -183,7 +189,7 @@ def keys(config: Any, prefix: str = "") -> Iterator[str]:
 def describe(config: Any) -> dict[str, str]:
     """Returns what each key means, from the docstrings of the dataclasses."""
     found = {}
-    for key in keys(config):
+    for key in keys(config, empty=True):
         *sections, leaf = key.split(".")
         section = _get(config, ".".join(sections)) if sections else config
         if isinstance(section, Mapping):
@@ -370,8 +376,8 @@ def table(*, markdown: bool = False) -> str:
     """Returns every key with its default and its meaning, by section."""
     config, lines, before = default(), [], None
     texts = describe(config)
-    for key, value in flatten(config).items():
-        section = key.rpartition(".")[0]
+    for key in keys(config, empty=True):
+        section, value = key.rpartition(".")[0], _plain(_get(config, key))
         if section != before:
             head = f"\n### {section}\n\n| key | default | |\n|---|---|---|" if markdown else f"\n[{section}]"
             lines.append(head if section else head.replace("### ", "").replace("[]", "").strip("\n"))

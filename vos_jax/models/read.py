@@ -124,7 +124,7 @@ def _users_affinity(
 ) -> Float[Array, "Q K"]:
     """Returns a user's affinity times `scale`; VosError where its shape is wrong."""
     found, wanted = affinity(query, key), (query.shape[0], key.shape[0])
-    if jnp.shape(found) != wanted:
+    if getattr(found, "shape", None) != wanted:
         raise VosError(
             f"model.read.affinity: the function returned {_shape(found)} for query {_shape(query)} and key "
             f"{_shape(key)}; it must return {list(wanted)}, a similarity per pair"
@@ -136,7 +136,7 @@ def _weight_of(prob: Float[Array, "N M K"], config: ReadConfig) -> Float[Array, 
     """Returns the weight of every memory pixel; VosError where a user's function gives another shape."""
     weight = WEIGHTS[config.weight] if isinstance(config.weight, str) else config.weight
     found = weight(prob)
-    if jnp.shape(found) != prob.shape:
+    if getattr(found, "shape", None) != prob.shape:
         raise VosError(
             f"model.read.weight: the function returned {_shape(found)} for masks {_shape(prob)}; it must "
             "return a weight per pixel, of the same shape"

@@ -222,10 +222,11 @@ def _only_valid(frame: PredictedFrame) -> PredictedFrame:
 def _checked(name: str, term: FrameTerm, frame: PredictedFrame) -> Float[Array, ""]:
     """Returns a user's term; VosError where it is no number."""
     value = term(frame)
-    if jnp.shape(value) != ():
+    if not isinstance(value, int | float) and getattr(value, "shape", None) != ():
+        found = f"an array {list(value.shape)}" if hasattr(value, "shape") else repr(value)
         raise VosError(
-            f"train.loss.terms.{name}: the function returned an array {list(jnp.shape(value))}; return a "
-            "number, such as losses.mean(values, counts)"
+            f"train.loss.terms.{name}: the function returned {found}; return a number, such as "
+            "losses.mean(values, counts)"
         )
     return jnp.asarray(value, jnp.float32)
 
