@@ -27,6 +27,9 @@ from vos_jax.train import losses
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "experiments.md"
 
+FAST = ("model.variant=tiny", "model.proposals.source=none", "model.matching=greedy")
+"""The tiny model without the two stages that take longest to compile."""
+
 
 def example(name: str) -> str:
     """Returns the block of the page whose first line is `# NAME`."""
@@ -59,13 +62,10 @@ def place(tmp_path_factory) -> pathlib.Path:
     """A folder with two rendered frames and weights of the tiny model."""
     folder = tmp_path_factory.mktemp("experiments")
     rendered.write_davis(folder / "DAVIS", sequences=("ant",), frames=2, size=(64, 80))
-    params = tiny.model().init(jax.random.key(0), ("davis", "default"))
+    params = tiny.model(proposals=tiny.NO_NETWORK).init(jax.random.key(0), ("davis", "default"))
     # RefineNet starts at zero, by which it would hide all that goes into it.
     logit = params["refine"]["logit"]
     logit["kernel"] = 10.0 * jax.random.normal(jax.random.key(1), logit["kernel"].shape)
-    # Similarity alone decides which object gets which proposal.
-    params["matcher"]["lambda_logit"]["davis"] = jnp.float32(-9.0)
-    params["matcher"]["null_cost"] = jnp.float32(9.0)
     params = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     weights = {name: np.asarray(value) for name, value in params.items()}
     safetensors.numpy.save_file(weights, folder / "tiny.safetensors", metadata={"variant": "tiny"})
@@ -74,7 +74,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 def evaluated(place, out, config, *more) -> np.ndarray:
     """Returns the probabilities of the last frame after a run of eval.py, and asserts that it worked."""
-    overrides = ("model.variant=tiny", "inference.min_size=0", "eval.save_probabilities=true")
+    overrides = (*FAST, "inference.min_size=0", "eval.save_probabilities=true")
     arguments = ["--config", config, "--data", place / "DAVIS", "--adapt", "0", "--out", out]
     arguments += ["--checkpoint", place / "tiny.safetensors", *(f"--config.{x}" for x in overrides), *more]
     assert eval_program.main([str(argument) for argument in arguments]) == 0
@@ -83,24 +83,31 @@ def evaluated(place, out, config, *more) -> np.ndarray:
         return np.concatenate([arrays[name].ravel() for name in sorted(arrays.files)]).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def baseline(place) -> np.ndarray:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model_config.VARIANTS, "tiny", tiny.VARIANT)
-        return evaluated(place, place / "baseline", "davis17")
+def check_settings(results: pathlib.Path, path: pathlib.Path, *keys: str) -> None:
+    """Asserts that results name the function of a file, and that it differs from its baseline in `keys`."""
+    flat = json.loads((results / "results.json").read_text())["config"]
+    assert flat[keys[0]].startswith(f"vos_jax_config_{path.stem}:{path.stem}@")
+    found, others = configs.flatten(configs.load(path)), configs.flatten(configs.load("davis17"))
+    assert {key for key in found if found[key] != others[key]} == set(keys)
 
 
-@pytest.mark.parametrize(("name", "key"), [("mutual.py", "alignment"), ("cosine.py", "read.affinity")])
-def test_eval_runs_the_example(tiny_variant, place, baseline, tmp_path, name, key):
-    path = written(tmp_path, name)
-    found = evaluated(place, tmp_path / "results", path)
-    assert np.abs(found - baseline).max() > 0, "the variant was not used"
-    flat = json.loads((tmp_path / "results" / "results.json").read_text())["config"]
-    module = f"vos_jax_config_{path.stem}:{path.stem}@"
-    assert flat[f"model.{key}"].startswith(module)
-    others = configs.flatten(configs.load("davis17"))
-    changed = {key for key, value in configs.flatten(configs.load(path)).items() if others[key] != value}
-    assert changed <= {f"model.{key}", "model.read.scale"}
+def test_eval_runs_the_alignment(tiny_variant, place, tmp_path, monkeypatch):
+    """A hard assignment hides small changes of similarity, so that the call is noted."""
+    path, used, resolve = written(tmp_path, "mutual.py"), [], alignment.resolve
+    monkeypatch.setattr(alignment, "resolve", lambda choice: used.append(choice) or resolve(choice))
+    evaluated(place, tmp_path / "results", path)
+    assert {choice.__name__ for choice in used} == {"mutual"}
+    check_settings(tmp_path / "results", path, "model.alignment")
+
+
+def test_eval_runs_the_read_and_masks_differ(tiny_variant, place, tmp_path):
+    path = written(tmp_path, "cosine.py")
+    masks = [
+        evaluated(place, tmp_path / f"results_{index}", config)
+        for index, config in enumerate(("davis17", path))
+    ]
+    assert np.abs(masks[0] - masks[1]).max() > 0
+    check_settings(tmp_path / "results_1", path, "model.read.affinity", "model.read.scale")
 
 
 # ---------------------------------------------------------------- what must hold
@@ -192,9 +199,6 @@ def test_the_loss_term_keeps_what_must_hold():
 
 # ---------------------------------------------------------------- train.py
 SMALL = {
-    "model.variant": "tiny",
-    "model.proposals.source": "none",
-    "model.matching": "greedy",
     "train.steps": 1,
     "train.init": "random",
     "train.log_every": 1,
@@ -216,7 +220,7 @@ def test_train_learns_from_the_example(tiny_variant, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "join", lambda *_, **__: processes.ProcessGroup())
     tiny_training.write_davis(tmp_path / "data", sequences=1, frames=3, objects=2, size=(64, 80))
     path = written(tmp_path, "boundary.py")
-    overrides = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    overrides = [f"--config.{x}" for x in (*FAST, *(f"{key}={value}" for key, value in SMALL.items()))]
     arguments = ["--config", path, "--workdir", tmp_path / "run", "--data", f"davis={tmp_path / 'data'}"]
     assert train_program.main([*map(str, arguments), *overrides]) == 0
     (row,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
