@@ -155,21 +155,11 @@ def clip_terms(
 
     def follow(state: state_lib.State, inputs: tuple, *, learns: bool) -> tuple[state_lib.State, tuple]:
         encoded, truth, use_truth, key = inputs
+        prev_prob = state.prev_prob
         weights = params if learns else still
         prediction = model.track(weights, encoded, state, train=True)
         prob = masks.aggregate(prediction.prob, object_valid)
         prob = prob if learns else jax.lax.stop_gradient(prob)
-        predicted = losses_lib.PredictedFrame(
-            prob=prob,
-            truth=truth,
-            object_valid=object_valid,
-            cell_valid=cell_valid,
-            out=prediction.out,
-            prev_prob=state.prev_prob,
-            encoded=encoded,
-            read=prediction.read,
-        )
-        terms = losses_lib.mask_losses(predicted, config)
         corrupted = None
         if config.corruption.enabled:
             corrupted = corruption_lib.corrupt(prob[1:], object_valid, key, config.corruption)
@@ -183,6 +173,17 @@ def clip_terms(
             slot_attention=prediction.read.slot_attention,
             memory_prob=corrupted,
         )
+        predicted = losses_lib.PredictedFrame(
+            prob=prob,
+            truth=truth,
+            object_valid=object_valid,
+            cell_valid=cell_valid,
+            out=prediction.out,
+            prev_prob=prev_prob,
+            encoded=encoded,
+            read=prediction.read,
+        )
+        terms = losses_lib.mask_losses(predicted, config)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     use_truth = _use_truth(config, annotated, sampling_key, step)
