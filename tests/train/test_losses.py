@@ -206,7 +206,7 @@ def test_total_weighs_every_term():
 
 
 def test_a_users_term_is_one_function_and_one_weight():
-    """It sees what the package's terms see: 0 outside what is valid."""
+    """Cells and objects that do not count are kept out by the masks that the term is given."""
 
     def distance(frame):
         counts = frame.object_valid[:, None, None] & frame.cell_valid[None]
