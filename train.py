@@ -302,7 +302,8 @@ def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     noted = checkpoints.last_record(workdir)
     if allow or noted is None:
         return
-    if changes := setup.changed(noted["config"], now):
+    defaults = configs.flatten(configs.default(now["model.variant"]))
+    if changes := setup.changed(noted["config"], now, defaults):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         raise errors.VosError(
             f"{workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "

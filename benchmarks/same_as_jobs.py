@@ -165,7 +165,9 @@ def write_data(folder: pathlib.Path) -> None:
             name = f"video{number}/{index:05d}.png"
             _write_image(folder / "davis" / "JPEGImages" / name, video.frame(index))
             _write_image(folder / "davis" / "Annotations" / name, video.mask(index))
-    params: dict[str, Any] = dict(traverse_util.flatten_dict(tiny.params(), sep="/"))
+    # By the names of commit 4d321c0, as `loss` reads them.
+    initial = layout_0_1.to_0_1(tiny.model().init(jax.random.key(0), layout_0_1.DATASETS))
+    params: dict[str, Any] = dict(traverse_util.flatten_dict(initial, sep="/"))
     # RefineNet's last layer starts at zero, which would hide changes of its inputs.
     last = "refine/logit/kernel"
     params[last] = 0.1 * jax.random.normal(jax.random.key(1), params[last].shape)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-import jax.numpy as jnp
 import pytest
 
 import app
@@ -286,16 +285,6 @@ def test_a_setting_that_a_program_does_not_follow_is_refused(unused, override, m
 
 def test_a_config_file_may_set_what_is_for_other_programs():
     segment.UNUSED.check(config.load("davis16"), ["--config.model.proposals.source=none"])
-
-
-def test_the_variant_of_the_experiments_page_is_a_config(tmp_path):
-    page = (CONFIGS.parent / "docs" / "experiments.md").read_text()
-    path = tmp_path / "mutual.py"
-    path.write_text(page.split("```python\n")[1].split("```")[0])
-    variant = config.load(path).model.alignment
-    score, aligned, attention = variant(jnp.eye(4), jnp.ones(4), jnp.eye(4), temperature=0.05)
-    assert score > 0.9 and aligned.shape == attention.shape == (4, 4)
-    assert config.flatten(config.load(path))["model.alignment"].endswith("mutual")
 
 
 def test_command_line_is_parted():

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib.util
 import os
 import pathlib
@@ -29,6 +30,8 @@ T = typing.TypeVar("T")
 _hints = functools.cache(typing.get_type_hints)
 
 _PREFIX = "--config."
+_hashes: dict[str, str] = {}
+"""Hashes of the config files that were run, by module name."""
 # Beside the entry points in a checkout; where an installed wheel puts them otherwise (pyproject.toml).
 _FOLDERS = (
     pathlib.Path(__file__).resolve().parents[1] / "configs",
@@ -160,15 +163,25 @@ class Unused:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Returns every key and its value, JSON-able: callables become `module:name`, tuples lists."""
+    """Returns every key and its value, JSON-able: tuples become lists, callables `module:name`.
+
+    A function of a config file is followed by a hash of the file, so that results and checkpoints of another
+    version of the function are told apart.
+    """
     return {key: _plain(_get(config, key)) for key in keys(config)}
 
 
-def keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted keys of a `Config` or a section; those that follow another key are left out."""
+def keys(config: Any, prefix: str = "", *, empty: bool = False) -> Iterator[str]:
+    """Yields the dotted keys of a `Config` or a section; those that follow another key are left out.
+
+    Args:
+      config: the settings.
+      prefix: of every key.
+      empty: count a section of named entries that has none as a key.
+    """
     for name, value in _children(config):
-        if _is_section(config, name):
-            yield from keys(value, f"{prefix}{name}.")
+        if _is_section(config, name) and not (empty and value == {}):
+            yield from keys(value, f"{prefix}{name}.", empty=empty)
         else:
             yield f"{prefix}{name}"
 
@@ -176,7 +189,7 @@ def keys(config: Any, prefix: str = "") -> Iterator[str]:
 def describe(config: Any) -> dict[str, str]:
     """Returns what each key means, from the docstrings of the dataclasses."""
     found = {}
-    for key in keys(config):
+    for key in keys(config, empty=True):
         *sections, leaf = key.split(".")
         section = _get(config, ".".join(sections)) if sections else config
         if isinstance(section, Mapping):
@@ -283,9 +296,14 @@ def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, functools.partial):
+        bound = {**dict(enumerate(value.args)), **value.keywords}
+        return f"{_plain(value.func)}({', '.join(f'{name}={_plain(part)}' for name, part in bound.items())})"
     if callable(value):
-        named = hasattr(value, "__qualname__")
-        return f"{value.__module__}:{value.__qualname__}" if named else repr(value)
+        if not hasattr(value, "__qualname__"):
+            return repr(value)
+        version = _hashes.get(value.__module__)
+        return f"{value.__module__}:{value.__qualname__}" + (f"@{version}" if version else "")
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
@@ -327,6 +345,7 @@ def _run(path: pathlib.Path) -> Config:
     spec = importlib.util.spec_from_file_location(f"vos_jax_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # the path ends in .py
     module = importlib.util.module_from_spec(spec)
+    _hashes[spec.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     try:
         spec.loader.exec_module(module)
         get_config = module.get_config
@@ -357,8 +376,8 @@ def table(*, markdown: bool = False) -> str:
     """Returns every key with its default and its meaning, by section."""
     config, lines, before = default(), [], None
     texts = describe(config)
-    for key, value in flatten(config).items():
-        section = key.rpartition(".")[0]
+    for key in keys(config, empty=True):
+        section, value = key.rpartition(".")[0], _plain(_get(config, key))
         if section != before:
             head = f"\n### {section}\n\n| key | default | |\n|---|---|---|" if markdown else f"\n[{section}]"
             lines.append(head if section else head.replace("### ", "").replace("[]", "").strip("\n"))

@@ -64,6 +64,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         kinds = _kinds(member, len(parts), key, text)
         return tuple(parse(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+    if member is Callable:
+        raise VosError(f"--config.{key} takes a function, which only a config file can give")
     if member not in (bool, int, float):
         raise VosError(f"--config.{key} is a section; set one of its keys, or write a config file")
     try:

@@ -1,8 +1,6 @@
 """Alignment variants: numpy references, what may change a score and what may not, users' own variants."""
 
 import functools
-import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -229,15 +227,3 @@ def test_score_all_says_what_a_callable_must_return(returned):
     align = alignment.resolve(lambda template, weights, proposal: returned)
     with pytest.raises(errors.VosError, match=r"must return \(score \[\], aligned \[S, C\], attention"):
         alignment.score_all(align, template, weights, proposal, 0.1)
-
-
-def test_the_example_of_the_documentation_runs():
-    """docs/experiments.md: a user's own variant and its score, without an edit of the package."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    template, weights, proposal = (jnp.asarray(x)[None] for x in grids())
-    names = {"templates": template, "weights": weights, "proposals": proposal}
-    for block in blocks:
-        exec(block, names)
-    assert names["attention"].shape == (1, 1, S, S)
-    assert alignment.score_all(names["mutual"], template, weights, template, 0.01)[0] > 0.99

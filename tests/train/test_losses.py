@@ -37,12 +37,24 @@ def candidates(pictures, valid):
 TRUTH = rectangles((0, 0, 4, 4), (4, 4, 8, 10))
 
 
+def predicted(found, truth, object_valid, **match):
+    """A predicted frame that holds what a term looks at."""
+    empty = dict.fromkeys(("attention", "similarity", "iou", "cost", "null_cost", "assignment"))
+    match = matcher.Match(**{**empty, **match})
+    out = vos.Out(proposals=found, templates=None, match=match, coarse=None)
+    return losses.PredictedFrame(prob=None, truth=truth, object_valid=object_valid, cell_valid=None, out=out)
+
+
 def test_match_targets_are_greedy_and_each_used_once():
     # Object 0 could take 0 or 1 and object 1 only 2. Proposal 3 is perfect but invalid.
     shown = rectangles((0, 0, 4, 4), (0, 0, 4, 3), (3, 4, 8, 10), (4, 4, 8, 10))
     similarity = np.array([[0.9, 0.5, -0.2, 0.3], [0.1, 0.2, 0.4, 1.0]], np.float32)
     target = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
-    loss = jax.jit(losses.match_loss)
+
+    @jax.jit
+    def loss(similarity, found, truth, object_valid):
+        return losses.match_loss(predicted(found, truth, object_valid, similarity=similarity))
+
     both, three = np.array([True, True]), [True, True, True, False]
     expected = np.mean(np.square(similarity - target)[:, :3])
     np.testing.assert_allclose(loss(similarity, candidates(shown, three), TRUTH, both), expected, rtol=1e-6)
@@ -122,12 +134,19 @@ def frame(num_objects=N, num_proposals=P, grid=(H, W), seed=0):
     return out, prob
 
 
+def beside(out, prob, truth, object_valid, cell_valid):
+    """The outputs of a frame and its truth."""
+    return losses.PredictedFrame(
+        prob=prob, truth=truth, object_valid=object_valid, cell_valid=cell_valid, out=out
+    )
+
+
 def test_padding_changes_no_term():
     """Objects and proposals that are not valid and cells beyond the frame count for nothing."""
-    compute = jax.jit(losses.mask_losses, static_argnums=5)
+    compute = jax.jit(losses.mask_losses, static_argnums=1)
     out, prob = frame()
     cells = np.ones((H, W), bool)
-    terms, entropy = compute(out, prob, TRUTH, np.ones(N, bool), cells, CONFIG)
+    terms, entropy = compute(beside(out, prob, TRUTH, np.ones(N, bool), cells), CONFIG)
 
     more, _ = frame(num_objects=N + 1, num_proposals=P + 2, grid=(H + 3, W + 2), seed=7)
     small = out.proposals.masks
@@ -154,7 +173,7 @@ def test_padding_changes_no_term():
     truth = put(np.ones((N + 1, H + 3, W + 2), np.float32), TRUTH)
     valid = np.array([True] * N + [False])
     cells = put(np.zeros((H + 3, W + 2), bool), cells)
-    padded_terms, padded_entropy = compute(padded, padded_prob, truth, valid, cells, CONFIG)
+    padded_terms, padded_entropy = compute(beside(padded, padded_prob, truth, valid, cells), CONFIG)
     assert set(terms) == set(padded_terms)
     for name, value in terms.items():
         np.testing.assert_allclose(padded_terms[name], value, rtol=1e-5, err_msg=name)
@@ -167,9 +186,8 @@ def test_gradients_stay_finite_where_the_prediction_is_certain():
     def loss(prob, coarse):
         aggregated = masks.aggregate(prob, jnp.ones(N, bool))
         out = outputs.replace(coarse=coarse)
-        terms, entropy = losses.mask_losses(
-            out, aggregated, jnp.asarray(TRUTH), jnp.ones(N, bool), jnp.ones((H, W), bool), CONFIG
-        )
+        everything = jnp.asarray(TRUTH), jnp.ones(N, bool), jnp.ones((H, W), bool)
+        terms, entropy = losses.mask_losses(beside(out, aggregated, *everything), CONFIG)
         hard = losses.bootstrapped(entropy[None], jnp.ones((1, H, W), bool), 9999, CONFIG)
         return losses.total({**terms, "refined_ce": hard}, CONFIG)
 
@@ -185,6 +203,39 @@ def test_total_weighs_every_term():
     expected = sum(weights[name] * float(terms[name]) for name in losses.TERMS)
     found = losses.total({**terms, "j": jnp.float32(99)}, losses.LossConfig(**weights))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_users_term_is_one_function_and_one_weight():
+    """Cells and objects that do not count are kept out by the masks that the term is given."""
+
+    def distance(frame):
+        counts = frame.object_valid[:, None, None] & frame.cell_valid[None]
+        return losses.mean(jnp.abs(frame.prob[1:] - frame.truth), counts)
+
+    out, prob = frame()
+    cells = np.ones((H, W), bool)
+    cells[-1] = False
+    config = losses.LossConfig(terms={"distance": losses.Term(function=distance, weight=0.5)})
+    given = beside(out, prob, TRUTH, np.array([True, False]), cells)
+    terms, _ = jax.jit(losses.mask_losses, static_argnums=1)(given, config)
+    expected = np.abs(prob[1] - TRUTH[0])[:-1].mean()
+    np.testing.assert_allclose(terms["distance"], expected, rtol=1e-6)
+    others = {name: value for name, value in terms.items() if name != "distance"}
+    total = losses.total(others, CONFIG) + 0.5 * expected
+    np.testing.assert_allclose(losses.total(terms, config), total, rtol=1e-6)
+
+
+def test_a_users_term_that_cannot_be_is_refused():
+    out, prob = frame()
+    given = beside(out, prob, TRUTH, np.ones(N, bool), np.ones((H, W), bool))
+    config = losses.LossConfig(terms={"whole": losses.Term(function=lambda frame: frame.prob)})
+    with pytest.raises(errors.VosError, match=r"terms.whole: the function returned an array \[3, 8, 10\]"):
+        losses.mask_losses(given, config)
+    with pytest.raises(errors.VosError, match="weight is -1"):
+        losses.Term(function=len, weight=-1.0)
+    for name in ("box", "lr"):
+        with pytest.raises(errors.VosError, match=f"terms.{name}: the name is taken"):
+            losses.LossConfig(terms={name: losses.Term(function=len)})
 
 
 @pytest.mark.parametrize("bad", [{"match": -1.0}, {"hard_share": 0.0}, {"hard_begin": 9, "hard_end": 3}])
@@ -203,7 +254,7 @@ def test_the_null_cost_learns_to_lie_above_present_objects_and_below_absent_ones
     cost = jnp.asarray([[-0.6, -0.1, -0.9], [-0.2, -0.3, -0.9]])
 
     def loss(null_cost, cost, valid):
-        return losses.presence_loss(cost, null_cost, found, truth, valid)
+        return losses.presence_loss(predicted(found, truth, valid, cost=cost, null_cost=null_cost))
 
     valid = jnp.ones(2, bool)
     slope, cost_slope = jax.grad(loss, argnums=(0, 1))(jnp.asarray([-0.5, -0.5]), cost, valid)

@@ -7,7 +7,7 @@ import pytest
 
 from vos_jax import config as configs
 from vos_jax import errors
-from vos_jax.train import optim, setup
+from vos_jax.train import losses, optim, setup
 
 RECIPES = ("train_static", "train_davis", "train_davis_ytvos", "train_small", "train_lite0", "paper")
 
@@ -64,6 +64,29 @@ def test_only_what_is_learned_from_counts_as_a_change():
     ) == [
         "train.data.sources.davis.weight: 0.6, now 2.0",
         "train.optim.lr_scales.backbone: 0.1, now 0.2",
+    ]
+
+
+def test_a_key_that_an_old_run_lacks_has_its_default():
+    """Checkpoints of before a key resume; another value of the key counts as a change."""
+    defaults = configs.flatten(configs.default())
+    now = configs.flatten(configs.load("train_davis"))
+    old = {key: value for key, value in now.items() if key != "train.loss.burn_in"}
+    assert setup.changed(old, now, defaults) == []
+    burned = now | {"train.loss.burn_in": 1}
+    assert setup.changed(old, burned, defaults) == ["train.loss.burn_in: 0, now 1"]
+
+
+def test_a_loss_term_counts_as_a_change_and_none_does_not():
+    defaults = configs.flatten(configs.default())
+    config = configs.load("train_davis")
+    before = configs.flatten(config)
+    assert not any(key.startswith("train.loss.terms") for key in before), "old configs lack it, too"
+    terms = {"mine": losses.Term(function=losses.refined_iou_loss, weight=0.5)}
+    now = configs.flatten(configs.replace(config, {"train.loss.terms": terms}))
+    assert setup.changed(before, now, defaults) == [
+        "train.loss.terms.mine.function: None, now vos_jax.train.losses:refined_iou_loss",
+        "train.loss.terms.mine.weight: None, now 0.5",
     ]
 
 

@@ -7,6 +7,7 @@ without weights applied to the object's masks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,10 +38,11 @@ class ReadConfig:
 
     Attributes:
       affinity: Similarity of pixels: "l2" (negative squared distance, as STCN), "dot" (as STM), or a callable
-        `(query [Q, Ck], key [K, Ck]) -> [Q, K]`.
+        `(query [Q, Ck], key [K, Ck]) -> [Q, K]`. It sees blocks of pixels: entry (q, k) may depend on query q
+        and key k only.
       weight: Weight of memory pixels for an object: "mask" (the log-mask bias), "none", or a callable
-        `(prob [...]) -> [...]` of the object's mask.
-      scale: Factor on the affinity; none = 1/sqrt(Ck).
+        `(prob [...]) -> [...]` of the object's mask, at least 0.
+      scale: Factor on the affinity, 1/temperature of the softmax; none = 1/sqrt(Ck).
       topk: Memory pixels that each pixel reads; 0 = all. Requires weight "none" and no kernel.
       kernel_sigma: Width in cells of a Gaussian around the query pixel that a memory pixel matches best
         (KMN); 0 = none.
@@ -109,10 +111,43 @@ def scaled_affinity(
     query: Float[Array, "Q Ck"], config: ReadConfig
 ) -> Callable[[Array], Float[Array, "Q K"]]:
     """Returns the function from keys [K, Ck] to their scaled affinity with the query keys."""
-    affinity = AFFINITIES[config.affinity] if isinstance(config.affinity, str) else config.affinity
     scale = query.shape[-1] ** -0.5 if config.scale is None else config.scale
+    if not isinstance(config.affinity, str):
+        return functools.partial(_users_affinity, config.affinity, scale, query)
+    affinity = AFFINITIES[config.affinity]
+    # Both of these grow with the square of the keys, and scaling keys costs less than scaling [Q, K].
     query = query * jnp.asarray(scale**0.5, query.dtype)
     return lambda key: affinity(query, key * jnp.asarray(scale**0.5, key.dtype))
+
+
+def _users_affinity(
+    affinity: Callable, scale: float, query: Float[Array, "Q Ck"], key: Float[Array, "K Ck"]
+) -> Float[Array, "Q K"]:
+    """Returns a user's affinity times `scale`; VosError where its shape is wrong."""
+    found, wanted = affinity(query, key), (query.shape[0], key.shape[0])
+    if getattr(found, "shape", None) != wanted:
+        raise VosError(
+            f"model.read.affinity: the function returned {_shape(found)} for query {_shape(query)} and key "
+            f"{_shape(key)}; it must return {list(wanted)}, a similarity per pair"
+        )
+    return scale * found.astype(jnp.float32)
+
+
+def _weight_of(prob: Float[Array, "N M K"], config: ReadConfig) -> Float[Array, "N M K"]:
+    """Returns the weight of every memory pixel; VosError where a user's function gives another shape."""
+    weight = WEIGHTS[config.weight] if isinstance(config.weight, str) else config.weight
+    found = weight(prob)
+    if getattr(found, "shape", None) != prob.shape:
+        raise VosError(
+            f"model.read.weight: the function returned {_shape(found)} for masks {_shape(prob)}; it must "
+            "return a weight per pixel, of the same shape"
+        )
+    return found
+
+
+def _shape(x: Any) -> Any:
+    """Returns what an error says of a value: its shape if it is an array."""
+    return list(x.shape) if hasattr(x, "shape") else repr(x)
 
 
 def read(
@@ -166,14 +201,13 @@ def _attend(
     n, num_slots, h, w = memory.prob.shape
     pixels = h * w
     query, keys = key.reshape(pixels, -1), memory.key.reshape(num_slots, pixels, -1)
-    weight = WEIGHTS[config.weight] if isinstance(config.weight, str) else config.weight
     prob = memory.prob.reshape(n, num_slots, pixels)
     visible = memory.pixel_valid.reshape(num_slots, pixels)
     source = attention.Source(
         value=memory.value.reshape(n, num_slots, pixels, -1),
         embed=memory.embed.reshape(num_slots, pixels, -1),
         prob=prob,
-        weight=jnp.where(visible[None], weight(prob), 0.0),
+        weight=jnp.where(visible[None], _weight_of(prob, config), 0.0),
         in_slot=memory.object_in_slot,
         slot_valid=memory.slot_valid,
     )

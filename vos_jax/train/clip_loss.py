@@ -72,9 +72,9 @@ def make_loss_fn(model: vos.VOS, config: ClipLossConfig, frozen: tuple[str, ...]
 
     `clips_batch` holds `data.clips.ClipArrays` with a leading axis B and optionally "clip" [B], each clip's
     number in the global batch (default: from 0). `key` is the run's key; it is folded with `step` and the
-    clip's number. The loss is the mean over clips. Metrics are the scalars "loss", `losses.TERMS`, the IoUs
-    of `losses.mask_losses`, and "correspondence_accuracy", without proposal and correspondence terms if these
-    are not computed.
+    clip's number. The loss is the mean over clips. Metrics are the scalars "loss", `losses.TERMS`, those of
+    `config.terms`, the IoUs of `losses.mask_losses`, and "correspondence_accuracy", without proposal and
+    correspondence terms if these are not computed.
 
     Args:
       model: the method.
@@ -156,6 +156,7 @@ def clip_terms(
         state: state_lib.State, inputs: tuple, *, learns: bool
     ) -> tuple[state_lib.State, tuple]:
         encoded, truth, use_truth, key = inputs
+        prev_prob = state.prev_prob
         weights = params if learns else still
         prediction = model.track(weights, encoded, state, train=True)
         prob = masks.aggregate(prediction.prob, object_valid)
@@ -173,7 +174,17 @@ def clip_terms(
             slot_attention=prediction.read.slot_attention,
             memory_prob=corrupted,
         )
-        terms = losses_lib.mask_losses(prediction.out, prob, truth, object_valid, cell_valid, config)
+        predicted = losses_lib.PredictedFrame(
+            prob=prob,
+            truth=truth,
+            object_valid=object_valid,
+            cell_valid=cell_valid,
+            out=prediction.out,
+            prev_prob=prev_prob,
+            encoded=encoded,
+            read=prediction.read,
+        )
+        terms = losses_lib.mask_losses(predicted, config)
         return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
 
     use_truth = _use_truth(config, annotated, sampling_key, step)
@@ -190,7 +201,7 @@ def clip_terms(
     _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=config.unroll)
 
     counts = annotated[late]
-    terms = {name: losses_lib.mean_over_frames(values, counts) for name, values in terms.items()}
+    terms = {name: losses_lib.mean(values, counts) for name, values in terms.items()}
     hard = counts[:, None, None] & cell_valid[None] & jnp.any(object_valid)
     terms["refined_ce"] = losses_lib.bootstrapped(cross_entropy, hard, step, config)
     if config.correspondence:
@@ -229,7 +240,7 @@ def _proposal_terms(
             detections, labels[:-1], valid, ignored=labels[-1], exhaustive=clip["exhaustive"]
         )
     )(detections, labels)
-    return {name: losses_lib.mean_over_frames(values, annotated) for name, values in found.items()}
+    return {name: losses_lib.mean(values, annotated) for name, values in found.items()}
 
 
 def truth_of(ids: UInt8[Array, "T H W"], num_objects: int) -> Float[Array, "T N H/4 W/4"]:

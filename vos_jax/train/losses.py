@@ -5,11 +5,18 @@ that an object covers, so its cross-entropy is the average over the cell's pixel
 
 Each term is normalised by the counts of its own clip (objects, frames, hard cells). So the loss of a batch is
 the mean over clips, independent of their distribution over devices.
+
+Most terms are functions of one predicted frame, `FrameTerm`, listed by `frame_terms`. A new term of the
+package is a function, its entry there and its weight in `LossConfig`; a user's own term is an entry of
+`LossConfig.terms`.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +25,7 @@ from vos_jax import checks, geometry
 from vos_jax.errors import VosError
 from vos_jax.models import matching, vos
 from vos_jax.models import read as read_lib
-from vos_jax.models.proposals import Proposals
+from vos_jax.models import state as state_lib
 from vos_jax.ops import masks
 from vos_jax.typing import Array, Bool, Float
 
@@ -36,12 +43,61 @@ TERMS = (
     "mask_dice",
     "correspondence",
 )
+# Other names in metrics.jsonl.
+METRICS = (
+    "step",
+    "loss",
+    "j",
+    "j_coarse",
+    "j_propagated",
+    "correspondence_accuracy",
+    "grad_norm",
+    "lr",
+    "clips_per_s",
+    "data_share",
+)
 # Lower bound of probabilities, so that the logarithm and its gradient are finite.
 TINY = 1e-12
 # Costs are cosines and IoUs, for which 0.1 is a clear difference.
 PRESENCE_TEMPERATURE = 0.1
 # Radius in pixels around a point, within which a cell is near it.
 CELL = float(geometry.MEMORY_STRIDE)
+
+
+class PredictedFrame(flax.struct.PyTreeNode):
+    """One predicted frame of a clip and its truth; `jit` does not compute what no term uses."""
+
+    prob: Float[Array, "N+1 H/4 W/4"]  # final masks, background first; sum to 1
+    truth: Float[Array, "N H/4 W/4"]  # share of a cell that an object covers; 0 outside what is valid
+    object_valid: Bool[Array, "N"]  # objects that count
+    cell_valid: Bool[Array, "H/4 W/4"]  # cells inside the real frame
+    out: vos.Out  # coarse masks, proposals, templates, matching
+    prev_prob: Float[Array, "N H/4 W/4"] | None = None  # previous masks, as the model had them
+    encoded: state_lib.Encoded | None = None  # key, embedding and backbone features of the frame
+    read: read_lib.Read | None = None  # what the memory says about it
+
+
+FrameTerm = Callable[[PredictedFrame], Float[Array, ""]]
+"""Function of one predicted frame that returns a term of the loss. The mean over frames with truth counts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Term:
+    """A term of the loss that is not the package's own.
+
+    Attributes:
+      function: `(frame: losses.PredictedFrame) -> []`; its mean over the frames with truth is the term.
+      weight: Its factor in the loss; 0 = the term is logged and not learned from.
+
+    Raises:
+      VosError: a weight below 0.
+    """
+
+    function: Callable
+    weight: float = 1.0
+
+    def __post_init__(self):
+        checks.at_least(self, 0, "weight")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +121,11 @@ class LossConfig:
       hard_share: Final share of a clip's cells, those of highest loss, that the cross-entropy uses.
       hard_begin: Step at which that share begins to fall from 1.
       hard_end: Step at which it reaches `hard_share`.
+      terms: Further terms by name, `losses.Term`s of a config file (docs/experiments.md). The name is that of
+        the term's metric in metrics.jsonl.
 
     Raises:
-      VosError: a value out of range.
+      VosError: a value out of range, or a term with a name that is taken.
     """
 
     match: float = 1.0
@@ -85,9 +143,12 @@ class LossConfig:
     hard_share: float = 0.15
     hard_begin: int = 1000
     hard_end: int = 5000
+    terms: dict[str, Term] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         checks.at_least(self, 0, *TERMS)
+        if taken := sorted({*TERMS, *METRICS} & set(self.terms)):
+            raise VosError(f"terms.{taken[0]}: the name is taken; choose another for the term")
         if not 0 < self.hard_share <= 1:
             raise VosError(f"hard_share is {self.hard_share}; it must be in (0, 1]")
         if not 0 <= self.hard_begin <= self.hard_end:
@@ -98,70 +159,102 @@ class LossConfig:
 
 
 def total(terms: dict[str, Float[Array, ""]], config: LossConfig) -> Float[Array, ""]:
-    """Returns the weighted sum of the given `TERMS`."""
-    weighted: Any = sum(getattr(config, name) * terms[name] for name in TERMS if name in terms)  # not empty
+    """Returns the weighted sum of the given terms."""
+    weights = {name: getattr(config, name) for name in TERMS}
+    weights |= {name: term.weight for name, term in config.terms.items()}
+    weighted: Any = sum(
+        weight * terms[name] for name, weight in weights.items() if name in terms
+    )  # not empty
     return weighted
 
 
+def frame_terms(config: LossConfig) -> dict[str, FrameTerm]:
+    """Returns the terms that are functions of one predicted frame, by name."""
+    own = {name: functools.partial(_checked, name, term.function) for name, term in config.terms.items()}
+    return {
+        "match": functools.partial(match_loss, match_iou=config.match_iou),
+        "presence": presence_loss,
+        "coarse_iou": coarse_iou_loss,
+        "refined_iou": refined_iou_loss,
+        **own,
+    }
+
+
 def mask_losses(
-    out: vos.Out,
-    prob: Float[Array, "N+1 H4 W4"],
-    truth: Float[Array, "N H4 W4"],
-    object_valid: Bool[Array, "N"],
-    cell_valid: Bool[Array, "H4 W4"],
-    config: LossConfig,
+    frame: PredictedFrame, config: LossConfig
 ) -> tuple[dict[str, Float[Array, ""]], Float[Array, "H4 W4"]]:
     """Computes the terms of ONE predicted frame, except those of the proposal network.
 
     Args:
-      out: the model's intermediates.
-      prob: final probabilities, background first.
-      truth: share of each cell that the object covers; zero for invalid objects.
-      object_valid: objects to include.
-      cell_valid: cells inside the real frame.
+      frame: the prediction and its truth.
       config: see `LossConfig`.
 
     Returns:
-      The terms "match", "presence", "coarse_iou", "refined_iou" and, not part of the loss, the IoUs "j",
-      "j_coarse", "j_propagated" of hard masks, all as means over the valid objects. Also the cross-entropy
-      of every cell, for `bootstrapped`, which needs all frames of the clip.
+      The terms of `frame_terms` and, not part of the loss, the IoUs "j", "j_coarse", "j_propagated" of hard
+      masks, means over the valid objects; and the cross-entropy of every cell, for `bootstrapped`, which
+      needs all frames of the clip.
     """
-    inside = cell_valid[None]
-    truth = jnp.where(inside & object_valid[:, None, None], truth, 0.0)
+    frame = _only_valid(frame)
+    terms = {name: term(frame) for name, term in frame_terms(config).items()}
+    truth, inside = frame.truth > 0.5, frame.cell_valid[None]
+    propagated = frame.out.proposals.masks[-truth.shape[0] :]
+    best = masks.one_hot(jnp.argmax(frame.prob, axis=0), truth.shape[0])
+    for name, mask in (
+        ("j", best & inside),
+        ("j_coarse", frame.out.coarse > 0.5),
+        ("j_propagated", propagated > 0.5),
+    ):
+        terms[name] = mean(hard_iou(mask, truth), frame.object_valid)
+    return terms, cross_entropy(frame.prob, frame.truth)
+
+
+def _only_valid(frame: PredictedFrame) -> PredictedFrame:
+    """Returns the frame with 0 in the truth and the intermediate masks of what is not valid."""
+    inside, out = frame.cell_valid[None], frame.out
     # Propagated masks may reach into the padding.
-    candidates = out.proposals.replace(masks=jnp.where(inside, out.proposals.masks, 0.0))
-    coarse = jnp.where(inside, out.coarse, 0.0)
-    propagated = candidates.masks[-truth.shape[0] :]
-
-    def mean(per_object: Float[Array, "N"]) -> Float[Array, ""]:
-        return _mean(per_object, object_valid)
-
-    best = masks.one_hot(jnp.argmax(prob, axis=0), truth.shape[0])
-    terms = {
-        "match": match_loss(out.match.similarity, candidates, truth, object_valid, config.match_iou),
-        "presence": presence_loss(out.match.cost, out.match.null_cost, candidates, truth, object_valid),
-        "coarse_iou": mean(1.0 - soft_iou(coarse, truth)),
-        "refined_iou": mean(1.0 - soft_iou(jnp.where(inside, prob[1:], 0.0), truth)),
-        "j": mean(hard_iou(best & inside, truth > 0.5)),
-        "j_coarse": mean(hard_iou(coarse > 0.5, truth > 0.5)),
-        "j_propagated": mean(hard_iou(propagated > 0.5, truth > 0.5)),
-    }
-    return terms, cross_entropy(prob, truth)
+    proposals = out.proposals.replace(masks=jnp.where(inside, out.proposals.masks, 0.0))
+    return frame.replace(
+        truth=jnp.where(inside & frame.object_valid[:, None, None], frame.truth, 0.0),
+        out=out.replace(proposals=proposals, coarse=jnp.where(inside, out.coarse, 0.0)),
+    )
 
 
-def match_loss(
-    similarity: Float[Array, "N P"],
-    proposals: Proposals,
-    truth: Float[Array, "N H4 W4"],
-    object_valid: Bool[Array, "N"],
-    match_iou: float = 0.0,
-) -> Float[Array, ""]:
+def _checked(name: str, term: FrameTerm, frame: PredictedFrame) -> Float[Array, ""]:
+    """Returns a user's term; VosError where it is no number."""
+    value = term(frame)
+    if not isinstance(value, int | float) and getattr(value, "shape", None) != ():
+        found = f"an array {list(value.shape)}" if hasattr(value, "shape") else repr(value)
+        raise VosError(
+            f"train.loss.terms.{name}: the function returned {found}; return a number, such as "
+            "losses.mean(values, counts)"
+        )
+    return jnp.asarray(value, jnp.float32)
+
+
+def coarse_iou_loss(frame: PredictedFrame) -> Float[Array, ""]:
+    """Returns 1 - the soft IoU of the masks before refinement, the mean over valid objects."""
+    return mean(1.0 - soft_iou(frame.out.coarse, frame.truth), frame.object_valid)
+
+
+def refined_iou_loss(frame: PredictedFrame) -> Float[Array, ""]:
+    """Returns 1 - the soft IoU of the final masks, the mean over valid objects."""
+    prob = jnp.where(frame.cell_valid[None], frame.prob[1:], 0.0)
+    return mean(1.0 - soft_iou(prob, frame.truth), frame.object_valid)
+
+
+def match_loss(frame: PredictedFrame, match_iou: float = 0.0) -> Float[Array, ""]:
     """Returns L_match of DMM-Net: mean squared error of the similarities against the true assignment.
 
     The true assignment is greedy: the pair of highest IoU first, each object and proposal once. An object
-    without an overlapping proposal gets none. The mean is over pairs of a valid object and a valid proposal.
+    without an overlapping proposal gets none. The mean is over pairs of a valid object and a valid
+    proposal.
+
+    Args:
+      frame: the prediction and its truth.
+      match_iou: least IoU of a match, exclusive.
     """
-    iou = jax.lax.stop_gradient(matching.mask_iou(truth > 0.5, proposals.masks > 0.5))
+    proposals, object_valid = frame.out.proposals, frame.object_valid
+    iou = jax.lax.stop_gradient(matching.mask_iou(frame.truth > 0.5, proposals.masks > 0.5))
     # Costs are -IoU, so an object without a higher IoU takes its null column.
     null_cost = jnp.full(object_valid.shape, -max(match_iou, 1e-6))
     assignment = matching.greedy(
@@ -169,27 +262,23 @@ def match_loss(
     )
     target = jax.lax.stop_gradient(assignment[:, :-1])
     counts = object_valid[:, None] & proposals.valid[None, :]
-    return _mean(jnp.square(similarity.astype(jnp.float32) - target), counts)
+    return mean(jnp.square(frame.out.match.similarity.astype(jnp.float32) - target), counts)
 
 
-def presence_loss(
-    cost: Float[Array, "N P"],
-    null_cost: Float[Array, "N"],
-    proposals: Proposals,
-    truth: Float[Array, "N H4 W4"],
-    object_valid: Bool[Array, "N"],
-) -> Float[Array, ""]:
+def presence_loss(frame: PredictedFrame) -> Float[Array, ""]:
     """Trains the null cost to exceed the best cost of a present object and stay below an absent one's.
 
     Logistic loss of their difference. An object is present if some proposal has an IoU above 0.5 with its
     ground truth. There is no gradient to the other costs, which `match_loss` trains.
     """
-    best = jnp.min(jnp.where(proposals.valid[None, :], cost, jnp.inf), axis=1)
-    iou = matching.mask_iou(truth > 0.5, proposals.masks > 0.5)
+    proposals, match = frame.out.proposals, frame.out.match
+    best = jnp.min(jnp.where(proposals.valid[None, :], match.cost, jnp.inf), axis=1)
+    iou = matching.mask_iou(frame.truth > 0.5, proposals.masks > 0.5)
     present = jnp.max(jnp.where(proposals.valid[None, :], iou, 0.0), axis=1) > 0.5
     best = jax.lax.stop_gradient(jnp.where(jnp.isfinite(best), best, 0.0))
-    margin = (null_cost - best) / PRESENCE_TEMPERATURE
-    return _mean(optax.losses.sigmoid_binary_cross_entropy(margin, present.astype(jnp.float32)), object_valid)
+    margin = (match.null_cost - best) / PRESENCE_TEMPERATURE
+    entropy = optax.losses.sigmoid_binary_cross_entropy(margin, present.astype(jnp.float32))
+    return mean(entropy, frame.object_valid)
 
 
 def soft_iou(prob: Float[Array, "N H4 W4"], truth: Float[Array, "N H4 W4"]) -> Float[Array, "N"]:
@@ -230,7 +319,7 @@ def bootstrapped(
     values = jnp.where(counts, jax.lax.stop_gradient(cross_entropy), -1.0).ravel()
     number = jnp.ceil(share * jnp.sum(counts)).astype(jnp.int32)
     threshold = jnp.sort(values, descending=True)[jnp.maximum(number - 1, 0)]
-    return _mean(cross_entropy, counts & (cross_entropy >= threshold))
+    return mean(cross_entropy, counts & (cross_entropy >= threshold))
 
 
 def correspondence(
@@ -279,15 +368,11 @@ def correspondence(
     best = jnp.argmax(jnp.where(valid[None], logits, -jnp.inf), axis=-1)
     found = jnp.take_along_axis(near, best[:, None], axis=-1)[:, 0]
     return {
-        "correspondence": _mean(loss, counts),
-        "correspondence_accuracy": _mean(found.astype(jnp.float32), counts),
+        "correspondence": mean(loss, counts),
+        "correspondence_accuracy": mean(found.astype(jnp.float32), counts),
     }
 
 
-def mean_over_frames(terms: Float[Array, "T"], counts: Bool[Array, "T"]) -> Float[Array, ""]:
-    """Returns the mean of a term over the frames that count; 0 if none does."""
-    return _mean(terms, counts)
-
-
-def _mean(x: Array, counts: Array) -> Float[Array, ""]:
+def mean(x: Float[Array, "*n"], counts: Bool[Array, "*n"]) -> Float[Array, ""]:
+    """Returns the mean of the entries that count; 0 if none does."""
     return jnp.sum(jnp.where(counts, x, 0.0)) / jnp.maximum(jnp.sum(counts), 1)

@@ -141,13 +141,17 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
     return [video.head(settings.frames) for video in videos] if settings.frames else videos
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[str]:
     """Returns the differing keys that change the trained weights, as `train.data.batch: 8, now 4`.
 
     Args:
       before, now: `config.flatten`ed settings.
+      defaults: values of keys that `before` lacks, as a run does that began before there were these keys.
     """
-    trees = [_learned_from(tree) for tree in (before, now)]
+    newer = {key: value for key, value in (defaults or {}).items() if key in now}
+    trees = [_learned_from(tree) for tree in ({**newer, **before}, now)]
     return [
         f"{key}: {trees[0].get(key)}, now {trees[1].get(key)}"
         for key in sorted({*trees[0], *trees[1]})
