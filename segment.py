@@ -13,7 +13,6 @@ that are known are corrected there, others appear. `120:dog.png@2` says that wha
 
 import argparse
 import contextlib
-import functools
 import pathlib
 import sys
 import time
@@ -28,7 +27,10 @@ from vos_jax.data import media as media_lib
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import result_store, segment_video, video_results
-from vos_jax.visualize import exports, video_writer
+from vos_jax.visualize import exports
+
+MASKS = "masks"
+"""The folder of the masks in OUT."""
 
 UNUSED = configs.Unused(
     "segment.py",
@@ -61,6 +63,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", metavar="DIR", required=True, help="where the results go")
     parser.add_argument("--cutout", choices=("png", "webm"), help="the objects alone, on nothing")
     parser.add_argument("--rle", action="store_true", help="the masks as one COCO JSON, too")
+    parser.add_argument(
+        "--export",
+        metavar="NAME",
+        action="append",
+        default=[],
+        choices=list(exports.EXPORTS),
+        help=f"one of {', '.join(exports.EXPORTS)}; several times for more",
+    )
     parser.add_argument("--no-overlay", dest="overlay", action="store_false", help="draw no overlay.mp4")
     parser.add_argument(
         "--resize-masks", action="store_true", help="fit masks of another size (same shape) to the video"
@@ -81,8 +91,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options = parser.parse_args(rest)
     if not options.masks:
         raise errors.VosError(
-            "what shall be followed? --masks first.png is the mask of the first frame; docs/tutorial.md says "
-            "how to paint one"
+            "there is no mask: --masks first.png names that of the first frame; docs/tutorial.md "
+            "describes how to paint one"
         )
     if options.fps is not None and not 0.1 <= options.fps <= 1000:
         raise errors.VosError(f"--fps {options.fps}: between 0.1 and 1000")
@@ -107,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace, config: configs.Config, last: contextlib.ExitStack) -> None:
-    """Segments the video and makes what is wanted of its masks. Callbacks in `last` run on every exit."""
+    """Segments the video and exports its masks. Callbacks in `last` run on every exit."""
     screen = cli.make_console()
 
     # ---------------------------------------------------------------- video and masks
@@ -118,7 +128,7 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
         assert media.num_frames is not None  # else `max_frames` is infinite
         check_frames(prompts, media.num_frames)
     out = pathlib.Path(options.out)
-    makers = choose_products(options, media, out)
+    names = choose_exports(options)
 
     # ---------------------------------------------------------------- model
     device = devices.choose(options.device)
@@ -134,8 +144,8 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
             inputs=[options.video, *(mask.path for mask in given)],
         )
     )
-    results = store.video(media, name=MASKS, exports=PRODUCTS)
-    check_products(store.output, makers, media, media.num_frames or 0)
+    results = store.video(media, name=MASKS, exports=[export.path for export in exports.EXPORTS.values()])
+    check_exports(store.output, names, media, media.num_frames or 0)
     height, width = media.size
     screen.print(
         f"{options.video}: {width}x{height}, {media.num_frames or '?'} frames, {count} object(s), "
@@ -161,14 +171,17 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
             progress.update(task, total=done)
 
         # ------------------------------------------------------------ overlay and the like
-        check_products(store.output, makers, media, done)
-        remove_outdated(store.output, makers, results, done)
-        wanted = {
-            name: maker for name, maker in makers.items() if name == CUTOUTS or not (out / name).exists()
-        }
-        if wanted:
-            task = progress.add_task("drawing", total=done, fps=0.0)
-            draw(media, wanted, results, done, functools.partial(progress.update, task))
+        check_exports(store.output, names, media, done)
+        remove_outdated(store.output, names, results, done)
+        missing = [name for name in names if _is_missing(exports.EXPORTS[name], out)]
+        if missing:
+            start, task = time.perf_counter(), progress.add_task("drawing", total=done, fps=0.0)
+
+            def advance() -> None:
+                drawn = progress.tasks[task].completed + 1
+                progress.update(task, completed=drawn, fps=drawn / (time.perf_counter() - start))
+
+            exports.export_video(missing, media, results.read, out, advance)
     check_frames(prompts, done)
     for object_id, frame in last_seen(results, done, prompts).items():
         screen.print(
@@ -178,55 +191,54 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     for name in store.output.kept:
         screen.print(f"{out / name} is not as this program wrote it, and was kept")
     screen.print(f"masks: {out / MASKS}")
-    for name in makers:
-        screen.print(f"look at: {out / name}")
+    for name in names:
+        screen.print(f"look at: {out / exports.EXPORTS[name].path}")
     store.compact()
 
 
-MASKS = "masks"
-CUTOUTS = "cutout"
-PRODUCTS = ("overlay.mp4", CUTOUTS, "cutout.webm", "masks.json")
+def choose_exports(options: argparse.Namespace) -> list[str]:
+    """Returns the names of the exports; VosError if this installation cannot write one."""
+    names = ["overlay"] if options.overlay else []
+    names += [f"cutout_{options.cutout}"] if options.cutout else []
+    names += ["coco"] if options.rle else []
+    names += options.export
+    for name in names:
+        exports.EXPORTS[name].check_codec()
+    return list(dict.fromkeys(names))
 
 
-def choose_products(options: argparse.Namespace, media: media_lib.Media, out: pathlib.Path) -> dict:
-    """Name in OUT -> what makes it of an open video; checks that this installation can."""
-    makers = {}
-    if options.overlay:
-        video_writer.check_codec(".mp4")
-        makers["overlay.mp4"] = lambda video: exports.Overlay(out / "overlay.mp4", media, video.audio)
-    if options.cutout == "webm":
-        video_writer.check_codec(".webm")
-        makers["cutout.webm"] = lambda video: exports.CutoutVideo(out / "cutout.webm", media)
-    if options.cutout == "png":
-        makers[CUTOUTS] = lambda video: exports.CutoutImages(out / CUTOUTS)
-    if options.rle:
-        makers["masks.json"] = lambda video: exports.RunLengths(out / "masks.json", media)
-    return makers
-
-
-def check_products(
-    output: output_folder.OutputFolder, makers: dict, media: media_lib.Media, num_frames: int
+def check_exports(
+    output: output_folder.OutputFolder, names: Sequence[str], media: media_lib.Media, num_frames: int
 ) -> None:
-    """Raises VosError if a product would replace a file of the user's."""
-    for name in makers:
-        if name == CUTOUTS:
-            output.check_place(output.path / name / "any.png")
+    """Raises VosError if an export would replace a file of the user's."""
+    for export in map(exports.EXPORTS.__getitem__, names):
+        path = output.path / export.path
+        if export.is_folder:
+            output.check_place(path / "any.png")
             for index in range(num_frames):
-                output.check(output.path / name / f"{media.mask_name(index)}.png")
+                output.check(path / f"{media.mask_name(index)}.png")
         else:
-            output.check(output.path / name)
+            output.check(path)
 
 
 def remove_outdated(
-    output: output_folder.OutputFolder, makers: dict, results: video_results.VideoResults, done: int
+    output: output_folder.OutputFolder,
+    names: Sequence[str],
+    results: video_results.VideoResults,
+    done: int,
 ) -> None:
-    """Removes products that are older than a mask, which the user may have corrected since."""
+    """Removes exports that are older than a mask, which the user may have corrected since."""
     newest = max(results.path(index).stat().st_mtime_ns for index in range(done))
-    for name in makers:
-        there = [path for path in output.recorded(name) if path.exists()]
+    for export in map(exports.EXPORTS.__getitem__, names):
+        there = [path for path in output.recorded(export.path) if path.exists()]
         if any(path.stat().st_mtime_ns < newest for path in there):
             for path in there:
                 output.remove(path)
+
+
+def _is_missing(export: exports.Export, out: pathlib.Path) -> bool:
+    """Returns whether an export is to be made; those of a folder keep the images that are there."""
+    return export.is_folder or not (out / export.path).exists()
 
 
 def check_frames(prompts: dict, num_frames: int) -> None:
@@ -259,21 +271,6 @@ def last_seen(results: video_results.VideoResults, done: int, prompts: dict) -> 
         found |= dict.fromkeys(sorted(shown), index)
         missing -= shown
     return {object_id: index for object_id, index in found.items() if index < done - 1}
-
-
-def draw(
-    media: media_lib.Media, makers: dict, results: video_results.VideoResults, done: int, update
-) -> None:
-    """Makes overlay, cut-out and run-length code from the masks on disk, in one pass over the video."""
-    start, drawn = time.perf_counter(), 0
-    index_of = {media.mask_name(index): index for index in range(done)}
-
-    def advance() -> None:
-        nonlocal drawn
-        drawn += 1
-        update(completed=drawn, fps=drawn / (time.perf_counter() - start))
-
-    exports.export_video(list(makers.values()), media, lambda name: results.read(index_of[name]), advance)
 
 
 if __name__ == "__main__":

@@ -62,12 +62,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--device", choices=devices.NAMES)
 
     def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parts a command line into options and config overrides."""
+        """Splits a command line into options and config overrides."""
         rest, overrides = configs.split_arguments(arguments)
         return self.parse_args(rest), overrides
 
     def error(self, message: str):
-        """Raises what is wrong as a VosError, where argparse would print its usage and exit."""
+        """Raises a VosError; argparse would print its usage and exit."""
         raise errors.VosError(f"{message} (--help shows what there is)")
 
 

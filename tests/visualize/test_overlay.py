@@ -93,7 +93,10 @@ def test_a_cut_out_that_lost_its_end_is_made_anew(tmp_path):
     """A power cut leaves empty files; those that are whole are not drawn twice."""
     frame, ids = _example()
     shown = media.Frame(frame, fractions.Fraction(0))
-    with exports.CutoutImages(tmp_path) as cutouts:
+    (tmp_path / "video").mkdir()
+    Image.fromarray(frame).save(tmp_path / "video/0.png")
+    video = media.open_media(tmp_path / "video")
+    with video.open() as reader, exports.CutoutImages(tmp_path, video, reader) as cutouts:
         cutouts.add("0", shown, ids)
         whole = (tmp_path / "0.png").read_bytes()
         (tmp_path / "0.png").write_bytes(whole[:-5])

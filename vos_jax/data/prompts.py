@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]
 class Prompt:
     """A user's prompt for one frame.
 
-    Objects that are known are corrected, others appear. Where a mask and a box overlap, the mask counts.
+    Objects that are known are corrected, others appear. A mask has precedence over a box that overlaps it.
 
     Attributes:
       ids: object ids [H, W], integers in 0 to 254 or booleans (object 1); 0 where nothing is said. Kept as a
@@ -184,7 +184,7 @@ def _fitted(mask: MaskOption, ids: np.ndarray, size: tuple[int, int], resize: bo
     sizes = f"{ids.shape[1]}x{ids.shape[0]}, the video {size[1]}x{size[0]} (width x height)"
     stretch = ids.shape[0] / ids.shape[1] * size[1] / size[0]
     if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
-        raise errors.VosError(f"{mask}: the mask is {sizes}: another shape, so it is not of this video")
+        raise errors.VosError(f"{mask}: the mask is {sizes}: the shape differs from the video's")
     if not resize:
         raise errors.VosError(f"{mask}: the mask is {sizes}; --resize-masks fits it")
     return cv2.resize(ids, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)

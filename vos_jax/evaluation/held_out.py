@@ -1,4 +1,4 @@
-"""J on sequences that are held back from training: what the best checkpoint is chosen by."""
+"""J on sequences that are held back from training; it selects the best checkpoint."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -32,9 +32,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Segments videos with the weights of the moment, by the same code that users run.
+    """Segments videos with the current weights, by the same code that users run.
 
-    With several processes each takes every n-th video. What is compiled is kept from round to round.
+    With several processes each takes every n-th video. All rounds share the compiled programs.
 
     Args:
       model: as at test time.
@@ -56,7 +56,7 @@ class Evaluator:
             objects_lib.check(prompts_lib.as_prompts(video.prompts()), self._engine)
 
     def __call__(self, params: Any, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
-        """Returns the scores of `params` (arrays of this process), or None if `stop` said so in between."""
+        """Returns the scores of `params`, arrays of this process; None if `stop` returned true in between."""
         self._engine.params = jax.device_put(params)
         mine = range(jax.process_index(), len(self._videos), jax.process_count())
         sums = np.zeros((len(self._videos), 2))

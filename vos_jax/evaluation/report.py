@@ -1,4 +1,4 @@
-"""What is said of a whole run: results.json, the official CSV files, the printed table."""
+"""The report of a run: results.json and the official CSV files."""
 
 import pathlib
 from collections.abc import Mapping

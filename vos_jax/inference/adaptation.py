@@ -1,8 +1,9 @@
-"""Adaptation to a video: RefineNet learns from a frame whose masks are given, before the next one comes.
+"""Adaptation to a video: fine-tuning of RefineNet on each frame with prompts.
 
-The frame and its masks become pseudo-clips that move, bend and hide one another, as photos do in training,
-and a few parameters take some steps on them. After OSVOS (Caelles et al. 2017), which learns from the first
-frame, and Lucid Data Dreaming (Khoreva et al. 2017), which makes a video of it; not in the paper.
+The frame and its masks become pseudo-clips, in which the objects move, bend and occlude one another, as in
+training on photos. RefineNet takes some optimiser steps on them. After OSVOS (Caelles et al. 2017), which
+learns from the first frame, and Lucid Data Dreaming (Khoreva et al. 2017), which makes a video of it; not in
+the paper.
 """
 
 import dataclasses
@@ -23,37 +24,37 @@ from vos_jax.models import vos, weights
 from vos_jax.train import clip_loss, optim
 from vos_jax.typing import Array, Float, PRNGKeyArray, UInt8
 
-Learned = dict[str, Any]
-"""What a video's own parameters are: subtrees of the model's, by their names there."""
+Adapted = dict[str, Any]
+"""The adapted parameters of a video: subtrees of the model's parameters, by name."""
 
-LEARNS = ("refine",)
-"""What learns. Keys and values stay: what the memory holds of earlier frames must mean the same later on."""
+NETWORKS = ("refine",)
+"""Networks that are adapted. Keys and values are not, so the memory of earlier frames stays valid."""
 
 AUGMENTATION = augmentation.Augmentation(
     scale=transforms.Scale(low=0.75, high=1.125),
     objects=transforms.SelectObjects(drop=0.3),
     colour=appearance.ColourJitter(prob=0.8),
 )
-"""How a frame becomes a clip: around the scale at which the model sees the video, unlike in training; often
-in other colours, since one frame must not teach how all are lit."""
+"""Augmentation of the clips. Their scale is close to the video's, unlike in training. Their colours change
+often, because one frame does not show the light of all frames."""
 
 _TRIALS = 20
-"""Clips in a row that show no object to speak of before a frame is taken to have nothing to teach."""
+"""Number of successive clips without a visible object after which the frame is not learned from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationConfig:
-    """How a model adapts to a frame.
+    """Settings of the adaptation to a video.
 
     Attributes:
-      steps: Steps in which RefineNet learns from each frame whose masks are given; 0 = it stays as it was
-        trained. Models without one do not adapt; --adapt.
-      learning_rate: Adam's learning rate at its highest; it falls to 0.
+      steps: Optimiser steps of RefineNet on each frame with prompted masks; 0 = none. Models without a
+        RefineNet do not adapt; --adapt.
+      learning_rate: Highest learning rate of Adam; it falls to 0.
       batch: Clips per step, made from the frame.
       length: Frames per clip.
       crop: Height and width of a clip in pixels.
-      max_objects: Most objects of a clip; of a frame with more, each clip is about some.
-      share: Share of the change that is kept, in (0, 1]; less forgets less of what the frame does not show
+      max_objects: Most objects of a clip; a clip of a frame with more objects shows some of them.
+      share: Share of the change that is kept, in (0, 1]; a smaller share keeps more of the trained weights
         (Wortsman et al. 2022).
 
     Raises:
@@ -79,16 +80,16 @@ class AdaptationConfig:
 
 
 class Adapter:
-    """Makes parameters of a video's own; one program serves frames of all sizes and numbers of objects.
+    """Adapts parameters to a video; one compiled step serves all frame sizes and numbers of objects.
 
     Args:
       model: with a RefineNet.
-      config: how it learns.
-      seed: of what is drawn.
+      config: the settings.
+      seed: of the random clips.
 
     Attributes:
-      compile_seconds: wall time that went into compiling.
-      compilations: how often the step was compiled.
+      compile_seconds: wall time of compilation.
+      compilations: number of compilations.
     """
 
     def __init__(self, model: vos.VOS, config: AdaptationConfig, seed: int = 0):
@@ -100,7 +101,7 @@ class Adapter:
             optax.clip_by_global_norm(rate.clip_norm),
             optax.adam(optim.schedule(rate, config.steps), b1=rate.b1, b2=rate.b2),
         )
-        # The model is trained already: what it predicts comes back to it, and the hardest pixels count.
+        # The settings of the end of training: previous masks are predictions, and the hardest pixels count.
         self._loss = clip_loss.make_loss_fn(
             learner,
             clip_loss.ClipLossConfig(hard_begin=0, hard_end=1, sampling_begin=0, sampling_prob=1.0),
@@ -110,22 +111,22 @@ class Adapter:
         self.compilations = 0
 
     def __call__(
-        self, params: Any, learned: Learned, frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]
-    ) -> Learned:
-        """Returns what was learned from one frame.
+        self, params: Any, adapted: Adapted, frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]
+    ) -> Adapted:
+        """Adapts parameters to one frame.
 
         Args:
           params: the model's parameters.
-          learned: what earlier frames of the video taught; {}: nothing did.
-          frame: RGB, at the size at which the model sees it.
+          adapted: those adapted to earlier frames of the video; {}: there are none.
+          frame: RGB, of the working size.
           ids: its masks; 0 is background.
 
         Returns:
-          Parameters that replace those of the same names; `learned` where the frame has nothing to teach:
-          its objects are too small to show in a clip, or its pixels overflow.
+          Parameters that replace those of the same names. `adapted` if the frame's objects are too small for
+          a clip, or if a step overflows.
         """
         config = self._config
-        before = learned or {name: params[name] for name in LEARNS}
+        before = adapted or {name: params[name] for name in NETWORKS}
         now, opt_state = before, self._tx.init(before)
         key = jax.random.key(self._seed)
         dataset = weights.datasets_of(params).index(self._dataset)
@@ -140,24 +141,24 @@ class Adapter:
             now, opt_state = self._compiled(*inputs)
         finite = all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(now))
         if now is before or not finite:
-            return learned
+            return adapted
         return jax.tree.map(lambda old, new: old + config.share * (new - old), before, now)
 
     def _update(
         self,
-        learned: Learned,
+        adapted: Adapted,
         opt_state: optax.OptState,
         params: Any,
         batch: clip_loss.Batch,
         key: PRNGKeyArray,
         number: Array,
-    ) -> tuple[Learned, optax.OptState]:
-        def loss(learned: Learned) -> Float[Array, ""]:
-            # Counted from 1: the loss is the one at the end of training from the first step on.
-            return self._loss({**params, **learned}, batch, key, number + 1)[0]
+    ) -> tuple[Adapted, optax.OptState]:
+        def loss(adapted: Adapted) -> Float[Array, ""]:
+            # From step 1 on, the loss is that of the end of training (hard_end=1).
+            return self._loss({**params, **adapted}, batch, key, number + 1)[0]
 
-        updates, opt_state = self._tx.update(jax.grad(loss)(learned), opt_state, learned)
-        changed: Any = optax.apply_updates(learned, updates)
+        updates, opt_state = self._tx.update(jax.grad(loss)(adapted), opt_state, adapted)
+        changed: Any = optax.apply_updates(adapted, updates)
         return changed, opt_state
 
     def _batches(self, frame: np.ndarray, ids: np.ndarray, dataset: int) -> Iterator[dict[str, np.ndarray]]:
@@ -166,7 +167,7 @@ class Adapter:
             yield {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
     def _examples(self, frame: np.ndarray, ids: np.ndarray, dataset: int) -> Iterator[clips.ClipArrays]:
-        """Clips without end, or none where the frame shows no object to speak of."""
+        """Yields clips without end; none if the frame's objects are too small."""
         config = self._config
         photo = transforms.make_view((frame,), (ids,))
         change = dataclasses.replace(

@@ -80,7 +80,7 @@ def grab_cut(
     box: tuple[int, int, int, int],
     prob: Float[np.ndarray, "H W"] | None = None,
 ) -> Bool[np.ndarray, "H W"]:
-    """Parts a box (y0, x0, y1, x1) into object and background by their colours (OpenCV's GrabCut).
+    """Separates object and background in a box (y0, x0, y1, x1) by colour (OpenCV's GrabCut).
 
     Args:
       frame: RGB.

@@ -33,7 +33,7 @@ class StepArrays(NamedTuple):
 
 
 class Engine:
-    """Runs a model; sessions of one engine share what is compiled.
+    """Runs a model; sessions of one engine share its compiled programs.
 
     Args:
       model, params: the method and its parameters; they go to JAX's default device.
@@ -94,7 +94,7 @@ class Engine:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A checksum of the model and its parameters; a saved session goes on with the same only."""
+        """A checksum of the model and its parameters; a saved session needs the same."""
         digest = hashlib.sha256(type(self.model).__name__.encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             digest.update(jax.tree_util.keystr(path).encode())
@@ -255,7 +255,7 @@ class Engine:
     def adapt(
         self, adapted: dict[str, Any], frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]
     ) -> dict[str, Any]:
-        """Returns a video's own parameters after a frame with its masks, both of the frames' size."""
+        """Returns the adapted parameters after a frame with its masks, both of the frames' size."""
         if self._adapter is None:
             return adapted
         size = geometry.working_size(frame.shape[:2], self.config.min_size, self.config.max_size)

@@ -19,7 +19,7 @@ INTERMEDIATES = "intermediates"
 
 
 def mask_path(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
-    """Where a result lies: OUT/SEQUENCE/FRAME.png; VosError for names that would leave `out_dir`."""
+    """Returns OUT/SEQUENCE/FRAME.png; VosError for names that would leave `out_dir`."""
     return (
         pathlib.Path(out_dir)
         / files.safe_name(sequence)

@@ -27,13 +27,13 @@ class SoftMasks:
 
 
 def path_of(out_dir: str | os.PathLike, sequence: str, frame_name: str) -> pathlib.Path:
-    """Where a frame's probabilities lie; VosError for names that would leave `out_dir`."""
+    """Returns the path of a frame's probabilities; VosError for names that would leave `out_dir`."""
     folder = pathlib.Path(out_dir) / FOLDER / files.safe_name(sequence)
     return folder / f"{files.safe_name(frame_name, f'{sequence}: frame')}.npz"
 
 
 def complete(out_dir: str | os.PathLike, video: video_lib.Video) -> bool:
-    """Whether every frame that is a result has its file."""
+    """Returns whether the file of every required frame exists."""
     return all(path_of(out_dir, video.name, name).is_file() for name in video.required_names)
 
 
@@ -67,7 +67,7 @@ def read(path: pathlib.Path) -> SoftMasks:
                 objects, levels = np.asarray(content["objects"]), np.asarray(content["levels"])
     except OSError as error:
         raise errors.VosError(f"{path}: cannot read probabilities: {error.strerror or error}") from error
-    # A header is Python text and the file a zip: damage in them is told by a dozen kinds of exception.
+    # The header is Python text and the file a zip; damage raises a dozen kinds of exception.
     except Exception as error:
         raise errors.VosError(f"{path}: not probabilities that eval.py --save_probabilities wrote") from error
     if levels.dtype != np.uint8 or levels.ndim != 3 or objects.shape != (len(levels) - 1,):

@@ -1,4 +1,4 @@
-"""The loop over the frames of a video, in the direction that the settings name."""
+"""Propagation: the loop over the frames of a video, in the direction of the settings."""
 
 import contextlib
 import dataclasses
@@ -65,7 +65,7 @@ def check(
     *,
     soft: bool = False,
 ) -> None:
-    """Refuses before work starts what would fail in mid-video; arguments as `propagate`.
+    """Checks a video and its prompts before work starts; arguments as `propagate`.
 
     Raises:
       VosError: frames that are too small; as `objects.check`, in every direction that is asked for;
@@ -198,7 +198,7 @@ def _read_ahead(
 def _proposals_of(
     engine: engine_lib.Engine, video: video_lib.FrameSource
 ) -> Callable[[int], proposal_arrays.ProposalArrays]:
-    """Returns a function from a frame's index to its proposals, in the places that the engine has for them.
+    """Returns a function from a frame's index to its `engine.num_proposals` proposals.
 
     Raises:
       VosError: the proposals are missing or broken.

@@ -1,4 +1,4 @@
-"""One results folder: which videos it holds, with which settings each was made, where to resume."""
+"""The results folder: its videos, their settings, and the states to resume from."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ class ResultStore:
             self.output.close()
 
     def merge_processes(self) -> None:
-        """Takes over what other processes noted and wrote, and removes their records; they must have ended.
+        """Merges the records of other processes, which must have ended, and removes them.
 
         Raises:
           VosError: a record is broken or cannot be written.

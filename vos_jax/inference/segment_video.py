@@ -1,4 +1,4 @@
-"""One video from its frames to written results: segment, write, save the state now and then."""
+"""Segments a video and writes its results; saves the state now and then."""
 
 import time
 from collections.abc import Iterator

@@ -129,7 +129,7 @@ class Session:
 
     @classmethod
     def restore(cls, engine: engine_lib.Engine, snapshot: Snapshot) -> "Session":
-        """Returns a session that goes on where the snapshot was taken."""
+        """Returns a session that continues from a snapshot."""
         session = cls(engine)
         session._now = snapshot
         return session
@@ -163,7 +163,7 @@ class Session:
         return {**self.engine.params, **adapted} if adapted else self.engine.params
 
     def snapshot(self) -> Snapshot:
-        """Returns where the session stands; the next step invalidates it unless the engine is editable.
+        """Returns the state of the session; the next step invalidates it unless the engine is editable.
 
         Raises:
           VosError: no frame was segmented and no size is known.

@@ -30,7 +30,7 @@ ADAPTED = "learned"
 def save(
     path: str | os.PathLike, session: session_lib.Session, note: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes where a session stands.
+    """Saves the state of a session.
 
     Args:
       path: the file; its folder exists.

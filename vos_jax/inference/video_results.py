@@ -136,7 +136,7 @@ class VideoResults:
         return True
 
     def resume(self, engine: engine_lib.Engine) -> session_lib.Session | None:
-        """Returns the session where an interrupted run left it; None where there is nothing to go on from."""
+        """Returns the session that an interrupted run saved last; None if there is none."""
         for path in reversed(self._states()) if self._resumable else ():
             try:
                 session = session_file.load(path, engine)
@@ -196,7 +196,7 @@ class VideoResults:
         self._saved = time.monotonic()
 
     def _outdated(self, start: int) -> Iterator[pathlib.Path]:
-        """Yields the files that this program wrote and that are not of this run, or are made anew."""
+        """Yields the files of earlier runs that this run makes anew."""
         recorded = self._output.recorded
         if not self._resumable:
             yield from recorded(self.name)
@@ -208,7 +208,7 @@ class VideoResults:
             yield from recorded(export)
 
     def write(self, result: FrameResult) -> None:
-        """Queues the results of a frame; of one whose mask is not a result nothing is written.
+        """Queues the results of a frame; does nothing for a frame whose mask is not a result.
 
         Args:
           result: it must not change afterwards.

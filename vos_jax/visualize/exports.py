@@ -1,6 +1,7 @@
 """Exports of a segmented video: overlay, cut-out, run-length code. Exporters take one frame at a time."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -36,14 +37,14 @@ class Exporter(Protocol):
 class Overlay:
     """Exports an mp4 of the frames with tinted objects, with the video's times and sound."""
 
-    def __init__(self, path: pathlib.Path, media: media_lib.Media, audio: av.AudioStream | None):
+    def __init__(self, path: pathlib.Path, media: media_lib.Media, reader: media_lib.Reader):
         self.path = path
         self._writer = video_writer.VideoWriter(
             path,
             rate=media.rate,
             time_base=media.time_base,
             aspect=media.aspect,
-            audio=audio,
+            audio=reader.audio,
             size=media.size,
         )
 
@@ -65,7 +66,7 @@ class Overlay:
 class CutoutVideo:
     """Exports a webm (VP9) of the objects; everything else is transparent."""
 
-    def __init__(self, path: pathlib.Path, media: media_lib.Media):
+    def __init__(self, path: pathlib.Path, media: media_lib.Media, reader: media_lib.Reader):
         self.path = path
         self._writer = video_writer.VideoWriter(
             path, rate=media.rate, time_base=media.time_base, aspect=media.aspect
@@ -88,7 +89,7 @@ class CutoutVideo:
 class CutoutImages:
     """Exports RGBA PNGs of the objects to a folder; keeps those of an interrupted run."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, media: media_lib.Media, reader: media_lib.Reader):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
 
@@ -118,7 +119,7 @@ class RunLengths:
     `pycocotools.coco.COCO` can read it. It is written line by line, so memory does not grow with the video.
     """
 
-    def __init__(self, path: pathlib.Path, media: media_lib.Media):
+    def __init__(self, path: pathlib.Path, media: media_lib.Media, reader: media_lib.Reader):
         self.path = path
         self._size = media.size
         self._temporary = files.temporary_name(path)
@@ -132,9 +133,9 @@ class RunLengths:
     def __enter__(self) -> "RunLengths":
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, *error) -> None:
         try:
-            if kind is None:
+            if error[0] is None:
                 self._finish()
         finally:
             for file, path in ((self._out, self._temporary), (self._frames, self._images)):
@@ -188,18 +189,49 @@ def cut_out(image: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]) ->
     return np.dstack([np.where(alpha[..., None] > 0, image, np.uint8(0)), alpha])
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """An export format.
+
+    Attributes:
+      path: of its file or folder, relative to the results folder.
+      make: a function (path, media, open reader) -> exporter.
+      is_folder: whether it is a folder with a PNG per frame, named as the frame's mask.
+    """
+
+    path: str
+    make: Callable[[pathlib.Path, media_lib.Media, media_lib.Reader], Exporter]
+    is_folder: bool = False
+
+    def check_codec(self) -> None:
+        """Raises VosError if this installation cannot write the export's video."""
+        if self.path.endswith((".mp4", ".webm")):
+            video_writer.check_codec(pathlib.Path(self.path).suffix)
+
+
+EXPORTS: dict[str, Export] = {
+    "overlay": Export("overlay.mp4", Overlay),
+    "cutout_webm": Export("cutout.webm", CutoutVideo),
+    "cutout_png": Export("cutout", CutoutImages, is_folder=True),
+    "coco": Export("masks.json", RunLengths),
+}
+"""The export formats by name."""
+
+
 def export_video(
-    makers: Sequence[Callable[[media_lib.Reader], Exporter]],
+    names: Sequence[str],
     media: media_lib.Media,
-    mask_of: Callable[[str], np.ndarray],
+    mask_of: Callable[[int], np.ndarray],
+    folder: pathlib.Path,
     advance: Callable[[], None],
 ) -> None:
-    """Runs all exporters in one pass over the video.
+    """Exports a segmented video in several formats, in one pass over its frames.
 
     Args:
-      makers: each returns the exporter for an open video.
+      names: of `EXPORTS`.
       media: the video.
-      mask_of: returns the ids of the frame of a name.
+      mask_of: returns the ids of a frame.
+      folder: of the exports.
       advance: called after every frame.
 
     Raises:
@@ -209,18 +241,17 @@ def export_video(
     try:
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(media.open())
-            for maker in makers:
-                exporters.append(stack.enter_context(maker(reader)))
+            for export in map(EXPORTS.__getitem__, names):
+                exporters.append(stack.enter_context(export.make(folder / export.path, media, reader)))
             index = 0
             for item in reader:
                 if isinstance(item, av.Packet):
                     for exporter in exporters:
                         exporter.add_sound(item)
                     continue
-                name = media.mask_name(index)
-                ids = mask_of(name)
+                ids = mask_of(index)
                 for exporter in exporters:
-                    exporter.add(name, item, ids)
+                    exporter.add(media.mask_name(index), item, ids)
                 index += 1
                 advance()
     except (OSError, av.error.FFmpegError) as error:

@@ -1,4 +1,4 @@
-"""`eval.py --visualize`: which figures there are, and drawing them for a run (DESIGN section 10)."""
+"""The figures of `eval.py --visualize`."""
 
 import pathlib
 from collections.abc import Iterator, Sequence

@@ -65,7 +65,7 @@ class Project:
         self._edits = 0
 
     def _unpack(self) -> int:
-        """Keeps every frame as a picture: scrubbing must not decode the film from its beginning."""
+        """Saves every frame as a picture, so that scrubbing does not decode the film from its beginning."""
         (self.folder / "frames").mkdir()
         index = -1
         for index, image in enumerate(self.media.frames()):
@@ -101,7 +101,7 @@ class Project:
         return image[:, :, ::-1].copy()
 
     def ids(self, index: int) -> UInt8[np.ndarray, "H W"]:
-        """Returns the masks of a frame as they stand: segmented, with what was painted since on top."""
+        """Returns the segmented masks of a frame with the painted ones on top."""
         ids = np.zeros(self.media.size, np.uint8)
         if index < self.done:
             ids = self._results.read(index)
@@ -151,7 +151,7 @@ class Project:
         self._results.truncate(self.done)
 
     def run(self) -> Iterator[int]:
-        """Segments what is not done and yields each frame's index when its mask is there.
+        """Segments the remaining frames and yields the index of each when its mask is written.
 
         Raises:
           VosError: nothing was painted.
@@ -185,15 +185,9 @@ class Project:
     def save_overlay(self) -> pathlib.Path:
         """Writes the overlay film with its sound and returns the path; raises VosError where masks lack."""
         self._check_done()
-        path = self.folder / "overlay.mp4"
+        path = self.folder / exports.EXPORTS["overlay"].path
         path.unlink(missing_ok=True)
-        names = {self.media.mask_name(index): index for index in range(self.num_frames)}
-        exports.export_video(
-            [lambda video: exports.Overlay(path, self.media, video.audio)],
-            self.media,
-            lambda name: self.ids(names[name]),
-            lambda: None,
-        )
+        exports.export_video(["overlay"], self.media, self.ids, self.folder, lambda: None)
         return path
 
     def _check_done(self) -> None:
