@@ -5,6 +5,7 @@ import fractions
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vos_jax.data import mask_files, media
 from vos_jax.errors import VosError
