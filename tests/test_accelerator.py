@@ -257,7 +257,7 @@ def test_a_state_comes_back_in_small_files(run, tmp_path, monkeypatch):
 def test_a_state_of_another_model_is_refused(run, tmp_path):
     state_files.save(tmp_path, run, {"step": 7}, NOTED)
     other = run.replace(params={"head": {"kernel": np.zeros((3, 3), np.float32)}})
-    with pytest.raises(errors.VosError, match="holds no params/head/kernel"):
+    with pytest.raises(errors.VosError, match="has no params/head/kernel"):
         state_files.restore(tmp_path, other)
     (tmp_path / "state-1-of-1.safetensors").write_bytes(b"1234")
     with pytest.raises(errors.VosError, match="not a complete safetensors file"):
