@@ -19,7 +19,7 @@ from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import vos
-from vos_jax.ops import masks
+from vos_jax.ops import masks, target
 from vos_jax.train import corruption as corruption_lib
 from vos_jax.train import losses as losses_lib
 from vos_jax.train import optim, oracle, proposal_losses
@@ -37,8 +37,9 @@ class ClipLossConfig(losses_lib.LossConfig):
     Attributes:
       remat: Recompute activations for the gradient, frame by frame, instead of storing them: less memory,
         more time.
-      unroll: Unroll the loop over frames. A rolled loop compiles faster, which long clips may need, but on
-        CPU the gradients of its convolutions take about 30 times as long (XLA uses Eigen only outside loops).
+      unroll: On CPU, unroll the loop over frames. A rolled loop compiles faster, which long clips may need,
+        but there the gradients of its convolutions take about 30 times as long (XLA uses Eigen only outside
+        loops).
       sampling_begin: Until this step the previous mask is the ground truth.
       sampling_prob: After `sampling_begin`, probability in each frame that the previous mask is the
         prediction.
@@ -152,13 +153,13 @@ def clip_terms(
     if config.burn_in:
         early = jax.tree.map(lambda x: x[1 : late.start], inputs)
         state, _ = jax.lax.scan(
-            functools.partial(segment, still, learns=False), state, early, unroll=config.unroll
+            functools.partial(segment, still, learns=False), state, early, unroll=_unroll(config)
         )
     learn = functools.partial(segment, params, learns=True)
     if config.remat:
-        learn = jax.checkpoint(learn, prevent_cse=config.unroll)
+        learn = jax.checkpoint(learn, prevent_cse=_unroll(config))
     inputs = jax.tree.map(lambda x: x[late], inputs)
-    _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=config.unroll)
+    _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=_unroll(config))
 
     counts = annotated[late]
     terms = {name: losses_lib.mean(values, counts) for name, values in terms.items()}
@@ -169,6 +170,11 @@ def clip_terms(
     if detections is not None:
         terms |= _proposal_terms(detections, clip, annotated)
     return terms
+
+
+def _unroll(config: ClipLossConfig) -> bool:
+    """Returns whether the loop over frames is unrolled; on accelerators it would only compile for longer."""
+    return config.unroll and target.is_cpu()
 
 
 def _true_objects(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
@@ -311,9 +317,9 @@ def _encode(
     burned = slice(1, 1 + config.burn_in)
     learned = jnp.concatenate([frames[:1], frames[burned.stop :]])
     if config.remat:
-        encode_again = jax.checkpoint(encode, prevent_cse=config.unroll)
+        encode_again = jax.checkpoint(encode, prevent_cse=_unroll(config))
         _, encoded = jax.lax.scan(
-            lambda none, frame: (none, encode_again(params, frame)), None, learned, unroll=config.unroll
+            lambda none, frame: (none, encode_again(params, frame)), None, learned, unroll=_unroll(config)
         )
     else:
         encoded = jax.vmap(functools.partial(encode, params))(learned)
