@@ -22,7 +22,7 @@ def blocks(language):
 
 
 def commands():
-    """What stands behind a prompt, continuation lines joined."""
+    """Returns the commands behind a prompt, continuation lines joined."""
     text = "\n".join(blocks("console")).replace("\\\n", " ")
     return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
 

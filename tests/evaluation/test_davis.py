@@ -1,4 +1,4 @@
-"""J, F and their statistics: degenerate rules by hand, the rest against a slow reading of DESIGN §9."""
+"""J, F and their statistics: degenerate rules by hand, the rest against a slow implementation."""
 
 import math
 

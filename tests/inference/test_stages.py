@@ -1,4 +1,4 @@
-"""What comes before the final masks can be written, too."""
+"""Masks of the stages before the final one can be written, too."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,10 @@ GRID, SLOTS, OBJECTS = (4, 6), 3, 2
 
 
 def filled_memory(seed=0, dtype=np.float32, grid=GRID):
-    """A memory with two full slots, one of them pinned, and one empty slot; object 1 is only in slot 1."""
+    """Returns a memory with two full slots, one of them pinned, and an empty one.
+
+    Object 1 is only in slot 1.
+    """
     rng = np.random.default_rng(seed)
     config = memory_lib.MemoryConfig(capacity=SLOTS)
     spec = memory_lib.MemorySpec(config=config, stride=1, key_size=8, embed_size=5, value_size=7)
@@ -201,7 +204,7 @@ WIDE = (16, 24)
 
 
 def with_small_objects(seed=0):
-    """A memory on a wide grid whose objects are a few pixels large, and where they are in the next frame."""
+    """Returns a query, a memory on a wide grid of objects a few pixels large, and their previous masks."""
     memory = filled_memory(seed, grid=WIDE)
     prob = np.full(memory.prob.shape, 1e-3, np.float32)
     prob[:, :, 3:5, 4:6] = 0.9
@@ -222,7 +225,7 @@ def read_near(query, memory, config, prev):
 
 def test_near_pixels_read_what_all_would_and_others_nothing():
     query, memory, prev = with_small_objects()
-    # What lies far from the objects holds one and the same, so that its mean is what it holds.
+    # All cells far from the objects hold the same value, so that their mean is that value.
     far = ~search_region.around(memory.prob[:, 0], WIDE, 0.1, read_lib.COVERED)
     memory = memory.replace(
         value=jnp.where(far[:, None, :, :, None], 0.3, memory.value),

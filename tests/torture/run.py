@@ -112,7 +112,7 @@ class Rack:
         return [round((i + 0.5) * self.operations / wanted - 0.5) for i in range(wanted)]
 
     def told(self, out: pathlib.Path, code: int) -> str:
-        """What is wrong with how a disturbed run ended; empty where nothing is."""
+        """Returns the fault in how a disturbed run ended; empty if there is none."""
         printed = self.log(out).read_text()
         if "Traceback" in printed:
             return "traceback"

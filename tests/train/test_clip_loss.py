@@ -56,7 +56,7 @@ def run(params):
 
 
 def close(a, b, tolerance=1e-5):
-    """Whether two trees differ by less than a share of the whole tree's norm."""
+    """Returns True if two trees differ by at most `tolerance` of the whole tree's norm."""
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(a)))
     return all(
         np.abs(x - y).max() <= tolerance * norm
@@ -202,7 +202,7 @@ def test_the_loss_can_be_learned(run, params):
 
 
 def kept(config, model, frozen=()):
-    """How many numbers the gradient of two clips keeps of the forward pass, by shape alone."""
+    """Returns how many numbers the gradient of two clips keeps of the forward pass, by shape alone."""
     loss_fn = clip_loss.make_loss_fn(model, config, frozen)
     shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)))
     batch = tiny.batch()
