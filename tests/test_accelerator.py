@@ -54,6 +54,7 @@ def lines(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkeypatch):
     """Measures and trains until a signal; the same command measures nothing again and trains to the end."""
     out, said = tmp_path / "out", []

@@ -242,6 +242,14 @@ def test_values_out_of_range_are_refused_by_name():
             clip_loss.ClipLossConfig(**bad)
 
 
+def test_burn_in_frames_keep_nothing_for_the_gradient():
+    model = tiny.model(proposals=tiny.NO_NETWORK)
+    everything, burned = (kept(clip_loss.ClipLossConfig(unroll=False, burn_in=n), model) for n in (0, 1))
+    # Of two predicted frames one is left, beside the first frame, which is only written.
+    assert burned < 0.75 * everything
+
+
+@pytest.mark.slow
 def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, params):
     burned = dataclasses.replace(CONFIG, burn_in=1)
     compute = jax.jit(jax.grad(clip_loss.make_loss_fn(tiny.model(), burned), has_aux=True))

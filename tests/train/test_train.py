@@ -51,9 +51,6 @@ def start(place, script, *arguments) -> subprocess.Popen:
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(place / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": "--xla_cpu_parallel_codegen_split_count=1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     command = [sys.executable, str(ROOT / script), "--config", CONFIG, *map(str, arguments)]
     return subprocess.Popen(
