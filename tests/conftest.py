@@ -28,6 +28,23 @@ for name, value in SETTINGS.items():
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# A file is one worker's: the longest ones first, so that none of them is left when the other worker is done.
+LONGEST = [
+    "train/test_train.py",
+    "train/test_clip_loss.py",
+    "models/test_vos.py",
+    "models/test_read.py",
+    "inference/test_adaptation.py",
+    "torture/test_torture.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the longest files to the front."""
+    names = [str(pathlib.Path(__file__).parent / name) for name in LONGEST]
+    items.sort(key=lambda item: names.index(path) if (path := str(item.path)) in names else len(names))
+
+
 def pytest_unconfigure() -> None:
     """Deletes the programs of this session."""
     if OWN_CACHE:

@@ -93,6 +93,11 @@ SWITCHES = (
     {"weight": "none", "kernel_sigma": 2.0},
     {"kernel_sigma": 2.0},
 )
+# One of each kind; the others compile two programs apiece.
+SOME_SWITCHES = [
+    pytest.param(switches, id=str(switches), marks=() if index in (0, 3, 5) else pytest.mark.slow)
+    for index, switches in enumerate(SWITCHES)
+]
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
@@ -112,7 +117,7 @@ def test_read_equals_a_softmax_written_out(monkeypatch, switches, window, most):
     assert float(result.slot_attention[1, 0]) == 0.0, "object 1 is not in slot 0"
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", SOME_SWITCHES)
 def test_streamed_and_dense_have_one_gradient(monkeypatch, switches):
     memory = filled_memory()
     query = jnp.asarray(np.random.default_rng(1).normal(size=(*GRID, 8)).astype(np.float32))
@@ -261,7 +266,7 @@ def test_far_memory_is_merged_and_its_weight_stays():
         np.testing.assert_array_equal(getattr(same, name)[near], getattr(found, name)[near], err_msg=name)
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", SOME_SWITCHES)
 def test_every_read_of_near_pixels_is_as_that_of_all(switches):
     query, memory, prev = with_small_objects()
     config = dataclasses.replace(NEAR, **switches, window=2)
@@ -270,7 +275,7 @@ def test_every_read_of_near_pixels_is_as_that_of_all(switches):
     np.testing.assert_allclose(found.prob[near], everywhere.prob[near], atol=1e-6)
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", SOME_SWITCHES)
 def test_another_object_changes_nothing_of_what_one_reads(switches):
     query, memory, prev = with_small_objects()
     config = dataclasses.replace(NEAR, **switches)
