@@ -189,7 +189,7 @@ def made_proposals(count, capacity):
 
 @pytest.mark.parametrize(
     "match",
-    [pytest.param(m, marks=[pytest.mark.slow] * (m == "hungarian")) for m in sorted(matching.MATCHINGS)],
+    [pytest.param(m, marks=() if m in ("greedy", "pgd") else pytest.mark.slow) for m in matching.MATCHINGS],
 )
 def test_padding_objects_and_proposals_changes_nothing(params, remembered, match):
     small_state, large_state, encoded = remembered
