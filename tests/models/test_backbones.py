@@ -14,7 +14,7 @@ from tests.golden import patterns
 from vos_jax import errors
 from vos_jax.models import backbones
 from vos_jax.models.backbones import folding, pretrained
-from vos_jax.ops import bottleneck, depthwise
+from vos_jax.ops import bottleneck, depthwise, target
 from vos_jax.tools import convert
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -171,9 +171,10 @@ def test_the_bottleneck_in_strips_equals_the_whole_with_gradients_and_vmap(
 
 def test_the_cpu_gets_strips_and_no_grouped_convolution_other_platforms_the_grouped_one():
     arguments = block_arguments(4, 24, 4, 3, expand=True)
-    block = jax.jit(lambda x: bottleneck.inverted_bottleneck(x, *arguments, stride=1))
-    traced = block.trace(jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))
     for platform in ("cpu", "cuda", "tpu"):
+        with target.compile_for(platform):
+            block = jax.jit(lambda x: bottleneck.inverted_bottleneck(x, *arguments, stride=1))
+            traced = block.trace(jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("feature_group_count = 24" in text) == (platform != "cpu"), platform
 

@@ -129,3 +129,16 @@ def test_a_video_has_the_same_masks():
     with target.compile_for("cuda"):
         on_accelerator = run()
     np.testing.assert_array_equal(on_cpu, on_accelerator)
+
+
+def test_a_program_for_any_platform_holds_both_forms():
+    def run(x):
+        return target.choose(x, cpu=lambda x: x + 1, accelerator=lambda x: x * 2)
+
+    found = both(run, jnp.ones(()))
+    assert [float(x) for x in found] == [2.0, 2.0]
+    with target.compile_for(target.ANY):
+        assert target.is_cpu()
+        exported = jax.export.export(jax.jit(lambda x: run(x)), platforms=("cpu", "cuda"))(jnp.zeros(()))
+    assert float(exported.call(jnp.full((), 4.0))) == 5.0
+    assert "multiply" in exported.mlir_module() and "add" in exported.mlir_module()

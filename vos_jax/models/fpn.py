@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models.backbones import Features, conv
-from vos_jax.ops import depthwise
+from vos_jax.ops import depthwise, target
 from vos_jax.typing import Array, Bool, DTypeLike, Float, Shaped
 
 STRIDES = (8, 16, 32, 64)  # of P3..P6
@@ -73,9 +73,13 @@ class Depthwise(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", conv.INIT_DEPTHWISE, (3, 3, channels)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,)).astype(self.dtype)
-        forms = {"cpu": depthwise.shifted, "default": depthwise.grouped}
-        forms = {name: functools.partial(form, stride=1) for name, form in forms.items()}
-        return jax.lax.platform_dependent(x.astype(self.dtype), kernel, **forms) + bias[None, None, :]
+        y = target.choose(
+            x.astype(self.dtype),
+            kernel,
+            cpu=functools.partial(depthwise.shifted, stride=1),
+            accelerator=functools.partial(depthwise.grouped, stride=1),
+        )
+        return y + bias[None, None, :]
 
 
 class ConvBlock(nn.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.ops import depthwise
+from vos_jax.ops import depthwise, target
 from vos_jax.typing import Array, Float
 
 # Bytes of expanded rows per strip. Measured at 480×864 with 1 MiB of L2 per core and 32 MiB of L3: 2 to 16 MB
@@ -127,9 +127,11 @@ def inverted_bottleneck(
         project: the last layer; no activation follows.
         stride: of the depthwise layer.
     """
-
-    forms = {
-        "cpu": functools.partial(strips, stride=stride),
-        "default": functools.partial(whole, stride=stride),
-    }
-    return lax.platform_dependent(x, expand, spatial, project, **forms)
+    return target.choose(
+        x,
+        expand,
+        spatial,
+        project,
+        cpu=functools.partial(strips, stride=stride),
+        accelerator=functools.partial(whole, stride=stride),
+    )

@@ -7,21 +7,35 @@ traced, so the other form costs no compilation.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+
+ANY = "any"
+"""Platform of a program that is to run on all of them."""
 
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 def is_cpu() -> bool:
-    """Returns whether programs are traced for a CPU: JAX's default backend, or `compile_for`."""
-    return (_PLATFORM.get() or jax.default_backend()) == "cpu"
+    """Returns whether programs are traced for a CPU, JAX's default backend or that of `compile_for`.
+
+    CPU forms run everywhere, so they are those for `ANY` platform, too.
+    """
+    return (_PLATFORM.get() or jax.default_backend()) in ("cpu", ANY)
+
+
+def choose(*arguments: Any, cpu: Callable[..., Any], accelerator: Callable[..., Any]) -> Any:
+    """Returns the result of one of two forms; a program for `ANY` platform holds both."""
+    if _PLATFORM.get() == ANY:
+        return jax.lax.platform_dependent(*arguments, cpu=cpu, default=accelerator)
+    return (cpu if is_cpu() else accelerator)(*arguments)
 
 
 @contextlib.contextmanager
 def compile_for(platform: str) -> Iterator[None]:
-    """Traces programs for another platform, "cpu", "cuda" or "tpu", in this context.
+    """Traces programs for another platform, "cpu", "cuda", "tpu" or `ANY`, in this context.
 
     JAX does not know of it: a function that it has traced before is not traced again.
     """

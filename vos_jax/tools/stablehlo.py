@@ -30,7 +30,7 @@ from vos_jax import errors, files, geometry
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import weights
-from vos_jax.ops import masks
+from vos_jax.ops import masks, target
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -75,10 +75,11 @@ def export(
 
     frame = jax.ShapeDtypeStruct((*size, 3), jnp.uint8)
     ids = jax.ShapeDtypeStruct(size, jnp.uint8)
-    programs = {
-        "start": jax.export.export(jax.jit(start), platforms=platforms)(),
-        "step": jax.export.export(jax.jit(step), platforms=platforms)(frame, ids, *jax.eval_shape(start)),
-    }
+    with target.compile_for(target.ANY):
+        programs = {
+            "start": jax.export.export(jax.jit(start), platforms=platforms)(),
+            "step": jax.export.export(jax.jit(step), platforms=platforms)(frame, ids, *jax.eval_shape(start)),
+        }
     about = {"size": size, "objects": num_objects, "platforms": platforms, "jax": jax.__version__}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
