@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import vos_jax  # isort: skip - before JAX
+
 import jax
 import optax
 from rich import console
 
-import vos_jax
 from vos_jax import checkout, cli, devices, errors, files, processes
 from vos_jax import config as configs
 from vos_jax.data import pipeline

@@ -3,12 +3,16 @@
 The Python API is `load`, `Session` and `Prompt`; see `vos_jax.inference.session`.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vos_jax.api import load
     from vos_jax.data.prompts import Prompt
     from vos_jax.inference.session import Session
+
+# Read when JAX is imported. Errors are raised; XLA also logs that a program takes long to compile, as an error.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 __all__ = ["Prompt", "Session", "__version__", "load"]
