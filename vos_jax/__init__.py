@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vos_jax.data.prompts import Prompt
     from vos_jax.inference.session import Session
 
-# Read when JAX is imported. Errors are raised; XLA also logs that a program takes long to compile, as an error.
+# Read when JAX is imported. XLA logs a long compilation as an error; real errors are raised.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
