@@ -62,13 +62,13 @@ def _decimal_families(splits: Iterable[list[str]]) -> set[tuple[str, ...]]:
 def _are_fractions(after: list[str]) -> bool:
     """Returns whether the digits after dots are fractions, not a second number that counts."""
     if len({len(text) for text in after}) == 1:
-        return False  # the order is the same
+        return True  # the order is the same, but for numbers below 0
     if any(len(text) > 1 and text[0] == "0" for text in after):
         return True
     if any(len(text) > 1 and text[-1] == "0" for text in after):
         return False  # numbers print as 0.1, not as 0.10
     counts = {int(text) for text in after}
-    return len(counts) <= (max(counts) - min(counts) + 1) / 2
+    return len(counts) < (max(counts) - min(counts) + 1) / 2
 
 
 def _signed_places(splits: Iterable[list[str]]) -> set[_Place]:

@@ -165,22 +165,25 @@ def decode(data: bytes, where: str | os.PathLike, flags: int = cv2.IMREAD_COLOR)
 
 def _decoded(data: bytes, where: str | os.PathLike, header: _Header, flags: int) -> np.ndarray:
     _check_chunks(data, where)
-    image = None
-    if header.kind in _BY_OPENCV:
+    image, orientation = None, header.orientation
+    # OpenCV turns some TIFFs, but only by halves.
+    by_opencv = header.kind in _BY_OPENCV and (header.kind != "TIFF" or orientation == 1)
+    if by_opencv:
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:
             raise _undecodable(where, error) from error
     # OpenCV reads few kinds of TIFF.
-    if header.kind not in _BY_OPENCV or (image is None and header.kind == "TIFF"):
+    if not by_opencv or (image is None and header.kind == "TIFF"):
         try:
             with Image.open(io.BytesIO(data), formats=[header.kind]) as opened:
                 image = cv2.cvtColor(to_rgb(opened), cv2.COLOR_RGB2BGR)
+                orientation = 1 if header.kind == "TIFF" else orientation  # Pillow turns TIFFs
         except mask_files.DAMAGE as error:
             raise _undecodable(where, error) from error
     if image is None:
         raise _undecodable(where, None)
-    return np.ascontiguousarray(_upright(image, header.orientation))
+    return np.ascontiguousarray(_upright(image, orientation))
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
