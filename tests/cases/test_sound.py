@@ -83,7 +83,7 @@ def test_a41_channels_in_film_order_are_mixed_down(order, codec):
 
 
 def test_a41_every_channel_is_heard_from_its_own_side():
-    """In the order L C R Ls Rs LFE, a tone in the third channel comes from the right."""
+    """A tone in the third channel of the order L C R Ls Rs LFE comes from the right."""
     films.film("film.mov", streams="va", count=COUNT, sound="pcm_s16le", layout="5.1")
     data = bytearray(media.pathlib.Path("film.mov").read_bytes())
     with av.open("film.mov") as container:

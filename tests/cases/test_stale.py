@@ -191,6 +191,6 @@ def test_a33_fingerprints_of_every_kind_of_video():
         == before
         != datasets.open_dataset(datasets.EvalDatasetConfig(kind="folders", root="set"))["ant"].fingerprint()
     )
-    rendered = datasets.open_dataset(datasets.EvalDatasetConfig(kind="rendered"))
+    rendered = datasets.open_dataset(datasets.EvalDatasetConfig(kind="rendered", root=""))
     prints = {video.fingerprint() for video in rendered}
     assert len(prints) == len(rendered) and prints == {video.fingerprint() for video in rendered}

@@ -194,7 +194,7 @@ def _packets(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
 
 
 Matrix = tuple[int, int, int, int]
-"""A display matrix (a, b, c, d) shows the stored pixel (x, y) at (ax + cy, bx + dy), shifted and scaled."""
+"""Display matrix (a, b, c, d). The pixel (x, y) is shown at (a x + c y, b x + d y), up to a shift."""
 
 
 def _matrix(picture: av.VideoFrame) -> Matrix:
