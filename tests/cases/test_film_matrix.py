@@ -16,9 +16,9 @@ from vos_jax.data import media
 KINDS = {
     "mp4": ("libx264", "mpeg4", "libvpx-vp9", "libx265", "libsvtav1"),
     "mov": ("libx264", "mjpeg", "png", "prores_ks", "qtrle"),
-    "mkv": ("libx264", "mpeg4", "mjpeg", "ffv1", "libvpx", "libvpx-vp9", "mpeg2video", "huffyuv"),
+    "mkv": ("libx264", "mpeg4", "mjpeg", "ffv1", "libvpx", "libvpx-vp9", "mpeg2video"),
     "webm": ("libvpx", "libvpx-vp9"),
-    "avi": ("mpeg4", "mjpeg", "rawvideo", "ffv1", "libx264"),
+    "avi": ("mpeg4", "mjpeg", "rawvideo", "ffv1", "libx264", "huffyuv"),
     "ts": ("libx264", "mpeg2video"),
     "flv": ("libx264", "flv"),
     "mpg": ("mpeg2video", "mpeg1video"),

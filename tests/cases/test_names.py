@@ -33,16 +33,21 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def strict(monkeypatch):
-    """Output as it is in ordinary locales: what is no text cannot be written."""
-    streams = {}
-    for name in ("stdout", "stderr"):
-        streams[name] = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict", write_through=True)
-        monkeypatch.setattr(sys, name, streams[name])
-    return streams
+def make_strict(monkeypatch):
+    """Makes output as it is in ordinary locales, which refuse what is no text; call it in the test."""
+
+    def make():
+        streams = {}
+        for name in ("stdout", "stderr"):
+            streams[name] = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+            monkeypatch.setattr(sys, name, streams[name])
+        return streams
+
+    return make
 
 
 def said(stream):
+    stream.flush()
     return stream.buffer.getvalue().decode()
 
 
@@ -50,7 +55,8 @@ def segment(video, *arguments, out="out", mask="first.png"):
     return program.main([video, "--masks", mask, "--out", out, *arguments])
 
 
-def test_a47_a_film_whose_name_is_no_text(strict):
+def test_a47_a_film_whose_name_is_no_text(make_strict):
+    strict = make_strict()
     films.film(f"{LATIN}.mp4", count=COUNT)
     assert segment(f"{LATIN}.mp4", "--rle", "--cutout", "webm") == 0, said(strict["stderr"])
     assert "caf\\udce9.mp4: 96x64" in said(strict["stdout"])
@@ -66,7 +72,8 @@ def test_a47_a_film_whose_name_is_no_text(strict):
     assert "all 4 masks are there already" in said(strict["stdout"])
 
 
-def test_a47_a_folder_and_frames_whose_names_are_no_text(strict):
+def test_a47_a_folder_and_frames_whose_names_are_no_text(make_strict):
+    strict = make_strict()
     os.makedirs(LATIN)
     for index in range(COUNT):
         Image.fromarray(films.picture(index)).save(f"{LATIN}/{index:03d}.png")
@@ -75,7 +82,8 @@ def test_a47_a_folder_and_frames_whose_names_are_no_text(strict):
 
 
 @pytest.mark.parametrize("what", ["out", "mask"])
-def test_a47_an_out_or_a_mask_whose_name_is_no_text(strict, what):
+def test_a47_an_out_or_a_mask_whose_name_is_no_text(make_strict, what):
+    strict = make_strict()
     films.film("film.mp4", count=COUNT)
     if what == "mask":
         os.rename("first.png", f"{LATIN}.png")
@@ -86,7 +94,8 @@ def test_a47_an_out_or_a_mask_whose_name_is_no_text(strict, what):
 
 
 @pytest.mark.parametrize("name", [LATIN, "missing\x1b[31m", "\udcff"])
-def test_a47_errors_name_what_is_no_text(strict, name):
+def test_a47_errors_name_what_is_no_text(make_strict, name):
+    strict = make_strict()
     assert segment(f"{name}.mp4") == 2
     assert said(strict["stderr"]).startswith("error: ") and said(strict["stderr"]).count("\n") == 1
     assert "\x1b" not in said(strict["stderr"])

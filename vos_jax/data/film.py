@@ -14,7 +14,7 @@ import av.stream
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import film_clock, film_damage, film_file, mask_files
+from vos_jax.data import film_clock, film_damage, film_decoder, film_file, mask_files
 from vos_jax.data.reader import Frame, Reader
 from vos_jax.typing import UInt8
 
@@ -74,9 +74,10 @@ class VideoFile:
         """
         if reverse:
             raise errors.VosError(f"{self.path}: a video file is read forward only; extract its frames")
-        with film_file.opened(self.path) as container:
+        with contextlib.ExitStack() as stack:
+            container = stack.enter_context(film_file.opened(self.path))
             # Without sound there is nothing but frames.
-            for frame in self._read(container, None, start):
+            for frame in self._read(container, None, start, stack):
                 yield cast(Frame, frame).image
 
     def open(self) -> Reader:
@@ -88,7 +89,7 @@ class VideoFile:
             self._say("its sound is of a kind that this installation cannot decode, and is left out")
         default = av.stream.Disposition.default
         audio = next((each for each in known if each.disposition & default), known[0] if known else None)
-        return Reader(self._read(container, audio, 0), audio, stack)
+        return Reader(self._read(container, audio, 0, stack), audio, stack)
 
     def identity(self) -> dict[str, Any]:
         """The file's name and content."""
@@ -96,26 +97,22 @@ class VideoFile:
 
     # ---------------------------------------------------------------- frames
 
-    def _read(self, container, audio, start: int) -> Generator[Frame | av.Packet, None, None]:
+    def _read(
+        self, container, audio, start: int, stack: contextlib.ExitStack
+    ) -> Generator[Frame | av.Packet, None, None]:
         stream = cast(av.VideoStream, container.streams[self._stream])
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(mask_files.MAX_PIXELS)}
         clock = film_clock.Clock(1 / self.rate, self.time_base, jumps=self._jumps)
         sound_clock = film_clock.Clock(1 / self.rate, self.time_base, jumps=self._jumps)
         damage = film_damage.Damage(self._packets)
+        decoder = film_decoder.Decoder(self.path, stream, self.num_frames, damage, stack)
         image, index = np.zeros((0, 0, 3), np.uint8), 0
-        for packet in _packets(container.demux([stream] if audio is None else [stream, audio])):
+        for packet in film_file.packets(container, [stream] if audio is None else [stream, audio]):
             if packet.stream.index != stream.index:
                 if packet.dts is not None:
                     sound_clock.shift(packet)
                     yield packet
                 continue
-            try:
-                pictures = packet.decode()
-            except av.error.FFmpegError as error:
-                damage.count(error)
-                continue
-            for picture in cast(list[av.VideoFrame], pictures):
+            for picture in decoder.decode(packet):
                 for pts in damage.lost_before(picture.pts):
                     # The frame before is shown again.
                     damage.lost.append(index)
@@ -176,18 +173,6 @@ class VideoFile:
         if len(streams) > 1:
             listed = ", ".join(f"{s.index}: {s.width}x{s.height}" for s in streams)
             self._say(f"holds {len(streams)} pictures ({listed}); number {self._stream} is read")
-
-
-def _packets(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Yields packets until the end, or until the file cannot be read on."""
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.error.FFmpegError, OSError):
-            return  # said when the film was opened
-        if packet is None:
-            return
-        yield packet
 
 
 # ---------------------------------------------------------------- upright

@@ -131,3 +131,16 @@ def picture(path: pathlib.Path, container: av.container.InputContainer, found: S
         return found.shown[stream.index] > 0, is_default, stream.width * stream.height
 
     return max(known, key=rank)
+
+
+def packets(container: av.container.InputContainer, streams: list[av.stream.Stream]) -> Iterator[av.Packet]:
+    """Yields packets until the end, or until the file cannot be read on; `scan` tells the reason."""
+    found = container.demux(streams)
+    while True:
+        try:
+            packet = next(found, None)
+        except (av.error.FFmpegError, OSError):
+            return
+        if packet is None:
+            return
+        yield packet
