@@ -17,8 +17,8 @@ MOST_LOST = 64
 class Decoder:
     """Decodes the packets of one stream; damage is counted and does not end the film.
 
-    Decoders with threads tell of an error late, or never at the end of a film, and frames are lost with it. So
-    the first error starts a second decoder without such threads, which catches up.
+    Decoders with threads tell of an error late, or never at the end of a film, and frames are lost with it.
+    So the first error starts a second decoder without such threads, which catches up.
 
     Args:
       path: the film.
