@@ -11,18 +11,20 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
 import re
 import secrets
 import stat
+import sys
 import threading
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
-from vos_jax import errors
+from vos_jax import errors, natural_order
 
 MAX_BYTES = 1 << 30
 """Size limit of a file that is read whole (a mask, a frame, weights), in bytes."""
@@ -295,6 +297,18 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the sha256 of a regular file of any size; raises VosError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path, sys.maxsize) as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise errors.VosError(f"{path}: cannot read it: {error.strerror}") from error
+    return digest.hexdigest()
+
+
 def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns a folder's entries in natural order, without hidden ones; [] if there is no such folder.
 
@@ -307,13 +321,7 @@ def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
         return []
     except OSError as error:
         raise errors.VosError(f"{folder}: cannot list the folder: {error.strerror}") from error
-    return sorted(paths, key=_natural)
-
-
-def _natural(path: pathlib.Path) -> tuple:
-    # Text and numbers alternate, so that numbers are compared with numbers only.
-    pieces = re.split(r"([0-9]+)", path.name)
-    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), path.name
+    return natural_order.sort(paths)
 
 
 # --- names --------------------------------------------------------------------------------------------------

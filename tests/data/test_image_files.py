@@ -35,13 +35,13 @@ def test_jpeg_is_read_as_rgb(tmp_path, options):
     assert np.abs(image_files.read_frame(path).astype(int) - red).max() <= 2
 
 
-def test_grey_jpeg_becomes_rgb_and_orientation_is_ignored(tmp_path):
+def test_grey_jpeg_becomes_rgb_and_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by 90 degrees"
     path = tmp_path / "f.jpg"
     path.write_bytes(encode(FRAME[..., 0], exif=exif))
     frame = image_files.read_frame(path)
-    assert frame.shape == (48, 64, 3) and image_files.frame_size(path) == (48, 64)
+    assert frame.shape == (64, 48, 3) and image_files.frame_size(path) == (64, 48)
     np.testing.assert_array_equal(frame[..., 0], frame[..., 2])
 
 

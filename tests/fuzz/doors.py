@@ -283,6 +283,12 @@ DOORS = {
         suffix=".webp",
         share=60,
     ),
+    "frame TIFF and others": Door(
+        pictures.frame_seeds(("TIFF", {}), ("PPM", {}), ("JPEG2000", {}), ("AVIF", {})),
+        pictures.read_frame,
+        suffix=".tif",
+        share=60,
+    ),
     "video": Door(pictures.film_seeds, pictures.read_film, suffix=".mp4", share=70),
     "safetensors": Door(
         lambda folder: [safetensors.numpy.save(tensors(), {"variant": "lite0"})],

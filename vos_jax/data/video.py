@@ -1,9 +1,12 @@
 """A video with object masks and the rules of its data set, read lazily from files, records or a renderer."""
 
 import abc
+import concurrent.futures
 import dataclasses
+import hashlib
+import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, Self
 
 import numpy as np
@@ -11,6 +14,8 @@ import numpy as np
 from vos_jax import errors, files
 from vos_jax.data import image_files, mask_files
 from vos_jax.typing import UInt8, cached_property
+
+log = logging.getLogger(__name__)
 
 PROMPT_RULES = ("first_frame", "first", "all")
 """Choices of the masks that are prompts: the first frame's; each object's first; every one there is."""
@@ -93,6 +98,10 @@ class Video(abc.ABC):
     def check(self) -> None:
         """Raises VosError where the video cannot be segmented."""
         _ = self.first_frames
+
+    def fingerprint(self) -> str:
+        """Returns a checksum of the names and contents of all frames; VosError if one cannot be read."""
+        return checksum(self.frame_names, (self.frame(index).tobytes() for index in range(len(self))))
 
     def mask_origin(self, index: int) -> str:
         """Returns what errors call the mask of frame `index`."""
@@ -238,7 +247,23 @@ class FolderVideo(Video):
 
     def frame(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Returns frame `index` in RGB; VosError if it cannot be decoded whole."""
-        return image_files.read_frame(self.frame_paths[index], short_side=self.short_side)
+        path = self.frame_paths[index]
+        return image_files.read_frame(path, short_side=self.short_side, bits=self._bits)
+
+    @cached_property
+    def _bits(self) -> int:
+        """Bits per channel that the frames use, from the first one: all frames get the same brightness."""
+        suffix = self.frame_paths[0].suffix.lower()
+        found = image_files.bits(self.frame_paths[0]) if suffix in image_files.DEEP else 8
+        if found == 12:
+            log.warning("%s: 16-bit frames with values of 12 bits, read as such", self.frame_paths[0].parent)
+        return found if found == 12 else 16
+
+    def fingerprint(self) -> str:
+        """Returns a checksum of the names and bytes of all frame files; VosError if one cannot be read."""
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            sums = pool.map(files.sha256, self.frame_paths)
+            return checksum([path.name for path in self.frame_paths], (each.encode() for each in sums))
 
     def mask(self, index: int) -> UInt8[np.ndarray, "H W"] | None:
         """Returns the object ids of frame `index`, None without a file; VosError if the file is broken."""
@@ -281,6 +306,15 @@ class FolderVideo(Video):
         return str(self.mask_paths.get(index, folder / f"{self.frame_names[index]}.png"))
 
 
+def checksum(names: Iterable[str], contents: Iterable[bytes]) -> str:
+    """Returns the sha256 of named contents, in order."""
+    digest = hashlib.sha256()
+    for name, content in zip(names, contents, strict=True):
+        digest.update(repr((name, len(content))).encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
 def open_folder_video(
     name: str, frame_folder: pathlib.Path, mask_folder: pathlib.Path, **protocol
 ) -> FolderVideo:
@@ -295,13 +329,17 @@ def open_folder_video(
     Raises:
       VosError: no frames, two frames of one name, or a mask without its frame.
     """
-    paths = [path for path in files.list_files(frame_folder) if image_files.is_frame(path)]
+    listed = files.list_files(frame_folder)
+    paths = [path for path in listed if image_files.is_frame(path)]
+    other = image_files.left_out(listed)
     if not paths:
-        found = "no frames in it" if frame_folder.is_dir() else "no such folder"
+        found = (other or "no frames in it") if frame_folder.is_dir() else "no such folder"
         raise errors.VosError(
             f"{frame_folder}: sequence '{name}' has no images ({found}; "
             f"{', '.join(image_files.EXTENSIONS)} are read)"
         )
+    if other:
+        log.warning("%s: %s", frame_folder, other)
     index_of: dict[str, int] = {}
     for index, path in enumerate(paths):
         if path.stem in index_of:
@@ -312,6 +350,11 @@ def open_folder_video(
     mask_paths = {}
     for path in files.list_files(mask_folder):
         if path.suffix.lower() != ".png":
+            if image_files.is_frame(path) and path.stem in index_of and mask_folder != frame_folder:
+                raise errors.VosError(
+                    f"{path}: masks are PNGs, and this one would be left out; convert it (indexed or grey, "
+                    "with the same pixel values), or move it out of the folder"
+                )
             continue
         if path.stem not in index_of:
             raise errors.VosError(

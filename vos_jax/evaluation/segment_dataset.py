@@ -96,14 +96,17 @@ def open_results(
 
     Args:
       store: the results folder.
-      video: its prompts decide, with the store's settings, what its results look like.
+      video: its frames and prompts decide, with the store's settings, what its results look like.
       config: says what is written besides masks.
       proposals: says whether proposals come from files; those of the video decide, too.
 
     Raises:
       VosError: masks of other settings or of another program are there.
     """
-    own: dict[str, Any] = {"prompts": result_store.prompt_settings(video.prompts())}
+    own: dict[str, Any] = {
+        "frames": video.fingerprint(),
+        "prompts": result_store.prompt_settings(video.prompts()),
+    }
     if proposals.source == "file":
         path = proposal_files.path_of(proposals.folder, video.name)
         own["proposals_read"] = hashlib.sha256(path.read_bytes()).hexdigest()

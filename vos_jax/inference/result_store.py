@@ -231,11 +231,23 @@ def _read(path: pathlib.Path) -> tuple[Entries, dict[str, Any]]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns the first keys in which settings differ, as `model.memory.every: 5, now 3`; "" if in none."""
+    """Returns the first keys in which settings differ, as `model.memory.every: 5, now 3`; "" if in none.
+
+    Checksums are not shown: `video.sha256 has changed`.
+    """
     before, now = _flat(before), _flat(now)
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    shown = [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names[:3]]
+    shown = [
+        f"{name} has changed"
+        if _is_checksum(before.get(name)) and _is_checksum(now.get(name))
+        else f"{name}: {before.get(name)}, now {now.get(name)}"
+        for name in names[:3]
+    ]
     return "; ".join([*shown, *(["..."] if len(names) > 3 else [])])
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, str) and len(value) >= 16 and not set(value) - set("0123456789abcdef")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

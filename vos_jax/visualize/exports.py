@@ -237,26 +237,57 @@ def export_video(
     Raises:
       VosError: a mask or frame is damaged, or an export cannot be written; no partial file is left.
     """
-    exporters: list[Exporter] = []
-    try:
-        with contextlib.ExitStack() as stack:
-            reader = stack.enter_context(media.open())
-            for export in map(EXPORTS.__getitem__, names):
-                exporters.append(stack.enter_context(export.make(folder / export.path, media, reader)))
-            index = 0
-            for item in reader:
-                if isinstance(item, av.Packet):
-                    for exporter in exporters:
-                        exporter.add_sound(item)
-                    continue
-                ids = mask_of(index)
-                for exporter in exporters:
-                    exporter.add(media.mask_name(index), item, ids)
-                index += 1
-                advance()
-    except (OSError, av.error.FFmpegError) as error:
-        where = ", ".join(str(exporter.path) for exporter in exporters)
+    failed: list[tuple[pathlib.Path, Exception]] = []
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(media.open())
+        running: list[tuple[Exporter, contextlib.ExitStack]] = []
+        # A callback, so that exports are closed before the video is.
+        stack.push(lambda *error: _end(running, failed, *error))
+
+        def each(act: Callable[[Exporter], None]) -> None:
+            """Calls `act` for every exporter; one that fails does not cost the others."""
+            for entry in list(running):
+                try:
+                    act(entry[0])
+                except (OSError, av.error.FFmpegError) as error:
+                    running.remove(entry)
+                    failed.append((entry[0].path, error))
+                    entry[1].__exit__(type(error), error, error.__traceback__)
+
+        for export in map(EXPORTS.__getitem__, names):
+            path = folder / export.path
+            try:
+                own = contextlib.ExitStack()
+                running.append((own.enter_context(export.make(path, media, reader)), own))
+            except (OSError, av.error.FFmpegError) as error:
+                failed.append((path, error))
+        index = 0
+        for item in reader if running else ():
+            if isinstance(item, av.Packet):
+                each(lambda exporter, packet=item: exporter.add_sound(packet))
+                continue
+            ids = mask_of(index)
+            name = media.mask_name(index)
+            each(lambda exporter, frame=item, ids=ids, name=name: exporter.add(name, frame, ids))
+            index += 1
+            advance()
+    if failed:
+        error = failed[0][1]
+        where = ", ".join(str(path) for path, _ in failed)
         raise errors.VosError(
-            f"{where}: cannot write: {error.strerror or error}; the masks are kept: solve the problem, then "
-            "run the same command again"
+            f"{where}: cannot write: {getattr(error, 'strerror', None) or error}; the masks are kept: solve "
+            "the problem, then run the same command again"
         ) from error
+
+
+def _end(
+    running: list[tuple[Exporter, contextlib.ExitStack]],
+    failed: list[tuple[pathlib.Path, Exception]],
+    *error: Any,
+) -> None:
+    """Completes exports, or removes them after an error."""
+    for exporter, own in running:
+        try:
+            own.__exit__(*error)
+        except (OSError, av.error.FFmpegError) as problem:
+            failed.append((exporter.path, problem))

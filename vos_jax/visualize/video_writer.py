@@ -12,9 +12,7 @@ import numpy as np
 
 from vos_jax import errors, files
 from vos_jax.typing import UInt8
-
-# Audio codecs that are copied to an mp4; others are encoded again as AAC.
-COPIED_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
+from vos_jax.visualize import sound
 
 _CODECS = {
     # Every player supports yuv420p.
@@ -72,7 +70,9 @@ class VideoWriter:
         self._size: tuple[int, int] | None = None
         self._num_frames = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._temporary), "w", format=self.path.suffix[1:])
+        self._sound: sound.Sound | None = None
+        # "file:" lest a name with a colon is taken for a network address.
+        self._container = av.open(f"file:{self._temporary}", "w", format=self.path.suffix[1:])
         if size is not None:
             self._begin(size)
 
@@ -90,26 +90,17 @@ class VideoWriter:
         self._num_frames += 1
 
     def add_sound(self, packet: av.Packet) -> None:
-        """Adds a packet of the sound."""
-        if self._copied:
-            packet.stream = self._audio
-            self._container.mux(packet)
-            return
-        try:
-            pieces = packet.decode()
-        except av.error.FFmpegError:
-            return  # a damaged packet becomes a gap in the sound
-        for piece in pieces:
-            assert isinstance(self._audio, av.AudioStream) and isinstance(piece, av.AudioFrame)
-            self._container.mux(self._audio.encode(piece))
+        """Adds a packet of the sound; raises OSError if the disk is full."""
+        if self._sound is not None:
+            self._sound.add(packet)
 
     def close(self) -> None:
         """Completes the file; VosError if it has no frames."""
         if self._num_frames == 0:
             raise errors.VosError(f"{self.path}: no frames to write")
         self._container.mux(self._stream.encode())
-        if self._audio is not None and not self._copied:
-            self._container.mux(self._audio.encode())
+        if self._sound is not None:
+            self._sound.close()
         self._container.close()
         files.commit(self._temporary, self.path)
 
@@ -134,13 +125,8 @@ class VideoWriter:
         self._stream.options = dict(options)
         self._stream.codec_context.sample_aspect_ratio = self._aspect
         self._stream.codec_context.time_base = self._stream.time_base = self._time_base
-        self._audio, self._copied = None, False
         if self._source is not None:
-            self._copied = self._source.codec_context.name in COPIED_AUDIO
-            if self._copied:
-                self._audio = self._container.add_stream_from_template(self._source)
-            else:
-                self._audio = self._container.add_stream("aac", rate=self._source.codec_context.sample_rate)
+            self._sound = sound.Sound(self._container, self._source, str(self.path))
 
     def _discard(self) -> None:
         if self._temporary.exists():

@@ -1,11 +1,14 @@
 """A folder of folders of frames, with masks in separate folders."""
 
+import logging
 import pathlib
 
 from vos_jax import errors, files
 from vos_jax.data import image_files
 from vos_jax.data import video as video_lib
 from vos_jax.data.datasets import base
+
+log = logging.getLogger(__name__)
 
 
 def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
@@ -14,7 +17,7 @@ def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
     1. ROOT/JPEGImages/SEQUENCE/*.jpg with ROOT/Annotations/SEQUENCE/*.png;
     2. ROOT/SEQUENCE/*.jpg with ROOT/SEQUENCE/masks/*.png.
 
-    Frames may be jpg, jpeg, png, bmp or webp; a mask has its frame's name.
+    Frames are images of the kinds in `image_files.EXTENSIONS`; a mask has its frame's name.
 
     Raises:
       VosError: no such folder, or no video in it.
@@ -27,11 +30,13 @@ def open_folders(config: base.DatasetConfig) -> base.VideoDataset:
         )
     paired = (root / "JPEGImages").is_dir()
     folder = root / "JPEGImages" if paired else root
+    folders = [path for path in files.list_files(folder) if path.is_dir()]
     names = tuple(
-        path.name
-        for path in files.list_files(folder)
-        if path.is_dir() and (paired or any(map(image_files.is_frame, files.list_files(path))))
+        path.name for path in folders if paired or any(map(image_files.is_frame, files.list_files(path)))
     )
+    for path in folders:
+        if path.name not in names and (other := image_files.left_out(files.list_files(path))):
+            log.warning("%s: no sequence: %s", path, other)
     if not names:
         raise errors.VosError(
             f"{folder}: no sequences; expected JPEGImages/SEQUENCE/*.jpg with Annotations/SEQUENCE/*.png, or "

@@ -117,6 +117,10 @@ class RecordVideo(video_lib.Video):
         ids = decode_ids(self.encoded(index, "mask"), self.where(index))
         return np.minimum(ids, np.uint8(1)) if self.merge_objects else ids
 
+    def fingerprint(self) -> str:
+        """Returns a checksum of the names and bytes of all frames; VosError if one cannot be read."""
+        return video_lib.checksum(self.frame_names, (self.encoded(i, "frame") for i in range(len(self))))
+
     def where(self, index: int) -> str:
         """Returns the name of a frame in errors."""
         return f"{self.root}: {self.name} frame {index}"

@@ -45,6 +45,10 @@ class RenderedVideo(video_lib.Video):
         """(height, width) of every frame."""
         return self.frame_size
 
+    def fingerprint(self) -> str:
+        """Returns a checksum of what the frames are drawn from."""
+        return video_lib.checksum([self.name], [repr(self).encode()])
+
     @property
     def _seed(self) -> tuple[int, int]:
         return self.seed, zlib.crc32(self.name.encode())
