@@ -236,14 +236,14 @@ class Engine:
         """Returns a prompt as object ids, its boxes as masks; None where it holds neither.
 
         Raises:
-          VosError: a box is less than 4 pixels wide or high, nothing in it stands out, or others cover the
-            whole of an object.
+          VosError: a box is less than 4 pixels wide or high, nothing in it stands out, or smaller ones
+            cover all of it.
         """
         if not prompt.boxes:
             return prompt.ids
         layers = {object_id: self.mask_of_box(frame, box) for object_id, box in prompt.boxes.items()}
         found = overlaps.stack(layers, "the boxes of a prompt")
-        return found if prompt.ids is None else overlaps.edit(found, prompt.ids, "the mask of a prompt")
+        return found if prompt.ids is None else geometry.overwrite(found, prompt.ids)
 
     def mask_of_box(self, frame: UInt8[np.ndarray, "H W 3"], box: prompts_lib.Box) -> Bool[np.ndarray, "H W"]:
         """Returns the mask of the object in a box (y0, x0, y1, x1); errors as `prompt_ids`."""
