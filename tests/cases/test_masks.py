@@ -408,3 +408,11 @@ def test_every_form_of_one_picture_is_the_same_mask():
         same(mask_files.read_mask(f"{index}.png"))
     data = io.BytesIO(pathlib.Path("2.png").read_bytes())
     same(mask_files.decode_mask(data.getvalue(), "x"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.png@2"])
+def test_the_value_255_alone_is_white_whatever_its_palette_shows(name):
+    mask_files.write_mask("a.png", BOX * np.uint8(255))
+    same(first(name) > 0, BOX)
+    mask_files.write_mask("a.png", BOX * np.uint8(255) + DISC)
+    same(first(name) > 0, DISC)

@@ -168,8 +168,11 @@ class _Reader:
         picture = mask_files.read_picture(mask.path)
         mask_colours.check_edges(picture, mask.path)
         _check_background(mask, picture)
+        is_object = picture.colours != 0
         void = picture.colours == mask_colours.pack(mask_colours.PALETTE[mask_files.VOID])
-        return picture.look_up((picture.colours != 0) & ~void).astype(bool)
+        # The value 255 alone is white, whatever the palette shows.
+        is_object &= ~void | (np.count_nonzero(is_object) == 1)
+        return picture.look_up(is_object).astype(bool)
 
     def _binary_id(self, mask: MaskOption, known: set[int]) -> int:
         if len(known) > 1:
