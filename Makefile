@@ -1,5 +1,5 @@
 # make demo      environment, the main job on the rendered sample, scores and pictures
-# make test      environment, all tests that fit in ten minutes on two cores
+# make test      environment, all tests that fit in six minutes on two cores
 # make test-all  environment, every test
 # make fuzz      environment, 100,000 damaged files through every reader (minutes); FUZZ_ARGS for more
 # make torture   environment, programs killed, starved and lied to (ten minutes); TORTURE_ARGS for more
@@ -21,8 +21,8 @@ NEWEST_PYTHON ?= $(firstword $(foreach python,python3.14 python3.13 python3.12 p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements-installed
-# Two processes share the compilations; `make test PYTEST_ARGS=` runs in one.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes share the compilations; `make test PYTEST_ARGS=` runs in one. tests/conftest.py orders the files.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 LOCKED ?=
 REQUIREMENTS := $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt -r requirements-dev.txt)
 

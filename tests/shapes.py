@@ -37,7 +37,7 @@ def named(shape: str) -> str:
 
 
 def check() -> None:
-    """From now on modules of the model are imported with their shapes checked."""
+    """Makes every later import of a module of the model check its shapes."""
     for name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
         setattr(names, name, Said(getattr(jaxtyping, name)))
     names.Array = ARRAY

@@ -39,7 +39,7 @@ def packed(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def no_cache():
-    """What the program tells JAX about its cache is taken back."""
+    """Restores JAX's settings of its cache, which the program changes."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[1], 0.1)
@@ -54,6 +54,7 @@ def lines(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkeypatch):
     """Measures and trains until a signal; the same command measures nothing again and trains to the end."""
     out, said = tmp_path / "out", []
@@ -105,7 +106,7 @@ def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkey
 
 
 def test_a_program_without_tensorflow_datasets_or_av(packed):
-    """What a bare accelerator machine lacks is not imported, nor needed to read packed data."""
+    """Packages that a bare accelerator machine lacks are not imported, nor needed to read packed data."""
     script = f"""
 import sys
 for name in ("tensorflow_datasets", "av", "tensorboardX", "pycocotools"):
@@ -257,7 +258,7 @@ def test_a_state_comes_back_in_small_files(run, tmp_path, monkeypatch):
 def test_a_state_of_another_model_is_refused(run, tmp_path):
     state_files.save(tmp_path, run, {"step": 7}, NOTED)
     other = run.replace(params={"head": {"kernel": np.zeros((3, 3), np.float32)}})
-    with pytest.raises(errors.VosError, match="holds no params/head/kernel"):
+    with pytest.raises(errors.VosError, match="has no params/head/kernel"):
         state_files.restore(tmp_path, other)
     (tmp_path / "state-1-of-1.safetensors").write_bytes(b"1234")
     with pytest.raises(errors.VosError, match="not a complete safetensors file"):

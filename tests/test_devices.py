@@ -25,7 +25,8 @@ print(hits.count("/jax/compilation_cache/cache_hits"), jax.config.jax_compilatio
 
 def run(**environment) -> tuple[int, str]:
     """Returns the number of programs from the cache, and its folder."""
-    known = {k: v for k, v in os.environ.items() if k not in (devices.CACHE_VARIABLE, "XDG_CACHE_HOME")}
+    kept = (devices.CACHE_VARIABLE, "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    known = {k: v for k, v in os.environ.items() if k not in kept}
     known |= {"PYTHONPATH": str(ROOT), **{k: str(v) for k, v in environment.items()}}
     done = subprocess.run([sys.executable, "-c", CODE], env=known, capture_output=True, text=True, check=True)
     hits, place = done.stdout.split(maxsplit=1)

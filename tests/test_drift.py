@@ -26,6 +26,7 @@ def measured():
     return lambda row: drift.measure(engine, run, video, shown, row)
 
 
+@pytest.mark.slow
 def test_rows_hold_what_their_names_say(measured):
     rows = {name: measured(name) for name in drift.ROWS}
     for name, found in rows.items():

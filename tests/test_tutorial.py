@@ -1,14 +1,18 @@
 """The tutorial's Python runs as it stands, and its commands are understood by the programs."""
 
+import ast
+import importlib
 import pathlib
 import re
 import shlex
 
 import numpy as np
+import pytest
 
 import eval as eval_program
 import segment
 import train
+import vos_jax
 from vos_jax import geometry
 from vos_jax.data import mask_files
 from vos_jax.tools import pack_data
@@ -22,11 +26,27 @@ def blocks(language):
 
 
 def commands():
-    """What stands behind a prompt, continuation lines joined."""
+    """Returns the commands behind a prompt, continuation lines joined."""
     text = "\n".join(blocks("console")).replace("\\\n", " ")
     return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
 
 
+def test_the_code_uses_names_that_exist():
+    """Each block of Python is compiled, and every name of vos_jax in it is looked up."""
+    seen = set()
+    for block in blocks("python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "vos_jax":
+                names = {alias.name for alias in node.names}
+                assert not [name for name in names if not hasattr(importlib.import_module(node.module), name)]
+                seen |= names
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "vos_jax":
+                assert hasattr(vos_jax, node.attr), node.attr
+                seen.add(node.attr)
+    assert len(seen) >= 2
+
+
+@pytest.mark.slow
 def test_a_new_user_gets_from_a_video_to_masks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Followed at its own size: what the code says is the same.

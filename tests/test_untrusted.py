@@ -27,7 +27,10 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_claiming(width: int, height: int, *, second: bool = False) -> bytes:
-    """A PNG of a few bytes with a huge size in its header, or in a second header behind a harmless one."""
+    """Returns a PNG of a few bytes with a huge size in its header.
+
+    With `second`, the huge size stands in a second header behind a harmless one.
+    """
     header = [struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)]
     if second:
         header.insert(0, struct.pack(">IIBBBBB", 6, 4, 8, 0, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""From folders to clips: what may be drawn, what is left out, and what is said about it."""
+"""Clips drawn from folders: which may be drawn, which are left out, and the message about those."""
 
 import json
 import logging

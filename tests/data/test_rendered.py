@@ -33,7 +33,7 @@ def test_seed_and_name_change_the_video():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sample_shows_what_it_promises(seed):
-    """At the demo's length: all objects in frame 0, all move, scale and turn, some are occluded."""
+    """Frame 0 shows all objects; within the demo's length all move, scale and turn, some are occluded."""
     video = _video(frames=24, size=(120, 214), seed=seed)
     all_ids = np.stack([video.mask(index) for index in range(24)])
     assert set(np.unique(all_ids[0])) == {0, 1, 2, 3}

@@ -12,7 +12,10 @@ HEIGHT, WIDTH = 48, 64
 def frame_and_ids(
     sequence: int, time: int, *, objects: int = 1, size: tuple[int, int] = (HEIGHT, WIDTH)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A frame [H, W, 3] RGB and its ids: red = 40 × object id, green = 10 × time, blue = 10 × sequence."""
+    """Returns a frame [H, W, 3] RGB and its ids [H, W].
+
+    Red is 40 × object id, green 10 × time, blue 10 × sequence.
+    """
     ids = np.zeros(size, np.uint8)
     for number in range(objects):
         y, x = 4 + 14 * (number % 2) * size[0] // HEIGHT, 4 + 14 * number + time % 3

@@ -1,4 +1,4 @@
-"""What the tests of eval.py start from: a small DAVIS, and `runs.CopyEngine` in place of the model."""
+"""Fixtures for the tests of eval.py: a small DAVIS, and `runs.CopyEngine` in place of the model."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What users get wrong is named, in one line and before any work."""
+"""Mistakes of users are named, in one line and before any work."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What eval.py writes and prints."""
+"""The files that eval.py writes and the lines that it prints."""
 
 import json
 import shutil

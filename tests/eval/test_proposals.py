@@ -22,7 +22,7 @@ from vos_jax.inference import session as session_lib
 from vos_jax.train import setup
 
 CONFIG = str(runs.ROOT / "tests" / "train" / "tiny_train.py")
-# What matching chose is the result.
+# The result is the proposals that matching chose.
 PLAIN = (
     "--config.model.refine=false",
     "--config.model.dataset=davis",
@@ -74,7 +74,7 @@ def proposals(pristine, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steps():
-    """What was compiled, by places for proposals: the runs of this module share it."""
+    """Compiled steps, by the capacity for proposals, shared by the runs of this module."""
     return {}
 
 

@@ -48,7 +48,7 @@ def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, c
     assert runs.run(davis, out, "--config.model.memory.every=3") == 2
     assert "model.memory.every: 5, now 3" in capsys.readouterr().err
     assert runs.times(out) == before
-    # Where data lies, which sequences are wanted and how it is drawn decide nothing.
+    # The result does not depend on the overlay and the number of workers.
     assert runs.run(davis, out, "--overlay", "--config.eval.workers=1") == 0
     assert runs.run(davis, out, "--config.model.memory.every=3", "--overwrite") == 0
     assert runs.run(davis, out, "--config.model.memory.every=3") == 0
@@ -56,7 +56,7 @@ def test_masks_of_other_settings_are_not_mixed_in(davis, tmp_path, copy_model, c
 
 
 def test_masks_of_other_weights_are_not_mixed_in(davis, tmp_path, copy_model, capsys, monkeypatch):
-    """It is what the file holds that counts, not its name."""
+    """Weights are told apart by the content of their file, not by its name."""
     files = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
     for path in files:
         path.write_bytes(b"same")

@@ -36,7 +36,7 @@ class Hang(BaseException):
     """Ten seconds of computing for one input."""
 
 
-class RunLog:
+class AuditHook:
     """Notes what an input made Python do outside a folder; one per process: audit hooks stay."""
 
     def __init__(self):
@@ -68,12 +68,12 @@ def make_input(door: doors.Door, seeds: list[bytes], seed: int, number: int) -> 
     return door.damage(rng.choice(seeds), seeds, rng)
 
 
-def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, watch: RunLog) -> str:
-    """What became of one input: "read", "refused" or the fault's traceback."""
+def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, hook: AuditHook) -> str:
+    """Returns the outcome of one input: "read", "refused" or the fault's traceback."""
     path = folder / f"input{door.suffix}"
     path.write_bytes(data)
-    watch.found.clear()
-    watch.folder = str(folder)
+    hook.found.clear()
+    hook.folder = str(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -84,14 +84,14 @@ def try_input(door: doors.Door, data: bytes, folder: pathlib.Path, watch: RunLog
     except (Exception, Hang):
         outcome = traceback.format_exc()
     finally:
-        watch.folder = None
-    return f"forbidden: {watch.found}" if watch.found else outcome
+        hook.folder = None
+    return f"forbidden: {hook.found}" if hook.found else outcome
 
 
 def child(name: str, first: int, last: int, seed: int, keep: str) -> None:
     """Runs inputs of one door; prints the numbers as JSON; notes the number that it is at in fd 3."""
     door = doors.DOORS[name]
-    watch = RunLog()
+    hook = AuditHook()
     signal.signal(signal.SIGPROF, _hang)
     counts: dict[str, int] = collections.Counter()
     faults = {}
@@ -106,7 +106,7 @@ def child(name: str, first: int, last: int, seed: int, keep: str) -> None:
             os.pwrite(3, number.to_bytes(8, "little"), 0)
             data = make_input(door, seeds, seed, number)
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            outcome = try_input(door, data, folder, watch)
+            outcome = try_input(door, data, folder, hook)
             signal.setitimer(signal.ITIMER_PROF, 0)
             counts[outcome if outcome in ("read", "refused") else "fault"] += 1
             if outcome not in ("read", "refused"):
@@ -193,7 +193,7 @@ def main() -> int:
             door, folder = doors.DOORS[options.door], pathlib.Path(place).resolve()
             (folder / "seeds").mkdir()
             data = make_input(door, door.seeds(folder / "seeds"), options.seed, options.only)
-            print(try_input(door, data, folder, RunLog()))
+            print(try_input(door, data, folder, AuditHook()))
         return 0
     names = [options.door] if options.door else list(doors.DOORS)
     share = sum(doors.DOORS[name].share for name in names)

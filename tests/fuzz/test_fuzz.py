@@ -33,30 +33,30 @@ TREES = strategies.recursive(
 
 
 @pytest.fixture(scope="session")
-def watch() -> run.RunLog:
-    return run.RunLog()
+def hook() -> run.AuditHook:
+    return run.AuditHook()
 
 
 # Orbax's threads and coroutines report what went wrong besides raising it, some when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", doors.DOORS)
-def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, watch, name):
+def test_damaged_files_are_read_or_refused(tmp_path, monkeypatch, hook, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "seeds").mkdir()
     door = doors.DOORS[name]
     seeds = door.seeds(tmp_path / "seeds")
     for number in range(min(INPUTS, door.share)):
-        outcome = run.try_input(door, run.make_input(door, seeds, 1, number), tmp_path, watch)
+        outcome = run.try_input(door, run.make_input(door, seeds, 1, number), tmp_path, hook)
         assert outcome in ("read", "refused"), f"input {number}: {outcome}"
     gc.collect()
 
 
-def test_a_fault_is_seen(tmp_path, watch):
+def test_a_fault_is_seen(tmp_path, hook):
     """The harness itself: a traceback, a file written elsewhere and a program started are not acceptable."""
 
     def outcome(read) -> str:
-        return run.try_input(doors.Door(lambda _: [b""], read), b"x", tmp_path / "inside", watch)
+        return run.try_input(doors.Door(lambda _: [b""], read), b"x", tmp_path / "inside", hook)
 
     (tmp_path / "inside").mkdir()
     assert "ZeroDivisionError" in outcome(lambda path: 1 // 0)

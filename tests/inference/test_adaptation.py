@@ -31,7 +31,7 @@ def adapter():
 
 
 STEPS = {}
-"""What was compiled, by shapes: engines of like settings share it."""
+"""Compiled steps, by shapes, shared by engines with equal settings."""
 
 
 def make_engine(params, adapter, **settings):

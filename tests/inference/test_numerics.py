@@ -37,7 +37,7 @@ def engine():
 
 
 def check(session: session_lib.Session, result: frame_result.FrameResult) -> None:
-    """Whether a result and all that is carried to the next frame is in order."""
+    """Asserts that a result and all state carried to the next frame are finite and in range."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(session.snapshot().states):
         assert np.isfinite(np.asarray(leaf, np.float64)).all(), jax.tree_util.keystr(path)
     assert set(np.unique(result.ids)) <= {0, *session.objects} and result.ids.shape == session.size

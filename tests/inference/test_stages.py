@@ -1,4 +1,4 @@
-"""What comes before the final masks can be written, too."""
+"""Masks of the stages before the final one can be written, too."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,9 @@ from vos_jax.models import vos
 def test_without_refinement_the_coarse_masks_are_the_final_ones(tmp_path):
     root = rendered.write_davis(tmp_path / "DAVIS", sequences=("ant",), frames=4, size=(50, 70))
     video = layouts.open_as("davis", root)["ant"]
-    model = tiny.model(refine=False)
-    engine = coloured.make_engine(model, tiny.params(refine=False), intermediates=vos.INTERMEDIATES)
+    changes = {"refine": False, "proposals": tiny.NO_NETWORK}
+    model = tiny.model(**changes)
+    engine = coloured.make_engine(model, tiny.params(**changes), intermediates=vos.INTERMEDIATES)
     with result_store.ResultStore(tmp_path / "out", {}) as store:
         results = store.video(video, intermediates=vos.INTERMEDIATES)
         for _ in segment_video.segment_video(engine, video, video.prompts(), results):

@@ -75,7 +75,10 @@ def test_equals_a_plain_loop(name):
 
 
 def test_adaptive_by_hand():
-    """Two swapped unit vectors at temperature 1: a = e / (1 + e) = .7311, cos = a / |(a, 1 - a)| = .9386."""
+    """Two swapped unit vectors at temperature 1.
+
+    a = e / (1 + e) = 0.7311, cos = a / |(a, 1 - a)| = 0.9386.
+    """
     template, proposal = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)[::-1]
     found, _, attention = alignment.adaptive(template, jnp.ones(2), proposal, temperature=1.0)
     np.testing.assert_allclose(attention, [[0.26894, 0.73106], [0.73106, 0.26894]], atol=1e-5)
@@ -93,7 +96,7 @@ def test_only_none_depends_on_where_the_proposals_locations_are(name):
 
 @pytest.mark.parametrize("name", ATTENDING)
 def test_finds_a_shuffled_template_whatever_the_norms(name):
-    """With equal weights, as `transport` has to use every location."""
+    """Weights are equal, as `transport` has to use every location."""
     rng = np.random.default_rng(2)
     template, _, _ = grids(2)
     norms = np.geomspace(0.01, 100, S, dtype=np.float32)[rng.permutation(S)]

@@ -1,4 +1,4 @@
-"""Matching layers: small cases by hand, an entry-by-entry reference, scipy's optimum, padding, order."""
+"""Matching layers: numbers by hand, an entry-by-entry reference, scipy's optimum, padding, order."""
 
 import functools
 
@@ -120,7 +120,7 @@ def test_pgd_equals_the_reference_with_and_without_null():
 
 
 def test_pgd_appends_zero_cost_columns_where_proposals_do_not_outnumber_objects():
-    """Without null: 2 objects, 1 proposal, so 2 columns more; the last column of the result is their sum."""
+    """2 objects and 1 proposal without null: 2 columns more, whose sum is the last column of the result."""
     cost = CONTESTED[:, :1]
     start = np.array([[1.0, 0, 0], [0, 1, 0]])
     wanted = reference_pgd(np.pad(cost, ((0, 0), (0, 2))), start, 10, 5, 0.1, "post")

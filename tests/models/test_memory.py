@@ -38,9 +38,9 @@ def entry(num_objects, fill=1.0):
 def write(memory, config, frame, *, first=(), pinned=None, valid=None):
     n = memory.first_slot.shape[0]
     first_mask = np.isin(np.arange(n), first)
-    return memory_lib.write(
+    return jitted_write(
         memory,
-        lambda: entry(n, float(frame)),
+        entry(n, float(frame)),
         frame_index=jnp.asarray(frame),
         pinned=jnp.asarray(bool(first) if pinned is None else pinned),
         first=jnp.asarray(first_mask),
@@ -249,7 +249,8 @@ def test_what_is_alike_is_kept_once():
     assert found & pixels_of(patterned(2, 1)) and found & pixels_of(patterned(2, 3))
 
 
-def test_what_only_evicted_frames_showed_is_still_read():
+@pytest.mark.parametrize("length", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_what_only_evicted_frames_showed_is_still_read(length):
     """Object 0 looks blue in frame 2 alone, which leaves the bank; blue is read as object 0 ever after."""
     colours = {"red": (3.0, 0, 0), "blue": (0, 3.0, 0), "ground": (0, 0, 3.0)}
 
@@ -261,12 +262,12 @@ def test_what_only_evicted_frames_showed_is_still_read():
 
     query = np.tile(np.asarray(colours["ground"], np.float32), (*GRID, 1))
     query[0] = colours["blue"]
-    found = {}
+    found, read = {}, jax.jit(read_lib.read, static_argnames="config")
     for eviction in ("fifo", "consolidate"):
         config, memory = bank(eviction)
-        memory = run(config, memory, 200, entry_of=scene)
+        memory = run(config, memory, length, entry_of=scene)
         assert 2 not in frames(memory)
-        found[eviction] = read_lib.read(
+        found[eviction] = read(
             jnp.asarray(query), memory, read_lib.ReadConfig(affinity="l2", scale=1.0, search_radius=0.0)
         )
     assert np.all(found["consolidate"].prob[0, 0] > 0.95) and np.all(found["consolidate"].prob[0, 1] < 0.05)

@@ -1,4 +1,4 @@
-"""Where objects are looked for: near their previous masks, or everywhere when hardly anything is left."""
+"""The search region: near the previous masks, or the whole frame when hardly anything is left."""
 
 import jax.numpy as jnp
 import numpy as np

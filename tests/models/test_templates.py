@@ -28,7 +28,10 @@ def cells(rows, columns, factor=1):
 
 
 def context(**changes):
-    """Slot 0 is not this object's, slot 1 is its first, slot 2 the latest; slot m adds 1000 m to features."""
+    """Returns a context of three slots; slot m adds 1000 m to features.
+
+    Slot 0 is not this object's, slot 1 is its first, slot 2 the latest.
+    """
     nothing = np.zeros((H, W), np.float32)
     offsets = 1000 * np.arange(M, dtype=np.float32)[:, None, None, None]
     fields = dict(

@@ -36,7 +36,9 @@ def state_shapes(model, num_objects, size=SIZE):
     return shapes_of(lambda: state_lib.init_state(model, num_objects, size, size))
 
 
-def test_every_combination_of_template_alignment_and_matching_has_the_right_shapes():
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["pairs", "all"])
+def test_every_combination_of_template_alignment_and_matching_has_the_right_shapes(every):
+    """Tries all combinations, or one matching for each template and alignment, all of them by turns."""
     n, h, w, channels = 2, 4, 4, tiny.CONFIG.embed_size
     float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     model = tiny.model()
@@ -55,8 +57,10 @@ def test_every_combination_of_template_alignment_and_matching_has_the_right_shap
         valid=jax.ShapeDtypeStruct((5,), bool),
     )
     weights = shapes_of(model.init, jax.random.key(0))
-    names = itertools.product(templates.TEMPLATES, alignment.ALIGNMENTS, matching.MATCHINGS)
-    for template, align, match in names:
+    choices = [list(enumerate(c)) for c in (templates.TEMPLATES, alignment.ALIGNMENTS, matching.MATCHINGS)]
+    for (i, template), (j, align), (k, match) in itertools.product(*choices):
+        if not every and (i + j) % len(matching.MATCHINGS) != k:
+            continue
         variant = tiny.model(template=template, alignment=align, matching=match)
         embed = float32((h, w, channels))
         out = shapes_of(variant.match, weights, found, embed, candidates, state, soft=False)
@@ -183,7 +187,10 @@ def made_proposals(count, capacity):
     return proposals.Proposals(*map(jnp.asarray, (boxes, scores, masks, valid)))
 
 
-@pytest.mark.parametrize("match", sorted(matching.MATCHINGS))
+@pytest.mark.parametrize(
+    "match",
+    [pytest.param(m, marks=() if m in ("greedy", "pgd") else pytest.mark.slow) for m in matching.MATCHINGS],
+)
 def test_padding_objects_and_proposals_changes_nothing(params, remembered, match):
     small_state, large_state, encoded = remembered
     model = tiny.model(

@@ -1,4 +1,4 @@
-"""What is done to soft masks between the memory's grid and the frame."""
+"""Operations on soft masks between the memory's grid and the frame."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -11,20 +11,24 @@ from tests import tiny
 from tests.inference import coloured
 from vos_jax import errors
 from vos_jax.inference import session as session_lib
-from vos_jax.models import vos
 from vos_jax.tools import export, stablehlo
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (50, 70)  # of no multiple of anything
 
 
-def test_the_tutorials_loader_gives_what_a_session_gives(tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [{"proposals": tiny.NO_NETWORK, "refine": False}, pytest.param({}, marks=pytest.mark.slow)],
+    ids=["coarse", "whole"],
+)
+def test_the_tutorials_loader_gives_what_a_session_gives(tmp_path, changes):
     code = {}
     exec(
         re.search(r"^```py\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL | re.MULTILINE)[1],
         code,
     )
-    model = vos.VOS(config=tiny.CONFIG)
+    model = tiny.model(**changes)
     params = jax.tree.map(np.asarray, model.init(jax.random.key(0)))  # as they come from a file
     (tmp_path / "tiny.zip").write_bytes(stablehlo.export(model, params, SIZE, 2, platforms=("cpu",)))
     frames = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3)).astype(np.uint8)

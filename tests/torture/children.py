@@ -20,8 +20,8 @@ CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.
 class FileOperations:
     """Calls `at(number)` before each operation that changes a file or folder below `folder`, from 0 on.
 
-    What compiled libraries write by themselves (films, the arrays in checkpoints) is not seen; kills at
-    random moments are for that. One per process: audit hooks stay.
+    It does not see writes of compiled libraries (films, the arrays in checkpoints); kills at random
+    moments are for those. One per process: audit hooks stay.
     """
 
     def __init__(self, folder: pathlib.Path, at: Callable[[int], None]):
@@ -110,7 +110,7 @@ class Child:
 
 
 def ask(function: Callable[[], Any], place: pathlib.Path) -> Any:
-    """What a function returns, as JSON gives it back, computed in a child: the parent must not touch JAX.
+    """Returns a function's result, passed as JSON from a child: the parent must not touch JAX.
 
     Raises:
       RuntimeError: it failed, with its traceback.

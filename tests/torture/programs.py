@@ -1,4 +1,4 @@
-"""What is tortured: eval.py, segment.py and train.py on a tiny model, and what their results are."""
+"""The programs under torture, eval.py, segment.py and train.py on a tiny model, and their results."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ CONFIG = str(pathlib.Path(__file__).resolve().parents[1] / "train" / "tiny_train
 SIZE = (64, 80)
 ADAPTATION = 0  # steps, by --adapt: they take most of the time of a run
 STEPS = 6
-# What differs from run to run: times, and where a run's folder lies.
+# Values that differ from run to run: times, and the place of a run's folder.
 OF_THE_RUN = {"seconds", "time", "fps", "memory", "peak", "date", "share", "clips", "out", "host"}
 
 
@@ -107,7 +107,7 @@ def files(out: pathlib.Path) -> dict[str, object]:
 
 
 def learned(out: pathlib.Path) -> dict[str, object]:
-    """What a training run logged, its weights and its place in the data."""
+    """Returns the log of a training run, its weights and its place in the data."""
     log = [_plain(json.loads(line)) for line in (out / "metrics.jsonl").read_text().splitlines()]
     position = json.loads((out / "checkpoints" / str(STEPS) / "data" / "process_0-of-1.json").read_text())
     weights = jax.tree.leaves_with_path(checkpoints.load_ema(out, STEPS))

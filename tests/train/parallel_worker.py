@@ -108,7 +108,7 @@ def train(loss_fn, params, variant):
             out["gradient"] = flat(jax.tree.map(whole, now.opt_state[1].trace))
     out["params"], out["ema"] = (flat(jax.tree.map(whole, tree)) for tree in (now.params, now.ema))
     out["step"] = int(now.step)
-    # What part of the parameters a device holds.
+    # The share of the parameters that one device holds.
     leaves = jax.tree.leaves(now.params)
     held = sum(x.addressable_shards[0].data.size for x in leaves)
     out["held"] = held / sum(x.size for x in leaves)

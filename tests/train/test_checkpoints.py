@@ -93,7 +93,7 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
 
 
 def tear(folder: pathlib.Path, which: str = "largest") -> None:
-    """What a machine that lost power leaves: files are cut off."""
+    """Cuts files off, as a machine that lost power leaves them."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     if which == "largest":
         files = [max(files, key=lambda path: path.stat().st_size)]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tests import tiny
 from vos_jax.models import state as state_lib
@@ -63,6 +64,8 @@ def mean_j(predicted, ids):
     return float(np.mean(np.sum(predicted & truth, (2, 3)) / np.sum(predicted | truth, (2, 3))))
 
 
+# In `make test`, test_clip_loss.py stands for it: every parameter takes part, and the loss can be learned.
+@pytest.mark.slow
 def test_one_clip_is_learned_and_every_parameter_group_gets_a_gradient():
     model = tiny.model()
     params = tiny.params()

@@ -267,7 +267,7 @@ def test_unlabelled_and_ignored_places_by_hand():
 
 
 def test_gradients_trace_over_a_batch():
-    """What training does: a gradient through everything, the suppression's loop included, under vmap."""
+    """Traces as training does: a gradient through everything, the suppression's loop included, under vmap."""
     config = proposals.ProposalConfig(channels=8, head_layers=1, mask_layers=1, candidates=32, capacity=4)
     module = proposals.ProposalNetwork(config)
     one, truth, _ = scene()

@@ -1,4 +1,4 @@
-"""What a run writes for people: lines of JSON that survive interruptions, and the batch of a bad step."""
+"""Logs for people: lines of JSON that survive interruptions, and the batch of a bad step."""
 
 import io
 import json

@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """In this process JAX is at work already, and may not look for others any more."""
+    """Keeps the program from joining other processes: JAX is at work already in this one."""
     monkeypatch.setattr(processes, "join", lambda *_, **__: processes.ProcessGroup())
 
 
@@ -51,9 +51,6 @@ def start(place, script, *arguments) -> subprocess.Popen:
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(place / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": "--xla_cpu_parallel_codegen_split_count=1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     command = [sys.executable, str(ROOT / script), "--config", CONFIG, *map(str, arguments)]
     return subprocess.Popen(
@@ -88,7 +85,7 @@ def wait_for(process: subprocess.Popen, folder: pathlib.Path, step: int, before:
 
 
 def learned(folder: pathlib.Path) -> list[dict]:
-    """All that was logged but the times."""
+    """Returns the log without times."""
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows(folder)]
 
 

@@ -220,13 +220,25 @@ class Engine:
         if shapes not in self._steps:
             start = time.perf_counter()
             # Ahead of time: such a program refuses other shapes instead of silently compiling again.
-            lowered = self._jitted.lower(params, state, frame, prompt, proposals, soft=soft)
-            self._steps[shapes] = lowered.compile()
+            self._steps[shapes] = self.lower(params, state, frame, prompt, proposals, soft=soft).compile()
             self.seconds["compile"] += time.perf_counter() - start
         start = time.perf_counter()
         state, *arrays = jax.block_until_ready(self._steps[shapes](params, state, frame, prompt, proposals))
         self.seconds["inference"] += time.perf_counter() - start
         return state, StepArrays(*arrays)
+
+    def lower(
+        self,
+        params: Any,
+        state: Any,
+        frame: Any,
+        prompt: Any,
+        proposals: proposals_lib.Proposals | None = None,
+        *,
+        soft: bool = False,
+    ) -> Any:
+        """Lowers the step (`jax.stages.Lowered`) for the arguments of `run`, or for their shapes."""
+        return self._jitted.lower(params, state, frame, prompt, proposals, soft=soft)
 
     # ---------------------------------------------------------------- prompts and adaptation
 

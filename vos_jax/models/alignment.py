@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import errors
+from vos_jax.ops import target
 from vos_jax.typing import Array, Float
 
 # score [], aligned [S, C], attention [S, S] or None
@@ -183,7 +184,7 @@ def score_all(
             finite numbers. weights: object weights in [0, 1]. proposals: the proposals' features on the
             same grid. temperature: > 0, in units of cosine. chunk: proposals scored at a time, which limits
             the memory to N * chunk attentions; the result does not depend on it. Default: 1 on CPU, where
-            one proposal's attentions stay in the cache (2.5 times faster than all at once), 32 elsewhere.
+            one proposal's attentions stay in the cache (2.5 times faster than all at once), all elsewhere.
 
     Returns:
         Scores, and the attention or None. Under `jit` an unused attention is not stored; the backward pass
@@ -193,7 +194,7 @@ def score_all(
         VosError: `align` returns anything but (score [], aligned [S, C], attention [S, S] or None).
     """
     if chunk is None:
-        chunk = 1 if jax.default_backend() == "cpu" else 32
+        chunk = 1 if target.is_cpu() else proposals.shape[0]
 
     def one(template, weight, proposal):
         found = align(template, weight, proposal, temperature=temperature)

@@ -47,7 +47,7 @@ def places(shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], list[tup
     return (height + 1 + max(h for h, _ in others), max(width, column - 1)), corners
 
 
-def pack(levels: Sequence[Shaped[Array, "h w C"]]) -> Shaped[Array, "H W C"]:
+def pack(levels: Sequence[Shaped[Array, "_ _ C"]]) -> Shaped[Array, "H W C"]:
     """Returns one map that holds all levels; cells between them are 0. See `places`."""
     size, corners = places([(x.shape[0], x.shape[1]) for x in levels])
     packed = jnp.zeros((*size, levels[0].shape[2]), levels[0].dtype)
@@ -56,7 +56,7 @@ def pack(levels: Sequence[Shaped[Array, "h w C"]]) -> Shaped[Array, "H W C"]:
     return packed
 
 
-def unpack(packed: Shaped[Array, "H W C"], shapes: Sequence[tuple[int, int]]) -> list[Shaped[Array, "h w C"]]:
+def unpack(packed: Shaped[Array, "H W C"], shapes: Sequence[tuple[int, int]]) -> list[Shaped[Array, "_ _ C"]]:
     """Returns the levels of a packed map; the inverse of `pack`."""
     _, corners = places(shapes)
     pairs = zip(shapes, corners, strict=True)

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from vos_jax import checks
+from vos_jax.ops import target
 from vos_jax.typing import Array, Bool, Float
 
 
@@ -125,7 +126,10 @@ def pgd(
         return (assignment, corrections, total + (stepped if config.average == "pre" else assignment)), None
 
     corrections = (jnp.zeros_like(start),) * 3
-    (_, _, total), _ = jax.lax.scan(grad_step, (start, corrections, start), None, length=config.num_grad)
+    # The arrays are tiny: off the CPU the launches of a loop's body would take nearly all of the time.
+    unroll = 1 if target.is_cpu() else config.num_grad
+    carry = start, corrections, start
+    (_, _, total), _ = jax.lax.scan(grad_step, carry, None, length=config.num_grad, unroll=unroll)
     return _collect(total / (config.num_grad + 1), object_valid, cost.shape[1])
 
 
@@ -326,4 +330,5 @@ def _dykstra(assignment, corrections, problem: Problem, num_cycles: int):
             new.append(lifted - x)
         return x, tuple(new)
 
-    return jax.lax.fori_loop(0, num_cycles, cycle, (assignment, corrections))
+    unroll = 1 if target.is_cpu() else num_cycles
+    return jax.lax.fori_loop(0, num_cycles, cycle, (assignment, corrections), unroll=unroll)

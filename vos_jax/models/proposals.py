@@ -23,7 +23,7 @@ from vos_jax.models.backbones import Features
 from vos_jax.ops import boxes as box_lib
 from vos_jax.ops import paste as paste_lib
 from vos_jax.ops import roi_align
-from vos_jax.typing import Array, Bool, DTypeLike, Float
+from vos_jax.typing import Array, Bool, DTypeLike, Float, Shaped
 
 ROI_STRIDE = 8  # of P3
 SOURCES = ("network", "file", "none")
@@ -136,7 +136,7 @@ class DenseHead(nn.Module):
         self.scales = self.param("scales", nn.initializers.ones, (len(fpn.STRIDES),))
 
     def __call__(
-        self, levels: Sequence[Float[Array, "h w C"]], frame_size: Float[Array, "2"]
+        self, levels: Sequence[Float[Array, "_ _ C"]], frame_size: Shaped[Array, "2"]
     ) -> tuple[Float[Array, "L"], Float[Array, "L"], Float[Array, "L 4"]]:
         """Returns objectness and centerness logits and distances in pixels, the finest level first."""
         pairs = list(zip(levels, fpn.STRIDES, strict=True))

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from vos_jax import checks
 from vos_jax.errors import VosError
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import search_region
-from vos_jax.ops import attention
+from vos_jax.ops import attention, target
 from vos_jax.typing import Array, Bool, Float, Int
 
 EPSILON = 1e-4
@@ -29,7 +28,10 @@ COVERED = 0.02
 """Share of a memory cell above which the cell belongs to the object that covers it."""
 
 DENSE = 4_500_000
-"""Maximum number of affinities of a dense read: 18 MB, which fits into a last-level cache."""
+"""Maximum number of affinities of a dense read on CPU: 18 MB, which fits into a last-level cache."""
+
+DENSE_ON_ACCELERATORS = 2**28
+"""Maximum number of affinities of all objects that an accelerator stores at a time: 1 GB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +199,7 @@ def _attend(
     config: ReadConfig,
     region: Bool[Array, "N h w"] | None,
 ) -> attention.Attended:
-    """Attends with all affinities at once up to `DENSE` of them, else a block at a time."""
+    """Attends with all affinities at once if they are few, or on an accelerator; else a block at a time."""
     n, num_slots, h, w = memory.prob.shape
     pixels = h * w
     query, keys = key.reshape(pixels, -1), memory.key.reshape(num_slots, pixels, -1)
@@ -229,9 +231,6 @@ def _attend(
     if config.topk:
         k = min(config.topk, pixels)
         return attention.top(logits_of, source, k, pixels, query_region=queries)
-    if region is None and num_slots * pixels**2 <= DENSE:
-        logits = jax.vmap(logits_of, in_axes=(0, None), out_axes=1)(jnp.arange(num_slots), jnp.arange(pixels))
-        return attention.dense(logits, source)
     near = None
     if region is not None and config.weight == "mask":
         near = search_region.around(prob.reshape(-1, h, w), (h, w), config.search_radius, COVERED)
@@ -239,6 +238,11 @@ def _attend(
         # the whole frame reads every pixel: with the mean, 35 of 35 absent objects had a mask.
         near = near.reshape(n, num_slots, pixels) | jnp.all(region, axis=(1, 2))[:, None, None]
         near &= visible[None] & memory.object_in_slot[..., None]
+    if not target.is_cpu():
+        most = DENSE_ON_ACCELERATORS
+        return attention.dense_in_blocks(logits_of, source, pixels, memory_region=near, most=most)
+    if region is None and num_slots * pixels**2 <= DENSE:
+        return attention.dense_in_blocks(logits_of, source, pixels, most=n * DENSE)
     # A kernel needs the affinities of all queries in every block, so one block is cheapest.
     block: Any = {"query_block": pixels} if config.kernel_sigma else {}
     return attention.streamed(logits_of, source, pixels, query_region=queries, memory_region=near, **block)

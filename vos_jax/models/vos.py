@@ -23,7 +23,7 @@ from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import read as read_lib
 from vos_jax.models import state as state_lib
-from vos_jax.ops import masks, roi_align
+from vos_jax.ops import masks, roi_align, target
 from vos_jax.typing import Array, Float, PRNGKeyArray, Shaped
 
 
@@ -170,7 +170,7 @@ class VOS:
         out = self.match(params, read, encoded.embed, candidates, state, soft=train)
         prob = out.coarse
         if self.config.refine:
-            windowed = self.config.read.search_radius > 0 and not train
+            windowed = self.config.read.search_radius > 0 and not train and target.is_cpu()
             logits = self.refine(params, encoded, read, out.coarse, state, windowed=windowed)
             out, prob = out.replace(refined_logits=logits), nn.sigmoid(logits)
         factor = geometry.MEMORY_STRIDE // geometry.MASK_STRIDE

@@ -52,12 +52,15 @@ class Attended(flax.struct.PyTreeNode):
     share: Float[Array, "N Q M"]  # of the attention, per slot
 
 
-def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
+def dense(
+    logits: Float[Array, "Q M K"], source: Source, memory_region: Bool[Array, "N M K"] | None = None
+) -> Attended:
     """Attends with all affinities at once.
 
     Args:
       logits: affinities; `MASKED` where a pixel is not visible.
       source: the memory slots.
+      memory_region: as in `streamed`.
     """
     maximum = jax.lax.stop_gradient(jnp.max(logits, axis=2))
     plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[..., None]), 0.0)
@@ -70,12 +73,47 @@ def dense(logits: Float[Array, "Q M K"], source: Source) -> Attended:
     total = jnp.einsum("qmk,nqm->nq", plain, scale)
     evidence = jnp.einsum("qmk,nqm,nmk->nq", plain, scale, source.prob)
     z = _positive(jnp.sum(partition, axis=2))
+    far = far_value = far_embed = None
+    if memory_region is not None:
+        near = memory_region & source.in_slot[..., None]
+        far_value, far_embed = _far_means(source, near)
+        far = jnp.sum(jnp.where(near[:, None], 0, weighted), axis=3, dtype=jnp.float32)
+        weighted = jnp.where(near[:, None], weighted, 0)
+    value = jnp.einsum("nqmk,nmkc->nqc", weighted, source.value, **sums)
+    embed = jnp.einsum("nqmk,mkc->nqc", weighted, source.embed.astype(dtype), **sums)
+    if far is not None:
+        value += jnp.einsum("nqm,nmc->nqc", far, far_value, **sums)
+        embed += jnp.einsum("nqm,nmc->nqc", far, far_embed, **sums)
     return Attended(
-        value=jnp.einsum("nqmk,nmkc->nqc", weighted, source.value, **sums) / z[..., None],
-        embed=jnp.einsum("nqmk,mkc->nqc", weighted, source.embed.astype(dtype), **sums) / z[..., None],
+        value=value / z[..., None],
+        embed=embed / z[..., None],
         prob=evidence / _positive(total),
         share=partition / z[..., None],
     )
+
+
+def dense_in_blocks(
+    logits_of: Logits,
+    source: Source,
+    num_queries: int,
+    *,
+    memory_region: Bool[Array, "N M K"] | None = None,
+    most: int,
+) -> Attended:
+    """Attends with at most about `most` affinities of all objects at a time: `dense` on blocks of queries.
+
+    Args:
+      logits_of, source, num_queries, memory_region: as in `streamed`.
+      most: a number of affinities.
+    """
+    n, num_slots, num_pixels = source.prob.shape
+
+    def attend(queries: Int[Array, "Q"]) -> Attended:
+        logits = jax.vmap(logits_of, in_axes=(0, None), out_axes=1)(jnp.arange(num_slots), queries)
+        return dense(logits, source, memory_region)
+
+    size = max(most // (n * num_slots * num_pixels), 1)
+    return _by_block(attend, num_queries, None, min(size, num_queries))
 
 
 class _Near(flax.struct.PyTreeNode):
@@ -95,13 +133,9 @@ class _Near(flax.struct.PyTreeNode):
 
 
 def _find_near(source: Source, region: Bool[Array, "N M K"]) -> _Near:
-    num_pixels, dtype = source.prob.shape[2], source.value.dtype
+    num_pixels = source.prob.shape[2]
     near = region & source.in_slot[..., None]
-    far_weight = jnp.where(near, 0.0, source.weight)
-    far_weight /= jnp.maximum(jnp.sum(far_weight, axis=2, keepdims=True), 1e-30)
-    far_weight = far_weight.astype(dtype)
-    far_value = jnp.einsum("nmk,nmkc->nmc", far_weight, source.value)
-    far_embed = jnp.einsum("nmk,mkc->nmc", far_weight, source.embed.astype(dtype))
+    far_value, far_embed = _far_means(source, near)
     size = min(MEMORY_BLOCK, num_pixels)
     order, number = jax.vmap(jax.vmap(lambda near: _in_blocks(near, size)))(near)
     return _Near(
@@ -110,6 +144,18 @@ def _find_near(source: Source, region: Bool[Array, "N M K"]) -> _Near:
         weight=jnp.where(near, source.weight, 0.0),
         far=jnp.concatenate([far_value, far_embed], axis=-1),
     )
+
+
+def _far_means(
+    source: Source, near: Bool[Array, "N M K"]
+) -> tuple[Float[Array, "N M Cv"], Float[Array, "N M Ce"]]:
+    """Returns the weighted means of the value and the embedding of each slot's far pixels."""
+    dtype = source.value.dtype
+    weight = jnp.where(near, 0.0, source.weight)
+    weight /= jnp.maximum(jnp.sum(weight, axis=2, keepdims=True), 1e-30)
+    weight = weight.astype(dtype)
+    value = jnp.einsum("nmk,nmkc->nmc", weight, source.value)
+    return value, jnp.einsum("nmk,mkc->nmc", weight, source.embed.astype(dtype))
 
 
 class _Sums(flax.struct.PyTreeNode):

@@ -19,7 +19,7 @@ from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import vos
-from vos_jax.ops import masks
+from vos_jax.ops import masks, target
 from vos_jax.train import corruption as corruption_lib
 from vos_jax.train import losses as losses_lib
 from vos_jax.train import optim, oracle, proposal_losses
@@ -37,8 +37,9 @@ class ClipLossConfig(losses_lib.LossConfig):
     Attributes:
       remat: Recompute activations for the gradient, frame by frame, instead of storing them: less memory,
         more time.
-      unroll: Unroll the loop over frames. A rolled loop compiles faster, which long clips may need, but on
-        CPU the gradients of its convolutions take about 30 times as long (XLA uses Eigen only outside loops).
+      unroll: On CPU, unroll the loop over frames. A rolled loop compiles faster, which long clips may need,
+        but there the gradients of its convolutions take about 30 times as long (XLA uses Eigen only outside
+        loops).
       sampling_begin: Until this step the previous mask is the ground truth.
       sampling_prob: After `sampling_begin`, probability in each frame that the previous mask is the
         prediction.
@@ -122,14 +123,14 @@ def clip_terms(
       step: of training.
     """
     frames, frame_size = clip["frames"], clip["frame_size"].astype(jnp.float32)
-    length, height, width, _ = frames.shape
+    length = frames.shape[0]
     if config.burn_in > length - 2:
         raise VosError(
             f"train.loss.burn_in is {config.burn_in}, and clips have {length} frames: no frame with a loss "
             f"is left; set it to at most {length - 2}, or make train.data.clip_length larger"
         )
     truth, object_valid = _true_objects(clip)
-    num_objects, *grid = truth.shape[1:]
+    grid = truth.shape[2:]
     annotated = clip["truth_valid"] & clip["frame_valid"]
     cell_valid = masks.pixel_valid(frame_size, (grid[0], grid[1]), geometry.MASK_STRIDE)
 
@@ -144,61 +145,21 @@ def clip_terms(
     )
     encoded = encoded.replace(detections=None, proposals=proposals)
 
-    slots = max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)
-    capacity = min(model.config.memory.capacity, slots)
-    state = state_lib.init_state(model, num_objects, (height, width), frame_size, capacity=capacity)
-    state = state.replace(object_valid=object_valid)
-    first = jax.tree.map(lambda x: x[0], encoded)
-    first_prob = masks.aggregate(truth[0], object_valid)
-    state = step_lib.write(model, params, first, state, first_prob, prompted=object_valid)
+    state = _first_state(model, params, encoded, frames, truth[0], object_valid, frame_size)
 
-    def segment_frame(
-        state: state_lib.State, inputs: tuple, *, learns: bool
-    ) -> tuple[state_lib.State, tuple]:
-        encoded, truth, use_truth, key = inputs
-        prev_prob = state.prev_prob
-        weights = params if learns else still
-        prediction = model.track(weights, encoded, state, train=True)
-        prob = masks.aggregate(prediction.prob, object_valid)
-        prob = prob if learns else jax.lax.stop_gradient(prob)
-        corrupted = None
-        if config.corruption.enabled:
-            corrupted = corruption_lib.corrupt(prob[1:], object_valid, key, config.corruption)
-        state = step_lib.write(
-            model,
-            weights,
-            encoded,
-            state,
-            prob,
-            prompted=jnp.zeros_like(object_valid),
-            slot_attention=prediction.read.slot_attention,
-            memory_prob=corrupted,
-        )
-        predicted = losses_lib.PredictedFrame(
-            prob=prob,
-            truth=truth,
-            object_valid=object_valid,
-            cell_valid=cell_valid,
-            out=prediction.out,
-            prev_prob=prev_prob,
-            encoded=encoded,
-            read=prediction.read,
-        )
-        terms = losses_lib.mask_losses(predicted, config)
-        return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
-
+    segment = functools.partial(_segment_frame, model, config, object_valid, cell_valid)
     use_truth = _use_truth(config, annotated, sampling_key, step)
     inputs = (encoded, truth, use_truth, jax.random.split(corruption_key, length))
     if config.burn_in:
         early = jax.tree.map(lambda x: x[1 : late.start], inputs)
         state, _ = jax.lax.scan(
-            functools.partial(segment_frame, learns=False), state, early, unroll=config.unroll
+            functools.partial(segment, still, learns=False), state, early, unroll=_unroll(config)
         )
-    learn = functools.partial(segment_frame, learns=True)
+    learn = functools.partial(segment, params, learns=True)
     if config.remat:
-        learn = jax.checkpoint(learn, prevent_cse=config.unroll)
+        learn = jax.checkpoint(learn, prevent_cse=_unroll(config))
     inputs = jax.tree.map(lambda x: x[late], inputs)
-    _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=config.unroll)
+    _, (terms, cross_entropy) = jax.lax.scan(learn, state, inputs, unroll=_unroll(config))
 
     counts = annotated[late]
     terms = {name: losses_lib.mean(values, counts) for name, values in terms.items()}
@@ -211,12 +172,96 @@ def clip_terms(
     return terms
 
 
+def _unroll(config: ClipLossConfig) -> bool:
+    """Returns whether the loop over frames is unrolled; on accelerators it would only compile for longer."""
+    return config.unroll and target.is_cpu()
+
+
 def _true_objects(clip: Batch) -> tuple[Float[Array, "T N H/4 W/4"], Bool[Array, "N"]]:
     """Returns the ground truth of the objects in the first frame, and marks these objects."""
     truth = truth_of(clip["ids"], clip["object_valid"].shape[0])
     # An object that the first frame does not show cannot be segmented.
     object_valid = clip["object_valid"] & (jnp.max(truth[0], axis=(1, 2)) > 0)
     return jnp.where(object_valid[None, :, None, None], truth, 0.0), object_valid
+
+
+def _segment_frame(
+    model: vos.VOS,
+    config: ClipLossConfig,
+    object_valid: Bool[Array, "N"],
+    cell_valid: Bool[Array, "H/4 W/4"],
+    params: Any,
+    state: state_lib.State,
+    inputs: tuple[state_lib.Encoded, Float[Array, "N H/4 W/4"], Bool[Array, ""], PRNGKeyArray],
+    *,
+    learns: bool,
+) -> tuple[state_lib.State, tuple]:
+    """Segments a frame and writes it to the memory: the body of the scan over frames.
+
+    Args:
+      model: the method.
+      config: see `ClipLossConfig`.
+      object_valid: objects that exist.
+      cell_valid: cells inside the real frame.
+      params: the parameters; without a gradient if not `learns`.
+      state: before the frame.
+      inputs: the encoded frame, its ground truth, whether that is the next frame's previous mask, and the key
+        of the corruption.
+      learns: whether the masks have a gradient.
+
+    Returns:
+      The state after the frame, and `losses.mask_losses`.
+    """
+    encoded, truth, use_truth, key = inputs
+    prev_prob = state.prev_prob
+    prediction = model.track(params, encoded, state, train=True)
+    prob = masks.aggregate(prediction.prob, object_valid)
+    prob = prob if learns else jax.lax.stop_gradient(prob)
+    corrupted = None
+    if config.corruption.enabled:
+        corrupted = corruption_lib.corrupt(prob[1:], object_valid, key, config.corruption)
+    state = step_lib.write(
+        model,
+        params,
+        encoded,
+        state,
+        prob,
+        prompted=jnp.zeros_like(object_valid),
+        slot_attention=prediction.read.slot_attention,
+        memory_prob=corrupted,
+    )
+    predicted = losses_lib.PredictedFrame(
+        prob=prob,
+        truth=truth,
+        object_valid=object_valid,
+        cell_valid=cell_valid,
+        out=prediction.out,
+        prev_prob=prev_prob,
+        encoded=encoded,
+        read=prediction.read,
+    )
+    terms = losses_lib.mask_losses(predicted, config)
+    return state.replace(prev_prob=jnp.where(use_truth, truth, state.prev_prob)), terms
+
+
+def _first_state(
+    model: vos.VOS,
+    params: Any,
+    encoded: state_lib.Encoded,
+    frames: Shaped[Array, "T H W 3"],
+    truth: Float[Array, "N H/4 W/4"],
+    object_valid: Bool[Array, "N"],
+    frame_size: Float[Array, "2"],
+) -> state_lib.State:
+    """Returns the state after the first frame, with its ground truth in the memory."""
+    length, height, width, _ = frames.shape
+    slots = max(length - 1, 1 + memory_lib.UNPINNED_SLOTS)
+    capacity = min(model.config.memory.capacity, slots)
+    state = state_lib.init_state(model, truth.shape[0], (height, width), frame_size, capacity=capacity)
+    state = state.replace(object_valid=object_valid)
+    first = jax.tree.map(lambda x: x[0], encoded)
+    prob = masks.aggregate(truth, object_valid)
+    return step_lib.write(model, params, first, state, prob, prompted=object_valid)
 
 
 def _correspondence(model: vos.VOS, key: Float[Array, "T h w Ck"], clip: Batch, late: slice) -> Metrics:
@@ -272,9 +317,9 @@ def _encode(
     burned = slice(1, 1 + config.burn_in)
     learned = jnp.concatenate([frames[:1], frames[burned.stop :]])
     if config.remat:
-        encode_again = jax.checkpoint(encode, prevent_cse=config.unroll)
+        encode_again = jax.checkpoint(encode, prevent_cse=_unroll(config))
         _, encoded = jax.lax.scan(
-            lambda none, frame: (none, encode_again(params, frame)), None, learned, unroll=config.unroll
+            lambda none, frame: (none, encode_again(params, frame)), None, learned, unroll=_unroll(config)
         )
     else:
         encoded = jax.vmap(functools.partial(encode, params))(learned)

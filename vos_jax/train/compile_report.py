@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import time
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from vos_jax.data import config as data_config
 from vos_jax.data import origins
 from vos_jax.models import config as model_config
 from vos_jax.models import vos
+from vos_jax.ops import target
 from vos_jax.train import clip_loss, optim, parallel, setup, state
 from vos_jax.train import config as config_lib
 from vos_jax.typing import Device
@@ -93,8 +93,7 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
         functools.partial(state.init_train_state, tx=tx), params, key=jax.random.key(0)
     )
     before = time.perf_counter()
-    # Code that asks for the platform during tracing must get the target platform.
-    with mock.patch.object(jax, "default_backend", return_value="tpu"):
+    with target.compile_for("tpu"):
         lowered = trainer.lower(state_shapes, batch_shapes(train.data))
     try:
         compiled = lowered.compile()
