@@ -21,7 +21,7 @@ import av.stream
 import numpy as np
 
 from vos_jax import errors, files
-from vos_jax.data import image_files, mask_files
+from vos_jax.data import image_files, mask_files, orientation
 from vos_jax.data import video as video_lib
 from vos_jax.typing import UInt8
 
@@ -250,9 +250,7 @@ class VideoFile:
 
     def _upright(self, picture: av.VideoFrame, index: int) -> UInt8[np.ndarray, "H W 3"]:
         mask_files.check_size(self.path, picture.height, picture.width)
-        quarters = round(picture.rotation / 90) % 4
-        self._is_turned = quarters % 2 == 1
-        image = np.rot90(picture.to_ndarray(format="rgb24"), quarters)
+        image, self._is_turned = orientation.upright(picture)
         if self.size != (0, 0) and image.shape[:2] != self.size:
             raise errors.VosError(
                 f"{self.path}: frame {index} is {image.shape[1]}x{image.shape[0]}, the first one "
