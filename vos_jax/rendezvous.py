@@ -1,6 +1,6 @@
-"""The meeting of a run's processes before JAX joins them: JAX ends a process that waits in vain or has an id
-twice, without an error that can be caught.
+"""The meeting of a run's processes before JAX joins them.
 
+JAX ends a process that waits in vain, or whose id is taken, without an error that can be caught.
 Process 0 listens at the address; every other process says its number there and waits for the word to start.
 """
 

@@ -1,4 +1,4 @@
-"""Cases B13, B14 and B36: masks painted on what a player shows fit turned, mirrored and anamorphic films."""
+"""Cases B13 and B14: masks painted on a still fit turned and mirrored films."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ _MAX_ID_BESIDE_WHITE = 32
 _HALO_SHARE = 0.9
 
 UNKNOWN = -1
-"""In `Mask.table`: a colour that is no object of the palette."""
+"""Entry of `Mask.table` for a colour that is no object of the palette."""
 
 
 def _make_palette() -> UInt8[np.ndarray, "256 3"]:

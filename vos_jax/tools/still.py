@@ -1,4 +1,4 @@
-"""Saves a frame of a video as a PNG to paint a mask on: turned and sized as it is segmented.
+"""Saves a frame of a video, as it is segmented, as a PNG to paint a mask on.
 
 python -m vos_jax.tools.still holiday.mp4 frame.png
 python -m vos_jax.tools.still holiday.mp4 frame.png --frame 120
