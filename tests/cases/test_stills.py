@@ -11,6 +11,7 @@ from vos_jax.tools import still
 
 SIZE = (64, 96)
 ONE = 1 << 16
+# (a, b, c, d): a pixel (x, y) is shown at (a x + c y, b x + d y).
 MATRICES = {
     "plain": (1, 0, 0, 1),
     "mirrored": (-1, 0, 0, 1),
@@ -21,7 +22,6 @@ MATRICES = {
     "transposed": (0, 1, 1, 0),
     "transposed back": (0, -1, -1, 0),
 }
-"""(a, b, c, d): a pixel (x, y) is shown at (a x + c y, b x + d y)."""
 
 
 def shown(frame, matrix):
