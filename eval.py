@@ -69,6 +69,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
+    parser.add_argument("--join_timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
     return parser.parse(arguments)
 
 
@@ -123,7 +124,12 @@ def evaluate(options: argparse.Namespace, config: configs.Config, cleanup: conte
     # ---------------------------------------------------------------- model
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
-    group = processes.join(options.coordinator, options.num_processes, options.process_id)
+    group = processes.join(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        timeout_seconds=options.join_timeout,
+    )
     device, local = devices.choose(options.device), devices.local()
     engines = workers.make_workers(
         lambda: api.make_engine(config, intermediates=config.eval.intermediates), local

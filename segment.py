@@ -6,13 +6,16 @@
 writes OUT/masks/*.png (indexed, DAVIS palette) and OUT/overlay.mp4; with --cutout OUT/cutout.webm or
 OUT/cutout/*.png, with --rle OUT/masks.json (COCO). The same command goes on where an interrupted one stopped.
 
-A mask is a PNG of the video's size: background black, each object one colour (the DAVIS palette, or any
-indexed PNG; white on black for a single object). `120:second.png` is of frame 120, counted from 0: objects
-that are known are corrected there, others appear. `120:dog.png@2` says that what is not black is object 2.
+A mask is a PNG of the video's size: background black, each object one flat colour; white on black is a single
+object. A colour of the DAVIS palette or the index of an indexed PNG says which object it is, other colours
+are 1, 2, ... `120:second.png` is of frame 120, counted from 0: objects that are known are corrected there,
+others appear. `120:dog.png@2` says that what is not black is object 2. A folder's masks are of the frames
+that they are named like.
 """
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import sys
 import time
@@ -23,6 +26,7 @@ import numpy as np
 import vos_jax
 from vos_jax import api, cli, devices, errors, output_folder
 from vos_jax import config as configs
+from vos_jax.data import mask_options
 from vos_jax.data import media as media_lib
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import objects as objects_lib
@@ -55,7 +59,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("video", help="mp4, mov, webm, avi, GIF, ..., or a folder of images")
     parser.add_argument(
         "--masks",
-        metavar="[FRAME:]PNG[@ID]",
+        metavar="[FRAME:]PNG[@ID]|DIR",
         action="append",
         default=[],
         help="what to follow (needed); may be said several times",
@@ -121,9 +125,12 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     screen = cli.make_console()
 
     # ---------------------------------------------------------------- video and masks
-    given = [prompts_lib.parse_mask_option(text) for text in options.masks]
+    given = [mask_options.parse(text) for text in options.masks]
     media = media_lib.open_media(options.video, fps=options.fps, exclude=[mask.path for mask in given])
-    prompts = prompts_lib.read_mask_options(given, media.size, resize=options.resize_masks)
+    given = mask_options.expand(given, functools.partial(find_frame, media))
+    prompts = mask_options.read(
+        given, media.size, resize=options.resize_masks, aspect=media.aspect, note=screen.print
+    )
     if max(prompts) >= media.max_frames:
         assert media.num_frames is not None  # else `max_frames` is infinite
         check_frames(prompts, media.num_frames)
@@ -194,6 +201,14 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     for name in names:
         screen.print(f"look at: {out / exports.EXPORTS[name].path}")
     store.compact()
+
+
+def find_frame(media: media_lib.Media, stem: str) -> int | None:
+    """Returns the frame that a mask's file is named like: its own name, or its number in a film."""
+    if isinstance(media, media_lib.VideoFile):
+        return int(stem) if stem.isascii() and stem.isdigit() else None
+    names = {media.mask_name(index): index for index in range(media.num_frames or 0)}
+    return names.get(stem)
 
 
 def choose_exports(options: argparse.Namespace) -> list[str]:

@@ -79,6 +79,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
+    parser.add_argument("--join_timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
     options, overrides = parser.parse(arguments)
     if not options.compile_only and options.workdir is None:
         parser.error("--workdir DIR is needed")
@@ -160,7 +161,13 @@ def open_workdir(options: argparse.Namespace, config: configs.Config) -> tuple[p
     files.check_writable(workdir, "--workdir")
     # In this order: JAX looks for other processes only before it settles on devices.
     devices.prefer(options.device)
-    group = processes.join(options.coordinator, options.num_processes, options.process_id, detect=True)
+    group = processes.join(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        detect=True,
+        timeout_seconds=options.join_timeout,
+    )
     device = devices.choose(options.device)
     _refuse_changes(workdir, configs.flatten(config), allow=options.allow_config_change)
     if group.is_leader:

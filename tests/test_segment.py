@@ -290,7 +290,7 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
         (("v.mp4",), "--masks"),
         (("v.mp4", "--masks", "no.png"), "--masks no.png: no such file: no.png"),
         (("v.mp4", "--masks", "photo.jpg"), "photo.jpg: not a PNG"),
-        (("v.mp4", "--masks", "colour.png"), r"colour.png: RGB mask .* outside the DAVIS palette: .77,77,77"),
+        (("v.mp4", "--masks", "colour.png"), r"colour.png: grey mask with the values 77"),
         (("v.mp4", "--masks", "black.png"), "--masks 0:black.png: holds no object"),
         (("v.mp4", "--masks", "small.png"), "the mask is 48x32, the video 96x64 .* --resize-masks fits it"),
         (("v.mp4", "--masks", "turned.png", "--resize-masks"), "the shape differs"),

@@ -82,7 +82,7 @@ def test_the_commands_are_understood():
         "train.py",
         "vos_jax.tools.check_data",
         "vos_jax.tools.pack_data",
-    } | {"vos_jax.tools.export"}
+    } | {"vos_jax.tools.export", "vos_jax.tools.still"}
     assert pack_data.parse([*next(c for c in commands() if "vos_jax.tools.pack_data" in c)[3:]]).root
 
 

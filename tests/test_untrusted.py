@@ -15,7 +15,7 @@ from tests import layouts
 from tests.data import video_maker
 from vos_jax import config as configs
 from vos_jax import errors, files
-from vos_jax.data import image_files, mask_files, media, prompts, proposal_files
+from vos_jax.data import image_files, mask_files, mask_options, media, proposal_files
 from vos_jax.data.datasets import records, youtube_vos
 from vos_jax.inference import mask_writer, probabilities, result_store
 
@@ -89,13 +89,13 @@ def test_a_chunk_that_claims_gigabytes_is_not_allocated(tmp_path, little_memory)
 
 
 def test_a_mask_whose_last_chunk_claims_four_gigabytes_is_looked_at_without_them(tmp_path, little_memory):
-    """`is_binary` let Pillow read from the file, and reading 4 GB allocates them first."""
+    """The test for black and white let Pillow read from the file, and reading 4 GB allocates them first."""
     path = tmp_path / "a.png"
     mask_files.write_mask(path, np.array([[0, 255]], np.uint8))
     data = path.read_bytes()
     at = data.index(b"IDAT") - 4
     path.write_bytes(data[:at] + b"\xff\0\0\0" + data[at + 4 :])
-    assert mask_files.read_mask(path).tolist() == [[0, 1]] and mask_files.is_binary(path)
+    assert mask_files.read_mask(path).tolist() == [[0, 1]] and mask_files.read(path).is_binary
 
 
 def test_reading_a_file_allocates_no_more_than_its_size(tmp_path):
@@ -244,7 +244,7 @@ def test_results_are_not_written_through_a_link_out_of_the_folder(tmp_path):
 
 def test_a_path_too_long_for_a_mask_is_no_traceback():
     with pytest.raises(errors.VosError, match="no such file"):
-        prompts.parse_mask_option("x" * 5000)
+        mask_options.parse("x" * 5000)
     with pytest.raises(errors.VosError, match="no config"):
         configs.load("/" + "x" * 5000)
 

@@ -327,6 +327,10 @@ def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
 # --- names --------------------------------------------------------------------------------------------------
 
 
+# A colon is part of a name (12:30:00.png) wherever it does not name a drive.
+_SEPARATORS = ("/", "\\", "\0", ":") if os.name == "nt" else ("/", "\\", "\0")
+
+
 def safe_name(name: str, what: str = "sequence") -> str:
     """Returns `name` if it is a single path component, so that it cannot leave its folder.
 
@@ -337,8 +341,9 @@ def safe_name(name: str, what: str = "sequence") -> str:
     Raises:
       VosError: the name contains a separator or control characters, or is longer than `MAX_NAME_BYTES`.
     """
-    if not name or name in (".", "..") or any(c in "/\\\0:" for c in name):
-        raise errors.VosError(f"{what} {name!r} is not a plain name (no '/', '\\', ':' or '..')")
+    if not name or name in (".", "..") or any(c in _SEPARATORS for c in name):
+        separators = ", ".join(map(repr, _SEPARATORS))
+        raise errors.VosError(f"{what} {name!r} is not a plain name (no {separators} or '..')")
     # A terminal would execute control characters; lone surrogates cannot be printed.
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name) or len(name.encode()) > MAX_NAME_BYTES:
         raise errors.VosError(

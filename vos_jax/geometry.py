@@ -112,7 +112,7 @@ def resize_ids(ids: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
     """Resizes ids by majority, without losing small objects.
 
     Each pixel gets the id that covers most of it. An object without any such pixel gets the pixel that it
-    covers most.
+    covers most and that is not another object's only one.
     """
     if ids.shape == tuple(size):
         return ids
@@ -124,8 +124,15 @@ def resize_ids(ids: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
     )
     winner = np.argmax(shares, axis=0)
     for index in range(1, len(present)):
-        if not np.any(winner == index):
-            winner.flat[np.argmax(shares[index])] = index
+        if np.any(winner == index):
+            continue
+        only = np.bincount(winner.ravel(), minlength=len(present)) == 1
+        only[0] = False
+        share = np.where(only[winner], 0.0, shares[index])
+        if not share.any():
+            near = cv2.GaussianBlur(shares[index], (5, 5), 0)
+            share = np.where(only[winner], -1.0, near)
+        winner.flat[np.argmax(share)] = index
     return present[winner].astype(np.uint8)
 
 

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
+from jax._src import xla_bridge  # nothing public tells whether devices are in use
 
-from vos_jax import errors
+from vos_jax import errors, rendezvous
 
 Item = TypeVar("Item")
 
@@ -18,6 +20,12 @@ log = logging.getLogger(__name__)
 # A week: longer than any process needs for its share of a large data set. No process may end before all are
 # done, because JAX treats a process that ends minutes before the others as failed.
 BARRIER_SECONDS = 7 * 24 * 3600
+
+TELL_SECONDS = 30
+"""A process says so when it has waited that long for the others."""
+
+JOIN_SECONDS = 300
+"""Time to wait for the other processes at the start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,9 @@ class ProcessGroup:
             return
         from orbax.checkpoint import multihost  # here, because the import takes seconds
 
+        told = threading.Timer(TELL_SECONDS, log.warning, [f"waiting for the other processes ({name})"])
+        told.daemon = True
+        told.start()
         try:
             multihost.get_barrier_sync_fn()(key=f"vos_jax {name}", timeout_ms=1000 * BARRIER_SECONDS)
         except jax.errors.JaxRuntimeError as error:
@@ -73,6 +84,8 @@ class ProcessGroup:
                 f"another process has ended before it was done ({reason}); see its output, then run the same "
                 "commands again to continue"
             ) from error
+        finally:
+            told.cancel()
 
     @contextlib.contextmanager
     def leader_first(self, name: str) -> Iterator[None]:
@@ -102,7 +115,7 @@ def join(
     index: int | None = None,
     *,
     detect: bool = False,
-    timeout_seconds: int = 300,
+    timeout_seconds: int | None = None,
 ) -> ProcessGroup:
     """Joins the other processes of a run; call it before JAX touches a device.
 
@@ -113,14 +126,18 @@ def join(
       count: number of processes.
       index: this process's number, from 0.
       detect: without the other arguments, detect a cluster: SLURM (`srun`), Open MPI, GKE, Cloud TPU slices.
-      timeout_seconds: time to wait for the other processes.
+      timeout_seconds: time to wait for the other processes; None: JOIN_SECONDS.
 
     Returns:
       The group; a group of one if there are no other processes.
 
     Raises:
-      VosError: incomplete arguments, devices that are already in use, or an unreachable address.
+      VosError: incomplete arguments, devices that are already in use, a number that is taken, or processes
+        that do not come.
     """
+    if timeout_seconds is not None and timeout_seconds < 1:
+        raise errors.VosError(f"--join_timeout {timeout_seconds}: at least 1 second")
+    timeout_seconds = JOIN_SECONDS if timeout_seconds is None else timeout_seconds
     explicit = {"coordinator_address": address, "num_processes": count, "process_id": index}
     missing = [name for name, value in explicit.items() if value is None]
     if len(missing) == len(explicit) and not detect:
@@ -139,8 +156,9 @@ def join(
     if address is not None and count is not None and index is not None:
         if count < 1 or not 0 <= index < count:
             raise errors.VosError(f"process_id is {index} of {count} processes; they count from 0")
-        if ":" not in address:
-            raise errors.VosError(f"coordinator_address is {address!r}; it must be machine:port")
+        if xla_bridge.backends_are_initialized():
+            raise _in_use()
+        rendezvous.meet(address, count, index, timeout_seconds)
     try:
         jax.distributed.initialize(**explicit, initialization_timeout=timeout_seconds)
     except ValueError as error:
@@ -149,10 +167,7 @@ def join(
         raise errors.VosError(f"cannot join the other processes: {_first_line(error)}") from error
     except RuntimeError as error:
         if "must be called before" in str(error):
-            raise errors.VosError(
-                "JAX already uses this program's devices, so it can no longer join other processes: start a "
-                "new program, or give --num_processes 1 for a single process"
-            ) from error
+            raise _in_use() from error
         raise errors.VosError(f"cannot join the other processes: {_first_line(error)}") from error
     group = ProcessGroup(jax.process_index(), jax.process_count())
     log.info("process %d of %d", group.index, group.count)
@@ -166,6 +181,13 @@ def check_finished(unfinished: Sequence[str]) -> None:
             f"another process did not finish {', '.join(unfinished)}; see its output, then run the same "
             "commands again to continue"
         )
+
+
+def _in_use() -> errors.VosError:
+    return errors.VosError(
+        "JAX already uses this program's devices, so it can no longer join other processes: start a new "
+        "program, or give --num_processes 1 for a single process"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -197,9 +197,10 @@ def test_grey_levels_that_are_no_ids_are_refused(tmp_path, values):
     refuse(save(tmp_path / "m.png", grey), "anti-aliased", "0, ")
 
 
-def test_grey_levels_without_white_may_be_ids(tmp_path):
-    grey = np.array([[0, 50, 100, 150]], np.uint8)
-    np.testing.assert_array_equal(mask_files.read_mask(save(tmp_path / "m.png", grey)), grey)
+def test_grey_values_above_the_number_of_objects_are_no_ids(tmp_path):
+    refuse(save(tmp_path / "m.png", np.array([[0, 50, 100, 150]], np.uint8)), "0, 50, 100, 150", "1, 2, ...")
+    ids = np.array([[0, 50, 64]], np.uint8)
+    np.testing.assert_array_equal(mask_files.read_mask(save(tmp_path / "i.png", ids)), ids)
 
 
 def test_200_objects_are_refused(tmp_path):

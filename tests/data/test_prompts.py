@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vos_jax import errors
-from vos_jax.data import mask_files, prompts
+from vos_jax.data import mask_files, mask_options
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
     ],
 )
 def test_arguments_are_read_and_real_names_win(text, wanted):
-    mask = prompts.parse_mask_option(text)
+    mask = mask_options.parse(text)
     assert (mask.frame, str(mask.path), mask.object_id) == wanted
 
 
@@ -38,7 +38,7 @@ def test_arguments_are_read_and_real_names_win(text, wanted):
 )
 def test_what_is_no_mask_is_refused(text):
     with pytest.raises(errors.VosError, match="--masks"):
-        prompts.parse_mask_option(text)
+        mask_options.parse(text)
 
 
 def test_black_and_white_is_told_from_ids():
@@ -52,22 +52,18 @@ def test_black_and_white_is_told_from_ids():
     }
     for name, (image, binary) in forms.items():
         image.save(name)
-        assert mask_files.is_binary(name) == binary, name
-    assert not mask_files.is_binary("a.png"), "indexed: object 1 and no other"
+        assert mask_files.read_prompt(name).is_binary == binary, name
+    assert not mask_files.read("a.png").is_binary, "indexed: object 1 and no other"
 
 
 def test_later_masks_correct_and_add_and_the_same_frame_is_shared():
     mask_files.write_mask("two.png", np.uint8([[1, 1, 0, 0], [0, 0, 2, 0]]))
     mask_files.write_mask("three.png", np.uint8([[0, 0, 3, 3], [0, 0, 0, 0]]))
     Image.fromarray(np.uint8([[255, 0, 0, 0], [0, 0, 0, 0]])).save("white.png")
-    given = [
-        prompts.parse_mask_option(text) for text in ("5:two.png", "two.png", "three.png", "7:white.png@2")
-    ]
-    found = prompts.read_mask_options(given, (2, 4))
+    given = [mask_options.parse(text) for text in ("5:two.png", "two.png", "three.png", "7:white.png@2")]
+    found = mask_options.read(given, (2, 4))
     assert list(found) == [0, 5, 7]
     np.testing.assert_array_equal(found[0], [[1, 1, 3, 3], [0, 0, 2, 0]])
     np.testing.assert_array_equal(found[7], [[2, 0, 0, 0], [0, 0, 0, 0]])
-    one = [prompts.parse_mask_option(text) for text in ("white.png", "7:white.png")]
-    assert list(prompts.read_mask_options(one, (2, 4))) == [0, 7], (
-        "of a single object white can only be that one"
-    )
+    one = [mask_options.parse(text) for text in ("white.png", "7:white.png")]
+    assert list(mask_options.read(one, (2, 4))) == [0, 7], "of a single object white can only be that one"

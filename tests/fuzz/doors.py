@@ -14,7 +14,7 @@ from tests.fuzz import folders, mutations, pictures
 from tests.inference import coloured
 from vos_jax import config as configs
 from vos_jax import output_folder, weights_io
-from vos_jax.data import mask_files, prompts, proposal_files
+from vos_jax.data import mask_files, mask_options, proposal_files
 from vos_jax.data.datasets import tfds, youtube_vos
 from vos_jax.evaluation import scoring, submission
 from vos_jax.inference import frame_result, mask_writer, probabilities, result_store, session_file
@@ -215,8 +215,8 @@ def read_override(path: pathlib.Path) -> None:
 
 def read_given(path: pathlib.Path) -> None:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    found = prompts.parse_mask_option(text)
-    prompts.read_mask_options([found], SIZE)
+    found = mask_options.parse(text)
+    mask_options.read([found], SIZE)
 
 
 class Results:

@@ -80,7 +80,7 @@ def read_mask(path: pathlib.Path) -> None:
     ids = or_refused(lambda: mask_files.read_mask(path))
     if isinstance(ids, np.ndarray):
         assert ids.dtype == np.uint8 and ids.max() < 255 and ids.shape == size
-        mask_files.is_binary(path)
+        mask_files.read(path)
         or_refused(lambda: mask_files.check_indexed(path.read_bytes(), path))
     _raise_if_all_refused(ids)
 

@@ -10,54 +10,20 @@ import numpy as np
 from PIL import Image
 
 from vos_jax import errors, files
+from vos_jax.data import mask_colours
 from vos_jax.typing import UInt8
-
-MAX_OBJECTS = 64
-"""Maximum number of objects in a mask or video: the largest of `inference.object_buckets`."""
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded (8K video has 33 million pixels), as a small file may claim any size."""
 
-VOID = 255
+MAX_OBJECTS, VOID, PALETTE = mask_colours.MAX_OBJECTS, mask_colours.VOID, mask_colours.PALETTE
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, zlib.error, struct.error)
 """Exceptions that Pillow raises for damaged files."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _INDEXED, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-
-
-def _make_palette() -> UInt8[np.ndarray, "256 3"]:
-    """Returns the palette: bits 3k to 3k + 2 of an id are bit 7 - k of RGB."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            bit = (ids >> (3 * level + channel)) & 1
-            palette[:, channel] |= (bit << (7 - level)).astype(np.uint8)
-    return palette
-
-
-PALETTE = _make_palette()
-"""The DAVIS palette: colour of object id i, uint8 [256,3] RGB."""
-
-
-def _make_colour_ids() -> dict[int, int]:
-    """Maps packed RGB to object id; the official DAVIS files have 191 where the palette's rule gives 192."""
-    known = [*range(MAX_OBJECTS + 1), VOID]
-    colours = {int(_pack(PALETTE[i])): i for i in known}
-    colours |= {int(_pack(np.where(PALETTE[i] == 192, 191, PALETTE[i]))): i for i in known}
-    return colours
-
-
-def _pack(rgb: np.ndarray) -> int | np.ndarray:
-    red, green, blue = (np.asarray(rgb)[..., c].astype(np.uint32) for c in range(3))
-    packed = red << 16 | green << 8 | blue
-    return int(packed) if packed.ndim == 0 else packed
-
-
-_COLOUR_IDS = _make_colour_ids()
 
 
 def check_size(path: str | os.PathLike, height: int, width: int) -> None:
@@ -97,9 +63,10 @@ def read_mask(
 ) -> UInt8[np.ndarray, "H W"]:
     """Reads one mask PNG as object ids; 0 is background (docs/method.md, "Scores and protocols").
 
-    Supported are indexed PNGs with any palette and grey ones of at most 8 bits, whose pixel value is the id,
-    and RGB and RGBA with the colours of the DAVIS palette. A mask of only 0 and 255 (black and white) is
-    binary: 255 is object 1. Otherwise 255, and the palette's colour 255, is void and becomes background.
+    A mask is what its colours show, however it is saved. In the colours of the DAVIS palette, the colour says
+    which object a pixel is. Otherwise an indexed PNG's index and a grey PNG's value are the id. Transparent
+    pixels are background. A mask of only 0 and 255 (black and white) is binary: white is object 1. Beside
+    ids, the value 255 and the palette's colour 255 are void and become background.
 
     Args:
       path: the PNG file.
@@ -113,17 +80,43 @@ def read_mask(
         expected, has colours outside the palette or grey levels that are not ids (anti-aliased masks), or
         more than MAX_OBJECTS objects.
     """
-    try:
-        data = files.read_bytes(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return decode_mask(data, path, expected_size)
+    return read(path, expected_size).ids
+
+
+def read(path: str | os.PathLike, expected_size: tuple[int, int] | None = None) -> mask_colours.Mask:
+    """Reads a mask as `read_mask` does, and tells whether it is black and white."""
+    mask = mask_colours.interpret(decode(_read_bytes(path), path, expected_size), path)
+    mask_colours.check_palette(mask, path)
+    return mask
+
+
+def read_prompt(path: str | os.PathLike) -> mask_colours.Mask:
+    """Reads a user's mask, which may have colours of its own; errors as `mask_colours.interpret`."""
+    return mask_colours.interpret(decode(_read_bytes(path), path), path, is_prompt=True)
+
+
+def read_picture(path: str | os.PathLike) -> mask_colours.Picture:
+    """Reads a mask without taking its colours for objects; errors as `decode`."""
+    return decode(_read_bytes(path), path)
 
 
 def decode_mask(
     data: bytes, path: str | os.PathLike, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "H W"]:
     """Decodes a file's bytes as `read_mask` does; `path` is its name in errors."""
+    mask = mask_colours.interpret(decode(data, path, expected_size), path)
+    mask_colours.check_palette(mask, path)
+    return mask.ids
+
+
+def decode(
+    data: bytes, path: str | os.PathLike, expected_size: tuple[int, int] | None = None
+) -> mask_colours.Picture:
+    """Decodes a mask's bytes to its colours.
+
+    Raises:
+      VosError: not a PNG, damaged, truncated, 16-bit, too large, half transparent, or of another size.
+    """
     height, width, depth, kind = _png_header(path, data)
     if expected_size is not None and (height, width) != tuple(expected_size):
         raise errors.VosError(
@@ -140,36 +133,62 @@ def decode_mask(
             # A second header may claim another size.
             if image.size != (width, height):
                 raise ValueError(f"a second header claims {image.width}x{image.height} pixels")
-            if kind in (_RGB, _RGBA):
-                pixels = np.asarray(image.convert("RGBA"))
-            elif kind == _GREY_ALPHA:
-                pixels = np.asarray(image.convert("LA"))
-            elif kind == _GREY:
+            if kind == _INDEXED:
+                image.load()
+                return _indexed(path, image)
+            if kind == _GREY and "transparency" not in image.info:
                 # Pillow scales 1, 2 and 4 bit grey to 0..255, but the pixel value is the id.
                 pixels = np.asarray(image.convert("L"))
-                pixels = pixels // (255 // (2**depth - 1)) if depth < 8 else pixels
-            else:
-                pixels = np.asarray(image)
+                return _grey(pixels // (255 // (2**depth - 1)) if depth < 8 else pixels, depth)
+            if kind in (_GREY, _GREY_ALPHA):
+                return _grey(_without_alpha(path, np.asarray(image.convert("LA"))), 8)
+            rgb = _without_alpha(path, np.asarray(image.convert("RGBA")))
     except (*DAMAGE, Image.DecompressionBombError) as error:
+        if isinstance(error, errors.VosError):
+            raise
         raise errors.VosError(
             f"{path}: the PNG is damaged or truncated ({error}); copy or export it again"
         ) from error
-
-    if kind in (_GREY_ALPHA, _RGBA):
-        pixels = _without_alpha(path, pixels)
-    if kind in (_RGB, _RGBA):
-        return _ids_of_colours(path, pixels[..., :3])
-    return _ids_of_values(path, pixels, is_grey=kind != _INDEXED)
+    colours, labels = np.unique(mask_colours.pack(rgb), return_inverse=True)
+    return mask_colours.Picture(labels.reshape(rgb.shape[:2]), np.arange(len(colours)), colours)
 
 
-def is_binary(path: str | os.PathLike) -> bool:
-    """Returns whether a mask PNG, valid for `read_mask`, is black and white: it has no object ids."""
-    # From memory: with a file object, Pillow would allocate the length that a chunk claims.
-    with Image.open(io.BytesIO(files.read_bytes(path)), formats=["PNG"]) as image:
-        pixels = np.asarray(image if image.mode in "PL1" else image.convert("RGB"))
-    return bool(np.all((pixels == 0) | (pixels == (1 if pixels.dtype == bool else VOID)))) and (
-        pixels.ndim == 2 or bool(np.all(pixels == pixels[..., :1]))
-    )
+def _grey(values: UInt8[np.ndarray, "H W"], depth: int) -> mask_colours.Picture:
+    present = _present(values)
+    # Few bits are shown stretched to 0..255, but the pixel value is the id.
+    colours = present * (255 // (2**depth - 1)) * 0x010101
+    return mask_colours.Picture(values, present, colours, present, is_grey=True)
+
+
+def _indexed(path: str | os.PathLike, image: Image.Image) -> mask_colours.Picture:
+    """Returns the colours of an indexed PNG; transparent ones are black, of index 0."""
+    values = np.array(image)
+    present = _present(values)
+    palette = np.zeros((256, 3), np.uint8)
+    listed = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
+    palette[: len(listed)] = listed[:256]
+    colours = mask_colours.pack(palette[present])
+    shown, transparency = present, image.info.get("transparency")
+    if transparency is not None:
+        alpha = np.full(256, 255)
+        if isinstance(transparency, bytes):
+            alpha[: len(transparency)] = np.frombuffer(transparency, np.uint8)[:256]
+        else:
+            alpha[int(transparency)] = 0
+        _check_alpha(path, alpha[present])
+        colours, shown = (np.where(alpha[present] == 0, 0, array) for array in (colours, shown))
+    return mask_colours.Picture(values, present, colours, shown)
+
+
+def _present(values: UInt8[np.ndarray, "H W"]) -> np.ndarray:
+    return np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
+
+
+def _read_bytes(path: str | os.PathLike) -> bytes:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def write_mask(path: str | os.PathLike, ids: UInt8[np.ndarray, "H W"]) -> None:
@@ -237,61 +256,17 @@ def _check_end(path: str | os.PathLike, tail: bytes) -> None:
 def _without_alpha(path: str | os.PathLike, pixels: np.ndarray) -> np.ndarray:
     """Drops an alpha channel of only 0 and 255; transparent pixels become background."""
     alpha = pixels[..., -1]
-    if np.any((alpha != 0) & (alpha != 255)):
-        raise errors.VosError(
-            f"{path}: half-transparent pixels (alpha {_some(np.unique(alpha))}): the mask is anti-aliased; "
-            "export it with hard edges"
-        )
+    _check_alpha(path, alpha)
     colours = np.where(alpha[..., None] == 0, np.uint8(0), pixels[..., :-1])
     return colours[..., 0] if colours.shape[-1] == 1 else colours
 
 
-def _ids_of_colours(path: str | os.PathLike, rgb: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-    colours, inverse = np.unique(_pack(rgb), return_inverse=True)
-    inverse = inverse.reshape(rgb.shape[:2])
-    if 0xFFFFFF in colours and set(colours.tolist()) <= {0, 0xFFFFFF}:
-        return (colours == 0xFFFFFF).astype(np.uint8)[inverse]
-    unknown = [c for c in colours.tolist() if c not in _COLOUR_IDS]
-    if unknown:
-        names = [f"({c >> 16},{c >> 8 & 255},{c & 255})" for c in unknown]
+def _check_alpha(path: str | os.PathLike, alpha: np.ndarray) -> None:
+    if np.any((alpha != 0) & (alpha != 255)):
         raise errors.VosError(
-            f"{path}: RGB mask with {len(unknown)} colour(s) outside the DAVIS palette: {_some(names)}; "
-            "export it as an indexed PNG, or with hard edges (no anti-aliasing) in the palette's colours: "
-            "(128,0,0), (0,128,0), (128,128,0), (0,0,128), ..."
+            f"{path}: half-transparent pixels (alpha {mask_colours.some(np.unique(alpha))}): the mask is "
+            "anti-aliased; export it with hard edges"
         )
-    table = np.array([_COLOUR_IDS[c] for c in colours.tolist()], np.uint8)
-    table[table == VOID] = 0
-    _check_count(path, set(table.tolist()))
-    return table[inverse]
-
-
-def _ids_of_values(
-    path: str | os.PathLike, values: UInt8[np.ndarray, "H W"], *, is_grey: bool
-) -> UInt8[np.ndarray, "H W"]:
-    present = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
-    if present[-1] == VOID and np.all((present == 0) | (present == VOID)):
-        return values & np.uint8(1)
-    # In a grey PNG, 255 together with other bright greys is not void, but white with soft edges or objects in
-    # grey levels: taking 255 for background would silently lose an object.
-    levels = present[(present > MAX_OBJECTS) & (present < VOID)]
-    if is_grey and (len(present) > MAX_OBJECTS + 2 or (present[-1] == VOID and levels.size)):
-        raise errors.VosError(
-            f"{path}: grey mask with {len(present)} values ({_some(present)}): these are not object ids, the "
-            "mask looks anti-aliased; export it as an indexed PNG or with only 0 and 255"
-        )
-    _check_count(path, set(present.tolist()) - {VOID})
-    return np.where(values == VOID, np.uint8(0), values) if present[-1] == VOID else np.array(values)
-
-
-def _check_count(path: str | os.PathLike, ids: set[int]) -> None:
-    count = len(ids - {0})
-    if count > MAX_OBJECTS:
-        raise errors.VosError(f"{path}: {count} objects; at most {MAX_OBJECTS} are tracked in one video")
-
-
-def _some(values, most: int = 6) -> str:
-    values = [str(v) for v in values]
-    return ", ".join(values[:most]) + (f", ... {values[-1]}" if len(values) > most else "")
 
 
 def _unreadable(path: str | os.PathLike, error: OSError) -> errors.VosError:

@@ -48,7 +48,7 @@ def score_sequence(video: video_lib.Video, results: Results) -> list[ObjectScore
     """
     scored = {o: frozenset(video.scored_frames(o)) for o in sorted(video.first_frames)}
     scores: dict[int, list[tuple[float, float]]] = {o: [] for o in scored}
-    for index in video.required:
+    for index in sorted(frozenset().union(*scored.values())):
         truth = video.mask(index)
         if truth is None:
             continue
@@ -163,7 +163,7 @@ class ScorePool:
 
 
 def check_results(video: video_lib.Video, results_dir: str | os.PathLike) -> None:
-    """Checks, from headers only, that a video has a whole result of the right size for every frame.
+    """Checks, from headers only, that a video has a whole result of the right size for every scored frame.
 
     Raises:
       VosError: naming the missing folder or the first missing or broken file.
@@ -175,12 +175,13 @@ def check_results(video: video_lib.Video, results_dir: str | os.PathLike) -> Non
             f"{folder}: no results for sequence '{video.name}'; {results_dir} has "
             f"{', '.join(found[:10]) or 'no folders'}{', ...' if len(found) > 10 else ''}"
         )
-    required = video.required_names
+    scored = sorted({index for object_id in video.first_frames for index in video.scored_frames(object_id)})
+    required = [video.frame_names[index] for index in scored] or list(video.required_names)
     missing = [name for name in required if not (folder / f"{name}.png").is_file()]
     if missing:
         raise errors.VosError(
-            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(required)} frames of "
-            f"'{video.name}' have no result"
+            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(required)} scored frames "
+            f"of '{video.name}' have no result"
         )
     for name in required:
         size = mask_files.png_size(folder / f"{name}.png")
@@ -240,7 +241,10 @@ def _result(video: video_lib.Video, index: int, results: Results) -> UInt8[np.nd
             raise errors.VosError(f"{where}: the result is {ids.shape}, its frame {tuple(video.size)}")
     else:
         where = pathlib.Path(results) / files.safe_name(video.name) / f"{name}.png"
-        ids = mask_files.read_mask(where, video.size)
+        mask = mask_files.read(where, video.size)
+        ids = mask.ids
+        if mask.is_binary and not video.merge_objects:
+            ids = ids * np.uint8(_only_object(video, where))
     if video.merge_objects:
         return (ids > 0).astype(np.uint8)
     surplus = sorted(set(np.unique(ids).tolist()) - {0, *video.first_frames})
@@ -250,6 +254,17 @@ def _result(video: video_lib.Video, index: int, results: Results) -> UInt8[np.nd
             f"{', '.join(map(str, sorted(video.first_frames)))} (object ids of its first annotation)"
         )
     return ids
+
+
+def _only_object(video: video_lib.Video, where: pathlib.Path) -> int:
+    """Returns the object that a black and white result is of; VosError if there are several."""
+    known = sorted(video.first_frames)
+    if len(known) > 1:
+        raise errors.VosError(
+            f"{where}: is black and white, but '{video.name}' has the objects {', '.join(map(str, known))}; "
+            "save results with object ids, or score all objects as one: --config.data.merge_objects=true"
+        )
+    return known[0]
 
 
 def _low_priority() -> None:

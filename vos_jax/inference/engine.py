@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.data import overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import adaptation, box_prompts
@@ -247,13 +248,13 @@ class Engine:
         """Returns a prompt as object ids, its boxes as masks; None where it holds neither.
 
         Raises:
-          VosError: a box is less than 4 pixels wide or high, or nothing in it stands out.
+          VosError: a box is less than 4 pixels wide or high, nothing in it stands out, or smaller ones
+            cover all of it.
         """
         if not prompt.boxes:
             return prompt.ids
-        found = np.zeros(frame.shape[:2], np.uint8)
-        for object_id, box in prompt.boxes.items():
-            found[self.mask_of_box(frame, box)] = object_id
+        layers = {object_id: self.mask_of_box(frame, box) for object_id, box in prompt.boxes.items()}
+        found = overlaps.stack(layers, "the boxes of a prompt")
         return found if prompt.ids is None else geometry.overwrite(found, prompt.ids)
 
     def mask_of_box(self, frame: UInt8[np.ndarray, "H W 3"], box: prompts_lib.Box) -> Bool[np.ndarray, "H W"]:

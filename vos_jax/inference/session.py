@@ -47,6 +47,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vos_jax import errors, geometry
+from vos_jax.data import overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import engine as engine_lib
@@ -206,15 +207,27 @@ class Session:
 
         Raises:
           VosError: at once, prompts that would fail later or, where no object is known yet, none; while
-            frames come, as `step`.
+            frames come, as `step`; after the last one, a prompt for a frame that never came.
         """
         given = prompts_lib.as_prompts(prompts or {})
+        if early := [index for index in given if index < self.index]:
+            raise errors.VosError(f"a prompt is for frame {early[0]}; the next frame is {self.index}")
         if not self.objects:
             self._room = objects_lib.check(given, self.engine)
             if self._now is not None and self._now.index == 0:
                 self._now = self._start(self._now.size)
         # A generator of its own: mistakes surface here, not at the first frame.
-        return (self.step(frame, given.get(self.index), soft=soft) for frame in frames)
+        return self._run(frames, given, soft)
+
+    def _run(
+        self, frames: Iterable[np.ndarray], given: Mapping[int, prompts_lib.Prompt], soft: bool
+    ) -> Iterator[frame_result.FrameResult]:
+        for frame in frames:
+            yield self.step(frame, given.get(self.index), soft=soft)
+        if late := [index for index in given if index >= self.index]:
+            raise errors.VosError(
+                f"a prompt is for frame {late[0]}, which never came: the frames are 0 to {self.index - 1}"
+            )
 
     def step(
         self,
@@ -236,7 +249,7 @@ class Session:
           VosError: a frame, mask or proposals of a wrong size or type, too many objects, or an unknown one to
             remove. Nothing has changed then.
         """
-        frame = _as_frame(frame, self.index)
+        frame = view_lib.as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         ids = self._resolve(before, frame, said)
@@ -254,7 +267,8 @@ class Session:
           prompt: objects that are corrected, appear or go; others are segmented again.
 
         Raises:
-          VosError: no frame to edit, an empty prompt, or as `step`. Nothing has changed then.
+          VosError: no frame to edit, an empty prompt, an object that another one's mask would cover whole, or
+            as `step`. Nothing has changed then.
         """
         if not self.engine.editable:
             raise errors.VosError("this engine keeps no state to edit; make it with editable=True")
@@ -272,7 +286,7 @@ class Session:
         if ids is not None and said.remove:
             ids = np.where(np.isin(ids, list(said.remove)), np.uint8(0), ids)
         if more is not None:
-            ids = more if ids is None else geometry.overwrite(ids, more)
+            ids = more if ids is None else overlaps.edit(ids, more, f"frame {before.index}")
         remove = remove | (said.remove & set(before.objects.slots))
         self._now, self.result = self._advance(before, frame, ids, remove, proposals, soft)
         self._last = _Last(before, frame, ids, remove, proposals, soft)
@@ -286,7 +300,7 @@ class Session:
         proposals: proposal_arrays.ProposalArrays | None = None,
     ) -> Inputs:
         """Returns the arguments of the next step without taking it; arguments and errors as `step`."""
-        frame = _as_frame(frame, self.index)
+        frame = view_lib.as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         return self._prepare(before, frame, self._resolve(before, frame, said), said.remove, proposals)
@@ -318,17 +332,7 @@ class Session:
 
     def _resolve(self, before: Snapshot, frame: np.ndarray, prompt: prompts_lib.Prompt) -> np.ndarray | None:
         """Returns a prompt as ids; checks the sizes of frame and prompt."""
-        height, width = before.size
-        if frame.shape[:2] != before.size:
-            raise errors.VosError(
-                f"frame {before.index} is {frame.shape[1]}x{frame.shape[0]}, "
-                f"the video's first one is {width}x{height}"
-            )
-        if prompt.ids is not None and prompt.ids.shape != before.size:
-            raise errors.VosError(
-                f"the mask for frame {before.index} is {prompt.ids.shape[1]}x{prompt.ids.shape[0]}, "
-                f"the frame is {width}x{height} (width x height)"
-            )
+        view_lib.check_sizes(frame, prompt.ids, before.size, before.index)
         return self.engine.prompt_ids(frame, prompt)
 
     def _prepare(
@@ -389,12 +393,3 @@ class Session:
             before, states=tuple(states), objects=inputs.objects, index=before.index + 1, adapted=adapted
         )
         return after, result
-
-
-def _as_frame(frame: Any, index: int) -> np.ndarray:
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise errors.VosError(
-            f"frame {index} is {frame.dtype} {list(frame.shape)}; frames are uint8 RGB [height, width, 3]"
-        )
-    return frame

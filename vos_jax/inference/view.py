@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vos_jax import geometry
+from vos_jax import errors, geometry
 from vos_jax.inference import config as config_lib
 from vos_jax.typing import Float, Shaped, UInt8
 
@@ -63,3 +63,27 @@ def make_views(size: tuple[int, int], config: config_lib.InferenceConfig) -> tup
         for scale in config.scales
         for flip in flips
     )
+
+
+def as_frame(frame: Any, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a user's frame as an array; VosError if it is not uint8 RGB."""
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise errors.VosError(
+            f"frame {index} is {frame.dtype} {list(frame.shape)}; frames are uint8 RGB [height, width, 3]"
+        )
+    return frame
+
+
+def check_sizes(frame: np.ndarray, ids: np.ndarray | None, size: tuple[int, int], index: int) -> None:
+    """Raises VosError where a frame or its mask has another size than the video, (height, width)."""
+    height, width = size
+    if frame.shape[:2] != size:
+        raise errors.VosError(
+            f"frame {index} is {frame.shape[1]}x{frame.shape[0]}, the video's first one is {width}x{height}"
+        )
+    if ids is not None and ids.shape != size:
+        raise errors.VosError(
+            f"the mask for frame {index} is {ids.shape[1]}x{ids.shape[0]}, "
+            f"the frame is {width}x{height} (width x height)"
+        )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax import geometry
+from vos_jax.models import corrections
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
@@ -61,7 +62,8 @@ def segment(
     """Segments one frame without writing it: the first half of `step`.
 
     Returns:
-      The state with the objects that `prompt` adds and removes, the encoded frame, and its masks.
+      The state with the objects that `prompt` adds and removes and without the memory that it contradicts,
+      the encoded frame, and its masks.
     """
     state = remove_objects(state, prompt.removed)
     if jnp.issubdtype(frame.dtype, jnp.floating):
@@ -70,6 +72,8 @@ def segment(
     if proposals is not None:
         encoded = encoded.replace(proposals=proposals)
     prediction = model.track(params, encoded, state)
+    wrong = corrections.contradicted(prediction.prob, prompt, state.object_valid)
+    state = state.replace(memory=corrections.forget(state.memory, wrong))
     prob, object_valid = apply_prompt(prediction.prob, prompt, state.object_valid)
     state = state.replace(object_valid=object_valid)
     return state, encoded, state_lib.StepOutput(prob=prob, prediction=prediction)

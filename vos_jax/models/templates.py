@@ -74,7 +74,11 @@ def dynamic(context: TemplateContext, *, size: int = 14) -> Template:
 
 def first(context: TemplateContext, *, size: int = 14) -> Template:
     """Samples the frame of the object's first annotation over its mask there, as in the paper's figures."""
-    return _from_slot(context, context.first_slot, size)
+    there = context.in_slot & (context.slot_frame >= 0)
+    oldest = jnp.argmin(jnp.where(there, context.slot_frame, jnp.iinfo(jnp.int32).max))
+    # A correction may have made the memory forget the object's first annotation (`corrections.forget`).
+    forgotten = (context.first_slot >= 0) & jnp.any(there) & ~there[context.first_slot]
+    return _from_slot(context, jnp.where(forgotten, oldest, context.first_slot), size)
 
 
 def previous(context: TemplateContext, *, size: int = 14) -> Template:

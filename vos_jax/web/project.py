@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.data import media
+from vos_jax.data import media, overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
@@ -130,7 +130,7 @@ class Project:
         with self._lock:
             painted = self.prompts.get(index, np.zeros(self.media.size, np.uint8))
             ids = mask.astype(np.uint8) * np.uint8(object_id)
-            changed = {**self.prompts, index: geometry.overwrite(painted, ids)}
+            changed = {**self.prompts, index: overlaps.edit(painted, ids, f"frame {index}")}
             objects_lib.check(prompts_lib.as_prompts(changed), self._engine)
             self.prompts = changed
             self._edited(index)

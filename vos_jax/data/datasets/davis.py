@@ -72,7 +72,9 @@ def _find_listing(root: pathlib.Path, year: int, split: str, resolution: str) ->
 
 def _read_listing(path: pathlib.Path) -> tuple[str, ...]:
     try:
-        lines = [line.split() for line in files.read_bytes(path).decode().splitlines() if line.strip()]
+        # Some editors begin text files with a byte-order mark.
+        text = files.read_bytes(path).decode("utf-8-sig")
+        lines = [line.split() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
     # A line is a sequence, or in the 2016 archive "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".

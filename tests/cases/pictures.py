@@ -1,0 +1,34 @@
+"""Masks of one picture, saved as programs save them."""
+
+import numpy as np
+from PIL import Image
+
+SIZE = (64, 96)
+BOX, DISC = np.zeros((2, *SIZE), bool)
+BOX[14:47, 10:35] = True
+DISC[(np.indices(SIZE)[0] - 40) ** 2 + (np.indices(SIZE)[1] - 76) ** 2 <= 121] = True
+IDS = (BOX + 2 * DISC).astype(np.uint8)
+RED, GREEN = (128, 0, 0), (0, 128, 0)
+"""The DAVIS palette's colours of objects 1 and 2."""
+
+
+def paint(box=RED, disc=GREEN, background=(0, 0, 0)):
+    picture = np.empty((*SIZE, 3), np.uint8)
+    picture[:], picture[BOX], picture[DISC] = background, box, disc
+    return picture
+
+
+def indexed(path, order, box=RED, disc=GREEN, transparent=False):
+    """Saves the picture with a palette in an order of "b" box, "d" disc, "0" background."""
+    colours = {"b": box, "d": disc, "0": (0, 0, 0)}
+    values = np.full(SIZE, order.index("0"), np.uint8)
+    values[BOX] = order.index("b") if "b" in order else order.index("0")
+    values[DISC] = order.index("d") if "d" in order else order.index("0")
+    image = Image.fromarray(values)
+    image.putpalette([level for name in order for level in colours.get(name, (255, 0, 255))])
+    options = {"transparency": order.index("0")} if transparent else {}
+    image.save(path, **options)
+
+
+def grey(path, box, disc=0):
+    Image.fromarray((BOX * np.uint8(box) + DISC * np.uint8(disc)).astype(np.uint8)).save(path)
