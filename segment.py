@@ -205,7 +205,7 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
 
 def find_frame(media: media_lib.Media, stem: str) -> int | None:
     """Returns the frame that a mask's file is named like: its own name, or its number in a film."""
-    if isinstance(media, media_lib.VideoFile):
+    if not isinstance(media, media_lib.ImageFolder):
         return int(stem) if stem.isascii() and stem.isdigit() else None
     names = {media.mask_name(index): index for index in range(media.num_frames or 0)}
     return names.get(stem)

@@ -272,8 +272,8 @@ def test_wrong_input_is_one_clear_line_before_work_starts(here, clip, capsys, mo
     with av.open("zero.avi", "w") as container:
         container.add_stream("mpeg4", rate=12).pix_fmt = "yuv420p"
         container.start_encoding()
-    mask_files.write_mask("small.png", np.ones((32, 48), np.uint8))
-    mask_files.write_mask("turned.png", np.ones((96, 64), np.uint8))
+    mask_files.write_mask("small.png", np.eye(32, 48, dtype=np.uint8))
+    mask_files.write_mask("turned.png", np.eye(96, 64, dtype=np.uint8))
     mask_files.write_mask("black.png", np.zeros(SIZE, np.uint8))
     Image.fromarray(np.uint8(255 * (ids[0] > 0))).save("white.png")
     Image.fromarray(np.full((*SIZE, 3), 77, np.uint8)).save("colour.png")

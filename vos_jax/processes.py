@@ -156,6 +156,7 @@ def join(
     if address is not None and count is not None and index is not None:
         if count < 1 or not 0 <= index < count:
             raise errors.VosError(f"process_id is {index} of {count} processes; they count from 0")
+        rendezvous.parse_address(address)
         if xla_bridge.backends_are_initialized():
             raise _in_use()
         rendezvous.meet(address, count, index, timeout_seconds)

@@ -33,7 +33,7 @@ def meet(address: str, count: int, index: int, timeout_seconds: float) -> None:
       VosError: another process has this number or another count, processes are missing after the timeout, or
         the address cannot be used.
     """
-    host, port = _parts(address)
+    host, port = parse_address(address)
     deadline = time.monotonic() + timeout_seconds
     if index:
         _follow(host, port, count, index, deadline, timeout_seconds)
@@ -41,7 +41,8 @@ def meet(address: str, count: int, index: int, timeout_seconds: float) -> None:
         _lead(host, port, count, deadline, timeout_seconds)
 
 
-def _parts(address: str) -> tuple[str, int]:
+def parse_address(address: str) -> tuple[str, int]:
+    """Returns machine and port of "machine:port"; VosError for anything else."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise errors.VosError(f"coordinator_address is {address!r}; it must be machine:port")
