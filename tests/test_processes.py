@@ -33,6 +33,8 @@ def failing(monkeypatch, error):
 
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes.xla_bridge, "backends_are_initialized", lambda: False)
+    monkeypatch.setattr(processes.rendezvous, "meet", lambda *arguments: None)
 
 
 def test_explicit_arguments_reach_jax(calls):
