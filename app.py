@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     UNUSED.check(config, overrides)
+    config = api.resolve(config, overrides)
     with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:
         # gradio reads these when it is imported: nothing is reported, and uploads stay in our folder.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

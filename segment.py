@@ -112,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     UNUSED.check(config, overrides)
+    config = api.resolve(config, overrides)
     with contextlib.ExitStack() as last:
         run(options, config, last)
 

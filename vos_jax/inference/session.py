@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vos_jax import errors, geometry
+from vos_jax import devices, errors, geometry
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import engine as engine_lib
@@ -126,6 +126,7 @@ class Session:
         self._room = objects_lib.check(prompts_lib.as_prompts(prompts), engine) if prompts else 1
         self._now: Snapshot | None = None if size is None else self._start((size[0], size[1]))
         self._last: _Last | None = None
+        self._run: object | None = None
 
     @classmethod
     def restore(cls, engine: engine_lib.Engine, snapshot: Snapshot) -> "Session":
@@ -133,8 +134,6 @@ class Session:
         session = cls(engine)
         session._now = snapshot
         return session
-
-    # ---------------------------------------------------------------- where it stands
 
     @property
     def index(self) -> int:
@@ -172,6 +171,7 @@ class Session:
             raise errors.VosError("there is no state yet: no frame was segmented")
         return self._now
 
+    @devices.in_float32
     def probabilities(self) -> dict[int, Float[np.ndarray, "H W"]]:
         """Returns object id -> probabilities in the frame segmented last; 0 is the background; sum 1.
 
@@ -213,8 +213,15 @@ class Session:
             self._room = objects_lib.check(given, self.engine)
             if self._now is not None and self._now.index == 0:
                 self._now = self._start(self._now.size)
-        # A generator of its own: mistakes surface here, not at the first frame.
-        return (self.step(frame, given.get(self.index), soft=soft) for frame in frames)
+        self._run = run = object()
+
+        def results() -> Iterator[frame_result.FrameResult]:
+            for frame in frames:
+                if self._run is not run:
+                    raise errors.VosError("this session began another run(); make a Session for each video")
+                yield self.step(frame, given.get(self.index), soft=soft)
+
+        return results()
 
     def step(
         self,
@@ -236,7 +243,7 @@ class Session:
           VosError: a frame, mask or proposals of a wrong size or type, too many objects, or an unknown one to
             remove. Nothing has changed then.
         """
-        frame = _as_frame(frame, self.index)
+        frame = view_lib.check_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         ids = self._resolve(before, frame, said)
@@ -286,11 +293,12 @@ class Session:
         proposals: proposal_arrays.ProposalArrays | None = None,
     ) -> Inputs:
         """Returns the arguments of the next step without taking it; arguments and errors as `step`."""
-        frame = _as_frame(frame, self.index)
+        frame = view_lib.check_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         return self._prepare(before, frame, self._resolve(before, frame, said), said.remove, proposals)
 
+    @devices.in_float32
     def inspect(
         self, frame: UInt8[np.ndarray, "H W 3"], prompt: prompts_lib.PromptLike | None = None
     ) -> inspection.Inspection:
@@ -331,6 +339,7 @@ class Session:
             )
         return self.engine.prompt_ids(frame, prompt)
 
+    @devices.in_float32
     def _prepare(
         self,
         before: Snapshot,
@@ -389,12 +398,3 @@ class Session:
             before, states=tuple(states), objects=inputs.objects, index=before.index + 1, adapted=adapted
         )
         return after, result
-
-
-def _as_frame(frame: Any, index: int) -> np.ndarray:
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-        raise errors.VosError(
-            f"frame {index} is {frame.dtype} {list(frame.shape)}; frames are uint8 RGB [height, width, 3]"
-        )
-    return frame

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vos_jax import geometry
+from vos_jax import errors, geometry
 from vos_jax.inference import config as config_lib
 from vos_jax.typing import Float, Shaped, UInt8
 
@@ -63,3 +63,13 @@ def make_views(size: tuple[int, int], config: config_lib.InferenceConfig) -> tup
         for scale in config.scales
         for flip in flips
     )
+
+
+def check_frame(frame: Any, index: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns frame `index` as an array; VosError where it is not uint8 RGB."""
+    frame = np.asarray(frame)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise errors.VosError(
+            f"frame {index} is {frame.dtype} {list(frame.shape)}; frames are uint8 RGB [height, width, 3]"
+        )
+    return frame

@@ -13,6 +13,7 @@ writes a model as programs that only need JAX; see vos_jax/tools/stablehlo.py.
 
 import argparse
 import hashlib
+import json
 import pathlib
 import sys
 import types
@@ -105,8 +106,10 @@ def save(
             f"{where}: its config is damaged or of another version ({error}); export another one"
         ) from error
     variant = described["variant"]
-    # The metadata identifies the tensors; everything else is in the record.
-    packed = safetensors.numpy.save(tensors, metadata={"variant": variant, "step": str(step)})
+    # The metadata says which model the tensors are of; everything else is in the record.
+    model = {key: value for key, value in described["config"].items() if key.startswith("model.")}
+    metadata = {"variant": variant, "step": str(step), "model": json.dumps(model, sort_keys=True)}
+    packed = safetensors.numpy.save(tensors, metadata=metadata)
     record = {
         "variant": variant,
         "file": out.name,
