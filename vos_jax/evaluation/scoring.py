@@ -48,7 +48,7 @@ def score_sequence(video: video_lib.Video, results: Results) -> list[ObjectScore
     """
     scored = {o: frozenset(video.scored_frames(o)) for o in sorted(video.first_frames)}
     scores: dict[int, list[tuple[float, float]]] = {o: [] for o in scored}
-    for index in video.required:
+    for index in sorted(frozenset().union(*scored.values())):
         truth = video.mask(index)
         if truth is None:
             continue
@@ -163,7 +163,7 @@ class ScorePool:
 
 
 def check_results(video: video_lib.Video, results_dir: str | os.PathLike) -> None:
-    """Checks, from headers only, that a video has a whole result of the right size for every frame.
+    """Checks, from headers only, that a video has a whole result of the right size for every scored frame.
 
     Raises:
       VosError: naming the missing folder or the first missing or broken file.
@@ -175,11 +175,12 @@ def check_results(video: video_lib.Video, results_dir: str | os.PathLike) -> Non
             f"{folder}: no results for sequence '{video.name}'; {results_dir} has "
             f"{', '.join(found[:10]) or 'no folders'}{', ...' if len(found) > 10 else ''}"
         )
-    required = video.required_names
+    scored = {index for object_id in video.first_frames for index in video.scored_frames(object_id)}
+    required = [video.frame_names[index] for index in sorted(scored)]
     missing = [name for name in required if not (folder / f"{name}.png").is_file()]
     if missing:
         raise errors.VosError(
-            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(required)} frames of "
+            f"{folder / missing[0]}.png: missing; {len(missing)} of the {len(required)} scored frames of "
             f"'{video.name}' have no result"
         )
     for name in required:

@@ -181,6 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
     notes = dict(note.split("=", 1) for note in args.note)
     record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype, notes=notes)
     score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""
+    if not record["step"]:
+        start = record["config"].get("train.init", "")
+        untrained = " of random weights" if start in ("random", "imagenet") else ""
+        print(
+            f"untrained: step 0 is the start of the run ({start}){untrained}, before any step; --checkpoint last "
+            "takes the newest one",
+            file=sys.stderr,
+        )
     what = f"{record['parameters']:,} parameters of {record['variant']}, step {record['step']}"
     print(f"{args.out}: {what}{score}")
 
