@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vos_jax.errors import VosError
@@ -107,6 +107,42 @@ def _is_of_settings(error: Exception, line: str) -> bool:
     if isinstance(error, AttributeError):
         return "cannot assign to field" in line or dataclasses.is_dataclass(error.obj)
     return isinstance(error, TypeError) and ("item assignment" in line or "not subscriptable" in line)
+
+
+# --- variants -----------------------------------------------------------------------------------------------
+
+
+def call(key: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Calls a user's variant; an error in it becomes a VosError of one line that names its setting."""
+    try:
+        return function(*args, **kwargs)
+    except VosError:
+        raise
+    except Exception as error:
+        raise VosError(f"{key}: {_explain(error, _source_of(function))}") from error
+
+
+def check_shapes(key: str, found: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises VosError where a variant returned an array of another shape.
+
+    Args:
+      key: its setting.
+      found: the arrays, by a name that says what they are.
+      wanted: the shapes, by the same names.
+    """
+    for name, shape in wanted.items():
+        value = found[name]
+        if getattr(value, "shape", None) != shape:
+            given = list(value.shape) if hasattr(value, "shape") else type(value).__name__
+            raise VosError(f"{key}: the function returned {name} {given}; it must be {list(shape)}")
+
+
+def _source_of(function: Callable) -> pathlib.Path:
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return pathlib.Path(name if code is None else code.co_filename)
 
 
 # --- names of functions -------------------------------------------------------------------------------------
