@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
-from vos_jax import api, cli, devices, errors, output_folder
+from vos_jax import api, cli, devices, errors, option_parser, output_folder
 from vos_jax import config as configs
 from vos_jax.data import media as media_lib
 from vos_jax.data import prompts as prompts_lib
@@ -39,7 +39,7 @@ UNUSED = configs.Unused(
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(option_parser.OptionParser):
     def error(self, message: str):
         raise errors.VosError(f"{message} (--help shows what there is)")
 

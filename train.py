@@ -69,7 +69,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=[],
         help="where the sources lie: static=data/static davis=data/DAVIS; also evaluation=DIR",
     )
-    parser.add_argument("--init", metavar="imagenet|random|NAME|FILE", help="weights to begin with; NAME: those that ship, such as lite0")
+    parser.add_argument(
+        "--init",
+        metavar="imagenet|random|NAME|FILE",
+        help="weights to begin with; NAME: those that ship, such as lite0",
+    )
     parser.add_argument(
         "--allow_config_change", action="store_true", help="resume although the config is another"
     )

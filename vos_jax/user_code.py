@@ -192,7 +192,9 @@ def _shown(value: Any) -> str:
     kind = type(value)
     kept = {key: part for key, part in getattr(value, "__dict__", {}).items() if key[0] != "_"}
     version = _version(kind)
-    return f"{kind.__module__}:{kind.__qualname__}" + (f"@{version}" if version else "") + f"({_listed(kept)})"
+    return (
+        f"{kind.__module__}:{kind.__qualname__}" + (f"@{version}" if version else "") + f"({_listed(kept)})"
+    )
 
 
 def _is_filled(cell: Any) -> bool:

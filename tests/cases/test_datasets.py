@@ -76,7 +76,10 @@ def write_lvos(root, ranges, frames=31):
     return root / "set", root / "results"
 
 
-RANGES = {1: {"start": "1", "end": "16", "frame_nums": "3"}, 2: {"start": "1", "end": "31", "frame_nums": "6"}}
+RANGES = {
+    1: {"start": "1", "end": "16", "frame_nums": "3"},
+    2: {"start": "1", "end": "31", "frame_nums": "6"},
+}
 
 
 def test_c05_lvos_is_scored_by_its_frame_ranges(tmp_path):
@@ -105,7 +108,9 @@ def test_c05_other_ranges(tmp_path, ranges, scored):
     assert {o: len(video.scored_frames(o)) for o in video.first_frames} == scored
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"videos": {"v": {"objects": {"1": {"frame_range": {"start": 1}}}}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"videos": {"v": {"objects": {"1": {"frame_range": {"start": 1}}}}}}']
+)
 def test_c05_a_damaged_meta_json_is_one_line(tmp_path, capsys, text):
     root, results = write_lvos(tmp_path, RANGES)
     (root / "meta.json").write_text(text)
@@ -133,7 +138,10 @@ def test_c10_an_object_that_comes_later_is_followed_from_there(tmp_path, begin):
     assert list(second.prompts()) == [begin]
     assert second.scored_frames(1) == tuple(range(begin + 1, 5))
     with_gaps = opened(write_set(tmp_path / "gaps", begin=begin, masks=range(begin, 6)))["a"]
-    assert with_gaps.scored_frames(1) == second.scored_frames(1) and with_gaps.first_frames == second.first_frames
+    assert (
+        with_gaps.scored_frames(1) == second.scored_frames(1)
+        and with_gaps.first_frames == second.first_frames
+    )
 
 
 def test_c10_every_prompt_rule(tmp_path):
@@ -145,7 +153,9 @@ def test_c10_every_prompt_rule(tmp_path):
 def test_c10_a_sequence_without_any_object_is_one_line(tmp_path, capsys):
     root = write_set(tmp_path / "set", begin=9)
     assert eval_program.main(["--config", "lvos", "--data", str(root), "--checkpoint", "none"]) == 2
-    check_refused(capsys, "00000.png: none of the 6 masks of sequence 'a' holds an object", "leave the sequence out")
+    check_refused(
+        capsys, "00000.png: none of the 6 masks of sequence 'a' holds an object", "leave the sequence out"
+    )
     with pytest.raises(errors.VosError, match="the first mask of sequence 'a' holds no object"):
         opened(write_set(tmp_path / "davis", begin=2), prompts="first_frame")["a"].check()
 
@@ -159,7 +169,10 @@ def test_c10_training_and_the_check_take_the_same_folder(tmp_path, capsys):
 # ---------------------------------------------------------------- C13: results that are never scored
 @pytest.mark.parametrize("frames", [range(5), range(1, 6), range(1, 5)])
 def test_c13_frames_that_are_not_scored_need_no_result(tmp_path, frames):
-    assert score(write_set(tmp_path / "set"), write_results(tmp_path / "results", frames=frames))["J"]["mean"] == 1.0
+    assert (
+        score(write_set(tmp_path / "set"), write_results(tmp_path / "results", frames=frames))["J"]["mean"]
+        == 1.0
+    )
 
 
 def test_c13_only_annotated_frames_need_results(tmp_path):
@@ -221,7 +234,9 @@ def test_c14_a_split_without_a_list_is_one_line(vost, tmp_path, capsys):
     check_refused(capsys, "vall.txt: no such split; there are train, val and all", "--config.data.split=val)")
     plain = write_set(tmp_path / "plain")
     assert score(plain, plain, "--config.data.split=anything") == 2
-    check_refused(capsys, "has no split 'anything'", "ImageSets/anything.txt", "leave --config.data.split away")
+    check_refused(
+        capsys, "has no split 'anything'", "ImageSets/anything.txt", "leave --config.data.split away"
+    )
     assert opened(plain).names == ("a",)
 
 

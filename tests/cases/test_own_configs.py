@@ -63,7 +63,9 @@ def test_c24_in_every_form_of_import(tmp_path, monkeypatch, line, value):
 
 
 def test_c24_an_import_inside_get_config_and_inside_the_variant(tmp_path):
-    late = HEAD + "def mine(t, w, p):\n    import variants\n    return variants.mine(t, w, p)\n" + GET % "mine"
+    late = (
+        HEAD + "def mine(t, w, p):\n    import variants\n    return variants.mine(t, w, p)\n" + GET % "mine"
+    )
     write(tmp_path, variants=MINE, exp=late)
     import numpy as np
 
@@ -105,7 +107,10 @@ def test_c24_every_error_of_a_config_file_is_one_line(tmp_path, text, message):
     ("change", "message"),
     [
         ('{"model.memory.evry": 2}', "no config key 'model.memory.evry'; nearest: model.memory.every"),
-        ('{"model.raed.affinity": "dot"}', "no config key 'model.raed.affinity'; nearest: model.read.affinity"),
+        (
+            '{"model.raed.affinity": "dot"}',
+            "no config key 'model.raed.affinity'; nearest: model.read.affinity",
+        ),
         ('{"model.alignement": min}', "nearest: model.alignment"),
         ('{"train.data.sources.davs.weight": 1.0}', "nearest: train.data.sources.davis.weight"),
         ('{"model.memory.every": "2"}', "model.memory.every takes a whole number; found '2'"),
@@ -114,7 +119,9 @@ def test_c24_every_error_of_a_config_file_is_one_line(tmp_path, text, message):
     ],
 )
 def test_c27_a_typo_in_a_config_file_is_named(tmp_path, change, message):
-    write(tmp_path, typo=HEAD + f"def get_config():\n    return configs.replace(configs.default(), {change})\n")
+    write(
+        tmp_path, typo=HEAD + f"def get_config():\n    return configs.replace(configs.default(), {change})\n"
+    )
     with pytest.raises(errors.VosError, match=message):
         configs.load(tmp_path / "typo.py")
 
@@ -170,13 +177,16 @@ VALUES = {
     + GET % "functools.partial(mine, scale=float(os.environ['K']))",
     "an array": "import functools, os\nimport numpy as np\n"
     "def mine(t, w, p, scale):\n    return scale * t.mean(), p, None\n"
-    + GET % "functools.partial(mine, scale=np.full(5000, float(os.environ['K'])))",
+    + GET
+    % "functools.partial(mine, scale=np.full(5000, float(os.environ['K'])))",
     "an object": "import os\nclass Mine:\n    def __init__(self, scale):\n        self.scale = scale\n"
     "    def __call__(self, t, w, p):\n        return self.scale * t.mean(), p, None\n"
-    + GET % "Mine(float(os.environ['K']))",
+    + GET
+    % "Mine(float(os.environ['K']))",
     "a method": "import os\nclass Mine:\n    def __init__(self, scale):\n        self.scale = scale\n"
     "    def align(self, t, w, p):\n        return self.scale * t.mean(), p, None\n"
-    + GET % "Mine(float(os.environ['K'])).align",
+    + GET
+    % "Mine(float(os.environ['K'])).align",
 }
 
 

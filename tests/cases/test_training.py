@@ -29,7 +29,8 @@ def refuse(folder, began, now, *, allow=False):
 
 
 @pytest.mark.parametrize(
-    ("began", "now"), [("random", "a.safetensors"), ("a.safetensors", "b.safetensors"), ("random", "imagenet")]
+    ("began", "now"),
+    [("random", "a.safetensors"), ("a.safetensors", "b.safetensors"), ("random", "imagenet")],
 )
 def test_c06_another_init_is_refused(tmp_path, began, now):
     message = f"has begun from {began}, and --init {now} has no effect on it"
@@ -68,7 +69,12 @@ def make_state(frozen, params=PARAMS, value=0.0):
 
 @pytest.mark.parametrize(
     ("before", "now"),
-    [(("backbone",), ()), ((), ("backbone",)), (("backbone",), ("head",)), (("backbone/b",), ("backbone/k",))],
+    [
+        (("backbone",), ()),
+        ((), ("backbone",)),
+        (("backbone",), ("head",)),
+        (("backbone/b",), ("backbone/k",)),
+    ],
 )
 def test_c08_what_begins_to_learn_has_fresh_moments(tmp_path, caplog, before, now):
     config = checkpoints.CheckpointConfig()
@@ -96,7 +102,9 @@ def test_c08_another_model_is_one_line(tmp_path):
     with checkpoints.Checkpoints(tmp_path, checkpoints.CheckpointConfig()) as saved:
         saved.save(2, make_state(())[0], {"step": 2}, record={"config": {}})
         for other in ({**PARAMS, "refine": {"k": jnp.ones(2)}}, {**PARAMS, "head": {"k": jnp.ones((4, 2))}}):
-            with pytest.raises(errors.VosError, match="another model, and has no (ema|params)/.* of this one's"):
+            with pytest.raises(
+                errors.VosError, match="another model, and has no (ema|params)/.* of this one's"
+            ):
                 saved.restore(make_state((), other)[0])
         assert saved.steps() == [2]
 
@@ -152,7 +160,9 @@ def test_c16_every_key_with_names_is_named(tmp_path, changes, option):
 
 def test_c16_held_out_sequences_are_named(tmp_path):
     root = write_videos(tmp_path / "my_videos")
-    train = configs.replace(configs.default().train, {"held_out.root": str(root), "held_out.sequences": ("x",)})
+    train = configs.replace(
+        configs.default().train, {"held_out.root": str(root), "held_out.sequences": ("x",)}
+    )
     with pytest.raises(errors.VosError, match=r"name is from --config.train.held_out.sequences"):
         setup.evaluation_videos(train)
 
@@ -215,13 +225,21 @@ def test_check_data_names_sequences_with_masks_only(tmp_path, capsys):
 # ---------------------------------------------------------------- C28: nothing to score
 @pytest.mark.parametrize(
     ("kind", "frames"),
-    [({"masks": (0, 4)}, 0), ({"frames": 2}, 0), ({"begin": 4}, 0), ({"frames": 5}, 2), ({"masks": (3, 4)}, 0)],
+    [
+        ({"masks": (0, 4)}, 0),
+        ({"frames": 2}, 0),
+        ({"begin": 4}, 0),
+        ({"frames": 5}, 2),
+        ({"masks": (3, 4)}, 0),
+    ],
 )
 def test_c28_a_held_back_sequence_without_a_scored_frame_is_refused(tmp_path, kind, frames):
     root = write_videos(tmp_path / "v", **kind)
     changes = {"held_out.root": str(root), "held_out.sequences": ("cow",), "held_out.frames": frames}
     train = configs.replace(configs.default().train, changes)
-    with pytest.raises(errors.VosError, match="nothing of 'cow' can be scored.*mask a frame between") as found:
+    with pytest.raises(
+        errors.VosError, match="nothing of 'cow' can be scored.*mask a frame between"
+    ) as found:
         setup.evaluation_videos(train)
     assert ("held_out.frames is 2" in str(found.value)) == bool(frames)
 
@@ -233,7 +251,9 @@ def test_c28_as_told_it_is_scored(tmp_path):
     assert video.scored_frames(1) == (2,)
 
 
-@pytest.mark.parametrize(("scores", "best"), [((float("nan"), 0.5, float("nan")), 2), ((float("nan"),) * 3, 3)])
+@pytest.mark.parametrize(
+    ("scores", "best"), [((float("nan"), 0.5, float("nan")), 2), ((float("nan"),) * 3, 3)]
+)
 def test_c28_a_score_that_is_no_number_is_not_the_best(tmp_path, monkeypatch, scores, best):
     for step in (1, 2, 3):
         (tmp_path / f"checkpoints/{step}").mkdir(parents=True)
@@ -244,7 +264,9 @@ def test_c28_a_score_that_is_no_number_is_not_the_best(tmp_path, monkeypatch, sc
 
 
 # ---------------------------------------------------------------- export of a run that learned nothing
-@pytest.mark.parametrize(("step", "init", "told"), [(0, "random", "random weights"), (0, "lite0", "(lite0), before")])
+@pytest.mark.parametrize(
+    ("step", "init", "told"), [(0, "random", "random weights"), (0, "lite0", "(lite0), before")]
+)
 def test_export_of_step_0_says_untrained(tmp_path, monkeypatch, capsys, step, init, told):
     record = {"parameters": 3, "variant": "tiny", "step": step, "score": None, "config": {"train.init": init}}
     monkeypatch.setattr(export, "export", lambda *_, **__: record)

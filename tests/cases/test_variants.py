@@ -44,7 +44,15 @@ def test_c22_an_own_variant_is_held_to_the_rules_as_the_page_says(tmp_path, name
     path.write_text(test_experiments.example("mutual.py").replace("of_object, axis=0", "logits, axis=0"))
     if not code:
         path.write_text(test_experiments.example("mutual.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/test_alignment.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/models/test_alignment.py",
+    ]
     command += ["-k", "outside and function or outside and mutual or outside and name5"]
     root = test_experiments.PAGE.parents[1]
     environment = {**os.environ, "VOS_JAX_VARIANT": str(path), "PYTHONPATH": str(root)}
@@ -96,12 +104,18 @@ def no_null(cost, null_cost, object_valid, proposal_valid, *, config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"matching": no_null}, r"model.matching: the function returned assignment \[N, P \+ 1\] \[1, 1\]; it must be \[1, 2\]"),
+        (
+            {"matching": no_null},
+            r"model.matching: the function returned assignment \[N, P \+ 1\] \[1, 1\]; it must be \[1, 2\]",
+        ),
         ({"matching": lambda *_, config: None}, "model.matching: .*NoneType"),
         ({"matching": lambda *_, config: (1, 2)}, "model.matching: .*tuple"),
         ({"matching": raising}, "model.matching: .*test_variants.py: line .*KeyError: 'nothing'"),
         ({"matching": lambda cost: cost}, "model.matching: .*TypeError: .*argument"),
-        ({"template": lambda context, *, size: context.read_embed}, "model.template: .*not a templates.Template"),
+        (
+            {"template": lambda context, *, size: context.read_embed},
+            "model.template: .*not a templates.Template",
+        ),
         ({"template": lambda context: None}, "model.template: .*unexpected keyword argument 'size'"),
         ({"template": raising}, "model.template: .*KeyError"),
         (
@@ -137,5 +151,8 @@ def test_c23_in_a_loss_term():
 
 
 def test_c23_right_variants_are_taken():
-    assert trace(template=given_template)[1].prob.shape == (3, *(side // geometry.MASK_STRIDE for side in SIZE))
+    assert trace(template=given_template)[1].prob.shape == (
+        3,
+        *(side // geometry.MASK_STRIDE for side in SIZE),
+    )
     assert backbones.channels("efficientnet_lite0")["c2"] == 24 and masks

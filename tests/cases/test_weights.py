@@ -49,7 +49,11 @@ OTHER = {"model__read__affinity": "l2", "model__template": "mean", "model__align
 def test_c02_weights_are_run_as_they_were_trained(params, tmp_path, caplog):
     path = exported(params, tmp_path / "x.safetensors", **OTHER)
     config = resolved(path)
-    assert (config.model.read.affinity, config.model.template, config.model.alignment) == ("l2", "mean", "topk")
+    assert (config.model.read.affinity, config.model.template, config.model.alignment) == (
+        "l2",
+        "mean",
+        "topk",
+    )
     assert "is run as it was trained" in caplog.text and "--config.model.template=mean" in caplog.text
     assert weights.load_model(config.model, config.checkpoint)[0].config == config.model
 
@@ -165,7 +169,9 @@ def test_c04_several_are_named_at_once_and_a_config_file_counts(tmp_path):
         configs.default(), {"model.alignment": min, "model.template": "mean", "checkpoint": "none"}
     )
     for call in (api.resolve, api.make_engine):
-        with pytest.raises(errors.VosError, match="does not use model.alignment and model.template; leave them"):
+        with pytest.raises(
+            errors.VosError, match="does not use model.alignment and model.template; leave them"
+        ):
             call(config)
 
 
@@ -175,7 +181,9 @@ def test_c04_a_variant_without_shipped_weights_says_so(monkeypatch, tmp_path):
         api.resolve(configs.load("default", overrides), overrides)
 
 
-@pytest.mark.parametrize("override", ["model.memory.every=2", "model.training_free.topk=3", "model.dtype=bfloat16"])
+@pytest.mark.parametrize(
+    "override", ["model.memory.every=2", "model.training_free.topk=3", "model.dtype=bfloat16"]
+)
 def test_c04_what_it_has_is_taken(override):
     config = configs.load("davis17", [override, "checkpoint=none"])  # a recipe names its data set
     assert api.resolve(config, [override]) == config
@@ -190,7 +198,11 @@ def test_c04_the_python_api_refuses_too():
 def test_c18_shipped_weights_go_by_their_name():
     model = weights.vos.VOS(config=configs.default().model)
     assert weights.start_file("lite0", model) == api.shipped_weights("lite0")
-    assert weights.find("lite0", "resnet50") == weights.find("auto", "lite0") == str(api.shipped_weights("lite0"))
+    assert (
+        weights.find("lite0", "resnet50")
+        == weights.find("auto", "lite0")
+        == str(api.shipped_weights("lite0"))
+    )
     assert weights.find("none", "lite0") == weights.find("auto", "resnet50") == "none"
     assert weights.find("no/such.safetensors", "lite0") == "no/such.safetensors"
 
@@ -201,7 +213,9 @@ def test_c18_a_file_of_the_users_wins_over_a_name(tmp_path, monkeypatch):
     assert weights.find("lite0", "lite0") == "lite0"
 
 
-@pytest.mark.parametrize("word", ["auto", "none", "nowhere", "old", "folder", "near.safetensors", "old/checkpoints"])
+@pytest.mark.parametrize(
+    "word", ["auto", "none", "nowhere", "old", "folder", "near.safetensors", "old/checkpoints"]
+)
 def test_c18_what_init_does_not_take_is_one_line_that_helps(tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old/checkpoints/3").mkdir(parents=True)
@@ -227,7 +241,10 @@ def test_c18_a_run_as_a_checkpoint_is_told_the_same(tmp_path, capsys):
     arguments = ["--config", "demo", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "o")]
     assert eval_program.main(arguments) == 2
     told = capsys.readouterr().err
-    assert f"`python -m vos_jax.tools.export {tmp_path / 'run'} OUT.safetensors`" in told and told.count("\n") == 1
+    assert (
+        f"`python -m vos_jax.tools.export {tmp_path / 'run'} OUT.safetensors`" in told
+        and told.count("\n") == 1
+    )
 
 
 def test_c18_training_begins_with_shipped_weights(params, tmp_path, monkeypatch):

@@ -23,7 +23,6 @@ from vos_jax.models import vos, weights
 from vos_jax.ops import masks
 from vos_jax.typing import Bool, Float, UInt8
 
-
 log = logging.getLogger(__name__)
 
 

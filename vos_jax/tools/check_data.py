@@ -22,7 +22,7 @@ import sys
 
 import numpy as np
 
-from vos_jax import errors
+from vos_jax import errors, option_parser
 from vos_jax.data import datasets, mask_files, transforms
 from vos_jax.data import video as video_lib
 
@@ -90,7 +90,9 @@ def _no_start(video: video_lib.FolderVideo, areas: dict[int, np.ndarray], photo:
     starts = sorted(areas) if photo or len(video) == 1 else sorted(areas)[:-1]
     best = max((int(areas[index].max()) for index in starts), default=0)
     if not best:
-        return [f"'{video.name}': no annotated frame before the last one shows an object, so no clip can begin"]
+        return [
+            f"'{video.name}': no annotated frame before the last one shows an object, so no clip can begin"
+        ]
     if best < MIN_PIXELS:
         return [
             f"'{video.name}': no object has {MIN_PIXELS} pixels where a clip can begin, the largest has {best}; leave "
@@ -114,7 +116,7 @@ def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo,
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.check_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -25,7 +25,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, output_folder, weights_io
+from vos_jax import errors, option_parser, output_folder, weights_io
 from vos_jax.train import checkpoints
 
 SOURCES = "train.data.sources."
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         stablehlo.main([argument for argument in arguments if argument != "--stablehlo"])
         return
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

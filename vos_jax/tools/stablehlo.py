@@ -25,8 +25,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from vos_jax import api, errors, files, geometry, option_parser
 from vos_jax import config as configs
-from vos_jax import api, errors, files, geometry
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import weights
@@ -96,7 +96,7 @@ UNUSED = configs.Unused(
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.export --stablehlo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

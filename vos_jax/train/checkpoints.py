@@ -205,7 +205,9 @@ class Checkpoints:
                 loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
             else:
                 wanted = {**wanted, STATE: state_trees.as_saved(saved, wanted[STATE])}
-                loaded = state_trees.merged(self._checkpointer.load_checkpointables(step, wanted)[STATE], fresh)
+                loaded = state_trees.merged(
+                    self._checkpointer.load_checkpointables(step, wanted)[STATE], fresh
+                )
                 sums = {name: value for name, value in sums.items() if name != OPTIMISER}
                 log.warning("%s: the optimiser begins anew with what was frozen", self.folder / str(step))
         except Exception as error:

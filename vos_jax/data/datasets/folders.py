@@ -158,7 +158,9 @@ def _with_ranges(video: video_lib.FolderVideo, ranges: Mapping[int, tuple[int, i
     """Returns a video whose objects are scored in their ranges, the prompted frames included."""
     numbers = {int(name): index for index, name in enumerate(video.frame_names) if name.isdigit()}
     listed_of = {
-        object_id: frozenset(numbers[t] for t in range(start, min(end, max(numbers) + 1), STRIDE) if t in numbers)
+        object_id: frozenset(
+            numbers[t] for t in range(start, min(end, max(numbers) + 1), STRIDE) if t in numbers
+        )
         for object_id, (start, end) in ranges.items()
         if numbers
     }

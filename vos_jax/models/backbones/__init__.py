@@ -59,8 +59,10 @@ def channels(backbone: str | Callable[..., nn.Module]) -> dict[str, int]:
     """Returns the number of channels of each stage of features, by its name in `STRIDES`."""
     frame = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32)
     init: Any = functools.partial(make(backbone).init_with_output, jax.random.key(0))
-    features, _ = jax.eval_shape(init, frame) if isinstance(backbone, str) else user_code.call(
-        "model.backbone", jax.eval_shape, init, frame
+    features, _ = (
+        jax.eval_shape(init, frame)
+        if isinstance(backbone, str)
+        else user_code.call("model.backbone", jax.eval_shape, init, frame)
     )
     check_features(features)
     return {name: getattr(features, name).shape[-1] for name in STRIDES}
