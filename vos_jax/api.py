@@ -135,8 +135,8 @@ def resolve(config: configs.Config, overrides: Sequence[str] = ()) -> configs.Co
             other.append(f"{key}={setting_values.show(before)}, now {setting_values.show(found)}")
         elif _is_function(before):
             raise errors.VosError(
-                f"{checkpoint}: was trained with the function {key}={before}; give its config file by --config, "
-                f"or choose what to run by --config.{key}={setting_values.show(found)}"
+                f"{checkpoint}: was trained with the function {key}={before}; give its config file by "
+                f"--config, or choose what to run by --config.{key}={setting_values.show(found)}"
             )
         else:
             adopted[key] = before

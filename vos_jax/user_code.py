@@ -66,7 +66,7 @@ def run(path: pathlib.Path) -> Any:
 
 
 def _forget_others(folder: pathlib.Path) -> None:
-    """Drops the modules beside earlier config files if one was edited, or if `folder` has its own of a name."""
+    """Drops the modules beside earlier config files if one was edited, or `folder` has its own."""
     for name, file in _neighbours.items():
         other = folder / file.name
         edited = not file.is_file() or file.read_bytes() != _sources[name]

@@ -1,4 +1,4 @@
-"""Cases C22 and C23: the example of docs/experiments.md keeps its rules, and mistakes in variants are one line."""
+"""Cases C22 and C23: the page's example keeps its rules, and mistakes in variants are one line."""
 
 import functools
 import os

@@ -149,8 +149,8 @@ class Video(abc.ABC):
             which = "the first mask" if len(candidates) == 1 else f"none of the {len(candidates)} masks"
             raise errors.VosError(
                 f"{self.mask_origin(candidates[0])}: {which} of sequence '{self.name}' holds "
-                f"{'no' if len(candidates) == 1 else 'an'} object (every pixel is background); draw the objects to "
-                "follow, or leave the sequence out"
+                f"{'no' if len(candidates) == 1 else 'an'} object (every pixel is background); draw the objects "
+                "to follow, or leave the sequence out"
             )
         if len(first) > mask_files.MAX_OBJECTS:
             raise errors.VosError(
@@ -193,8 +193,8 @@ class Video(abc.ABC):
         """Returns the frames in which an object is scored, ascending: annotated results after its first one.
 
         By the rule of DAVIS the video's last frame does not count; frames that a data set lists of the object
-        all do. Prompts are not scored, but by the rule of LVOS (`scores_prompts`). If each mask brings a new object, truth is withheld: such a mask need
-        not hold the objects that are known already.
+        all do. Prompts are not scored, but by the rule of LVOS (`scores_prompts`). If each mask brings a new
+        object, truth is withheld: such a mask need not hold the objects that are known already.
         """
         first = self.first_frames[object_id]
         withheld = self.prompt_rule == "first" and set(self.annotated) == set(self.first_frames.values())

@@ -115,8 +115,8 @@ def call(make: Callable[..., Any], context: TemplateContext, *, size: int) -> Te
     found = user_code.call("model.template", make, context)
     if not isinstance(found, Template):
         raise errors.VosError(
-            f"model.template: the function returned a {type(found).__name__}, not a templates.Template of vectors "
-            "[S, Ce], weights [S] and box [4]"
+            f"model.template: the function returned a {type(found).__name__}, not a templates.Template of "
+            "vectors [S, Ce], weights [S] and box [4]"
         )
     cells = size * size
     wanted = {

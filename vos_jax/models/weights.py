@@ -177,8 +177,8 @@ def start_file(start: str, model: vos.VOS) -> pathlib.Path:
         ships = f"; auto would be {model.config.variant}" if found != "none" and start == "auto" else ""
         raise errors.VosError(
             f"--init {start}: training begins with imagenet, random, the name of weights that ship "
-            f"({', '.join(name for name in model_config.VARIANTS if shipped(name)) or 'none'}), or an exported "
-            f"file{ships}"
+            f"({', '.join(name for name in model_config.VARIANTS if shipped(name)) or 'none'}), or an "
+            f"exported file{ships}"
         )
     try:
         check_file(pathlib.Path(found))

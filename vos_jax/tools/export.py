@@ -185,8 +185,8 @@ def main(arguments: list[str] | None = None) -> None:
         start = record["config"].get("train.init", "")
         untrained = " of random weights" if start in ("random", "imagenet") else ""
         print(
-            f"untrained: step 0 is the start of the run ({start}){untrained}, before any step; --checkpoint last "
-            "takes the newest one",
+            f"untrained: step 0 is the start of the run ({start}){untrained}, before any step; --checkpoint "
+            "last takes the newest one",
             file=sys.stderr,
         )
     what = f"{record['parameters']:,} parameters of {record['variant']}, step {record['step']}"

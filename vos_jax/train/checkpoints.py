@@ -144,8 +144,8 @@ class Checkpoints:
         """Loads the newest readable checkpoint; None if there is no checkpoint.
 
         An unreadable one is reported, renamed to `torn-STEP`, and the previous one is loaded. The number of
-        devices and processes may differ from those that saved it. Where the optimiser has other state, as
-        after a change of `train.optim.frozen`, what it lacks keeps its value in `state`.
+        devices and processes may differ from those that saved it. After a change of `train.optim.frozen`, the
+        optimiser's state of what begins to learn keeps its value in `state`.
 
         Args:
           state: the state to be replaced, or its shapes with shardings.

@@ -1,4 +1,4 @@
-"""Trees of a training state and of a checkpoint's metadata, compared and merged by the paths of their leaves."""
+"""Trees of a training state and of a checkpoint, compared and merged by the paths of their leaves."""
 
 from typing import Any
 

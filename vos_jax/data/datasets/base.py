@@ -20,8 +20,8 @@ class DatasetConfig:
         (packed by vos_jax.tools.pack_data), "tfds" (the davis of TFDS, prepared below `root`),
         "rendered" (drawn by our code), or "auto" = detected from the folder.
       root: Its folder; --data.
-      split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"), or of a folder of folders that has
-        lists ImageSets/SPLIT.txt ("all": all videos); the folder of YouTube-VOS ("valid"); the split of records.
+      split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"); of a folder of folders with lists
+        ImageSets/SPLIT.txt ("all": all videos), the folder of YouTube-VOS ("valid"), or the split of records.
       year: The folder in ImageSets/ of DAVIS.
       resolution: The folder in JPEGImages/ and Annotations/ of DAVIS: "480p" or "Full-Resolution".
       sequences: Names or patterns to take; empty = all of the split.
@@ -106,7 +106,7 @@ class SourceConfig(DatasetConfig):
         checks.at_least(self, 0, "weight", "short_side")
 
     def option(self, name: str) -> str:
-        """Returns how a field is set on the command line, for errors; the tools have options of these names."""
+        """Returns how a field is set on the command line, for errors; tools have options of its name."""
         return f"--config.train.data.sources.{self.name}.{name}" if self.name else super().option(name)
 
     def is_exhaustive(self, name: str) -> bool:

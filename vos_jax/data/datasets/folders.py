@@ -89,7 +89,7 @@ def _folders(root: pathlib.Path, config: base.DatasetConfig) -> tuple[pathlib.Pa
 
 
 def _names(frame_folder: pathlib.Path, mask_folder: pathlib.Path | None) -> tuple[str, ...]:
-    """Returns the folders with frames or masks: one whose frames are missing is an error when it is opened."""
+    """Returns the folders with frames or masks; opening one without frames is an error."""
     names = {}
     for path in files.list_files(frame_folder):
         if path.is_dir():
@@ -150,7 +150,7 @@ def _frame_ranges(path: pathlib.Path) -> Ranges:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise errors.VosError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); expected "
-            '{"videos": {NAME: {"objects": {ID: {"frame_range": {"start": 1, "end": 100}}}}}}, or move it away'
+            '{"videos": {NAME: {"objects": {ID: {"frame_range": {"start": 1, "end": 9}}}}}}, or move it away'
         ) from error
 
 
