@@ -310,8 +310,8 @@ def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     began, init = noted["config"].get("train.init", defaults["train.init"]), now["train.init"]
     if not setup.same_start(began, init):
         raise errors.VosError(
-            f"{workdir} has begun from {began}, and --init {init} has no effect on it; choose another --workdir, "
-            "or go on with this run by --allow_config_change"
+            f"{workdir} has begun from {began}, and --init {init} has no effect on it; choose another "
+            "--workdir, or go on with this run by --allow_config_change"
         )
     if changes := setup.changed(noted["config"], now, defaults):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""

@@ -149,8 +149,8 @@ class Video(abc.ABC):
             which = "the first mask" if len(candidates) == 1 else f"none of the {len(candidates)} masks"
             raise errors.VosError(
                 f"{self.mask_origin(candidates[0])}: {which} of sequence '{self.name}' holds "
-                f"{'no' if len(candidates) == 1 else 'an'} object (every pixel is background); draw the objects "
-                "to follow, or leave the sequence out"
+                f"{'no' if len(candidates) == 1 else 'an'} object (every pixel is background); draw "
+                "the objects to follow, or leave the sequence out"
             )
         if len(first) > mask_files.MAX_OBJECTS:
             raise errors.VosError(

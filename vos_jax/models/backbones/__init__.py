@@ -48,8 +48,8 @@ def check_features(found: Any) -> Features:
     """Returns the output of a backbone; VosError where it is not `Features`."""
     if not isinstance(found, Features):
         raise errors.VosError(
-            f"model.backbone: the module returned a {type(found).__name__}, not backbones.Features of c2 to c5, "
-            "at strides 4 to 32"
+            f"model.backbone: the module returned a {type(found).__name__}, not backbones.Features of "
+            "c2 to c5, at strides 4 to 32"
         )
     return found
 
