@@ -96,7 +96,7 @@ def _no_start(video: video_lib.FolderVideo, areas: dict[int, np.ndarray], photo:
     if best < MIN_PIXELS:
         return [
             f"'{video.name}': no object has {MIN_PIXELS} pixels where a clip can begin, the largest "
-            f"has {best}; leave it out, or train with --config.train.data.augmentation.objects.min_pixels={best}"
+            f"has {best}; leave it out, or set --config.train.data.augmentation.objects.min_pixels={best}"
         ]
     return []
 

@@ -165,7 +165,7 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
             cut = f" (train.held_out.frames is {settings.frames})" if settings.frames else ""
             raise errors.VosError(
                 f"{root}: nothing of '{video.name}' can be scored{cut}: mask a frame between the one with "
-                "its first mask and its last frame, or name other sequences by --config.train.held_out.sequences "
+                "its first mask and its last frame, or name others by --config.train.held_out.sequences "
                 "(--config.train.held_out.every=0 evaluates none)"
             )
     return videos
