@@ -224,7 +224,7 @@ class Engine:
         """
         inputs = params, state, frame, prompt, proposals
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            program = functools.partial(self._step, soft=soft)
+            program: Any = functools.partial(self._step, soft=soft)
         else:
             program = self._compiled(inputs, soft)
         start = time.perf_counter()
