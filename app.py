@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from vos_jax import api, cli, devices, errors
+from vos_jax import api, cli, devices, errors, option_parser
 from vos_jax import config as configs
 
 UNUSED = configs.Unused(
@@ -26,7 +26,7 @@ GIVE_UP = "the web page needs gradio: pip install -r requirements-app.txt"
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line: options, and the config overrides among them."""
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="app.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     UNUSED.check(config, overrides)
+    config = api.resolve(config, overrides)
     with tempfile.TemporaryDirectory(prefix="vos_jax-") as root:
         # gradio reads these when it is imported: nothing is reported, and uploads stay in our folder.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -98,7 +98,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
         },
     )
     UNUSED.check(config, overrides)
-    return config
+    return config if options.score_only is not None else api.resolve(config, overrides)
 
 
 @errors.entry_point

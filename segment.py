@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import vos_jax
-from vos_jax import api, cli, devices, errors, output_folder
+from vos_jax import api, cli, devices, errors, option_parser, output_folder
 from vos_jax import config as configs
 from vos_jax.data import mask_options
 from vos_jax.data import media as media_lib
@@ -43,7 +43,7 @@ UNUSED = configs.Unused(
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(option_parser.OptionParser):
     def error(self, message: str):
         raise errors.VosError(f"{message} (--help shows what there is)")
 
@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     UNUSED.check(config, overrides)
+    config = api.resolve(config, overrides)
     with contextlib.ExitStack() as last:
         run(options, config, last)
 

@@ -70,7 +70,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         default=[],
         help="where the sources lie: static=data/static davis=data/DAVIS; also evaluation=DIR",
     )
-    parser.add_argument("--init", metavar="imagenet|random|FILE", help="weights to begin with")
+    parser.add_argument(
+        "--init",
+        metavar="imagenet|random|NAME|FILE",
+        help="weights to begin with; NAME: those that ship, such as lite0",
+    )
     parser.add_argument(
         "--allow_config_change", action="store_true", help="resume although the config is another"
     )
@@ -311,6 +315,12 @@ def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     if allow or noted is None:
         return
     defaults = configs.flatten(configs.default(now["model.variant"]))
+    began, init = noted["config"].get("train.init", defaults["train.init"]), now["train.init"]
+    if not setup.same_start(began, init):
+        raise errors.VosError(
+            f"{workdir} has begun from {began}, and --init {init} has no effect on it; choose another "
+            "--workdir, or go on with this run by --allow_config_change"
+        )
     if changes := setup.changed(noted["config"], now, defaults):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         raise errors.VosError(

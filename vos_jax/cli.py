@@ -8,7 +8,7 @@ import numpy as np
 from rich import console, progress, table
 
 from vos_jax import config as configs
-from vos_jax import devices, errors
+from vos_jax import devices, errors, option_parser
 from vos_jax.evaluation import scoring
 
 
@@ -39,7 +39,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
         raise errors.VosError(f"--scales {text}: takes numbers, like 0.75,1.0,1.25") from error
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(option_parser.OptionParser):
     """A parser that takes --config, --device and --config.KEY=VALUE; wrong arguments raise a VosError.
 
     Args:

@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import difflib
 import functools
-import hashlib
-import importlib.util
 import os
 import pathlib
 import sys
@@ -19,7 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vos_jax import errors, setting_values
+from vos_jax import errors, setting_values, user_code
 from vos_jax.data.datasets import EvalDatasetConfig
 from vos_jax.errors import VosError
 from vos_jax.inference.config import EvalConfig, InferenceConfig
@@ -30,8 +28,6 @@ T = typing.TypeVar("T")
 _hints = functools.cache(typing.get_type_hints)
 
 _PREFIX = "--config."
-_hashes: dict[str, str] = {}
-"""Hashes of the config files that were run, by module name."""
 # Beside the entry points in a checkout; where an installed wheel puts them otherwise (pyproject.toml).
 _FOLDERS = (
     pathlib.Path(__file__).resolve().parents[1] / "configs",
@@ -165,8 +161,8 @@ class Unused:
 def flatten(config: Any) -> dict[str, Any]:
     """Returns every key and its value, JSON-able: tuples become lists, callables `module:name`.
 
-    A function of a config file is followed by a hash of the file, so that results and checkpoints of another
-    version of the function are told apart.
+    A user's function is followed by a hash of its code (`user_code.name_of`), so that results and checkpoints
+    of another version of the function are told apart.
     """
     return {key: _plain(_get(config, key)) for key in keys(config)}
 
@@ -296,14 +292,8 @@ def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, functools.partial):
-        bound = {**dict(enumerate(value.args)), **value.keywords}
-        return f"{_plain(value.func)}({', '.join(f'{name}={_plain(part)}' for name, part in bound.items())})"
     if callable(value):
-        if not hasattr(value, "__qualname__"):
-            return repr(value)
-        version = _hashes.get(value.__module__)
-        return f"{value.__module__}:{value.__qualname__}" + (f"@{version}" if version else "")
+        return user_code.name_of(value)
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
@@ -342,25 +332,7 @@ def _find(name_or_path: str) -> pathlib.Path:
 
 
 def _run(path: pathlib.Path) -> Config:
-    spec = importlib.util.spec_from_file_location(f"vos_jax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # the path ends in .py
-    module = importlib.util.module_from_spec(spec)
-    _hashes[spec.name] = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    try:
-        spec.loader.exec_module(module)
-        get_config = module.get_config
-    except SyntaxError as error:
-        raise VosError(f"{path}: line {error.lineno}: {error.msg}") from error
-    except AttributeError as error:
-        raise VosError(f"{path}: {error}; a config file defines get_config()") from error
-    try:
-        config = get_config()
-    except (AttributeError, TypeError) as error:  # FrozenInstanceError among them
-        raise VosError(
-            f"{path}: {error}; settings are frozen: return configs.replace(config, {{KEY: VALUE}})"
-        ) from error
-    except VosError as error:
-        raise VosError(f"{path}: {error}") from error
+    config = user_code.run(path)
     if not isinstance(config, Config):
         raise VosError(f"{path}: get_config() returned a {type(config).__name__}, not a vos_jax Config")
     try:

@@ -1,17 +1,23 @@
 """The devices of a program, and the cache of compiled programs."""
 
 import ctypes
+import functools
 import hashlib
 import os
 import pathlib
 import platform
 import stat
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from vos_jax.errors import VosError
 from vos_jax.typing import Device
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NAMES = ("cpu", "gpu", "tpu")
 
@@ -48,7 +54,9 @@ def choose(name: str | None) -> str:
         VosError: JAX has no such device, or uses another one already.
     """
     prefer(name)
-    _cache_programs()
+    # Programs compute in float32, whatever JAX_ENABLE_X64 says.
+    jax.config.update("jax_enable_x64", False)
+    cache_programs()
     try:
         found = jax.default_backend()
         device = jax.devices()[0]
@@ -59,6 +67,17 @@ def choose(name: str | None) -> str:
     if name is not None and found != name:
         raise VosError(f"--device {name}: JAX sees only {found} here; install JAX for {name} (see README.md)")
     return found if device.device_kind == found else f"{found} ({device.device_kind})"
+
+
+def in_float32(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function compute in float32 where the caller's session has jax_enable_x64."""
+
+    @functools.wraps(function)
+    def narrow(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return narrow
 
 
 def local() -> list[Device]:
@@ -95,7 +114,7 @@ def _keep_freed_memory() -> None:
 # --- compiled programs --------------------------------------------------------------------------------------
 
 
-def _cache_programs() -> None:
+def cache_programs() -> None:
     """Turns on JAX's compilation cache in a private folder; does nothing if that is impossible.
 
     A program is machine code, so a folder that other users may write to is not used, and each kind of
@@ -115,6 +134,8 @@ def _cache_programs() -> None:
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX decides at its first compilation whether there is a cache, which may lie behind us.
+    compilation_cache.reset_cache()
 
 
 def _processor() -> str:

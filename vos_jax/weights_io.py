@@ -50,6 +50,23 @@ def load(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
     return tensors, header.get("__metadata__") or {}  # `deserialize` accepts null, too
 
 
+def trained_model(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the `model.` settings that weights were trained with, by flat key; {} where they are not noted.
+
+    They are in the file's metadata; weights of older versions have them in the record beside the file.
+    """
+    try:
+        with files.open_regular(file, 1 << 40) as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, 1 << 24)))
+        noted = header.get("__metadata__", {}).get("model")
+        found = json.loads(noted) if noted else files.read_json(file.with_suffix(".json"))["config"]
+        # Before version 0.2 the settings were nested, under other names.
+        return {key: value for key, value in found.items() if key.startswith("model.")}
+    except (errors.VosError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def save(out: pathlib.Path, packed: bytes, record: Mapping[str, Any]) -> dict[str, Any]:
     """Writes weights to `out` and their record to `out` with .json; returns the record.
 

@@ -48,7 +48,8 @@ def test_the_file_holds_the_best_average_and_the_record_says_how_it_was_made(wor
     assert export.main([str(workdir), str(out), "--note", "licences=DAVIS: CC BY-NC 4.0 = no sale"]) == 0
     data = out.read_bytes()
     flat, metadata = weights_io.load(data, "")
-    assert metadata == {"variant": "tiny", "step": "10"}
+    assert (metadata["variant"], metadata["step"]) == ("tiny", "10")
+    assert json.loads(metadata["model"])["model.alignment"] == "adaptive"
     wanted = traverse_util.flatten_dict(params, sep="/")
     assert flat.keys() == wanted.keys()
     for key, value in wanted.items():

@@ -68,7 +68,11 @@ class ClipDataConfig:
 
     def drawn(self) -> dict[str, datasets.SourceConfig]:
         """Returns the sources with a weight above 0, sorted by name."""
-        return {name: source for name, source in sorted(self.sources.items()) if source.weight > 0}
+        return {
+            name: dataclasses.replace(source, name=name)
+            for name, source in sorted(self.sources.items())
+            if source.weight > 0
+        }
 
     def check(self, dataset_names: Sequence[str]) -> None:
         """Raises VosError if no source has a weight, or one trains the lambda of an unknown data set."""

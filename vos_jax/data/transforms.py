@@ -309,7 +309,10 @@ class SelectObjects:
         areas[0] = 0
         found = rng.permutation(np.flatnonzero(areas >= self.min_pixels))
         if len(found) == 0:
-            raise UnusableClip(f"no object has {self.min_pixels} pixels in the first frame of the clip")
+            raise UnusableClip(
+                f"no object has {self.min_pixels} pixels in the first frame of the clip "
+                "(train.data.augmentation.objects.min_pixels)"
+            )
         groups = [[int(i)] for i in found]
         if len(groups) > 1 and rng.random() < self.drop:
             groups.pop()

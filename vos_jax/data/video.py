@@ -64,6 +64,7 @@ class Video(abc.ABC):
       listed: Frames whose masks are results, ascending; None: all of them.
       listed_of: Object id -> frames in which it is scored after its first (YouTube-VOS); None: by the rule of
         DAVIS, see `scored_frames`.
+      scores_prompts: Whether `listed_of` includes the frames of prompts (LVOS).
       merge_objects: Whether every id above 0 is 1 (DAVIS 2016). Results may then hold any ids.
       prompt_rule: One of PROMPT_RULES. "first_frame" (DAVIS) ignores objects that come later; with "all",
         later masks correct the objects, and nothing is left to be scored.
@@ -77,6 +78,7 @@ class Video(abc.ABC):
     with_objects: tuple[int, ...] | None = None
     listed: tuple[int, ...] | None = None
     listed_of: Mapping[int, frozenset[int]] | None = None
+    scores_prompts: bool = False
     merge_objects: bool = False
     prompt_rule: str = "first"
     num_objects: int | None = None
@@ -150,14 +152,14 @@ class Video(abc.ABC):
             for object_id in np.unique(ids).tolist():
                 if object_id:
                     first.setdefault(object_id, index)
-            # Listed frames need not show an object, so the first truth may be empty.
-            if len(first) == self.num_objects or (not first and self.listed is None):
+            if len(first) == self.num_objects:
                 break
         if not first:
+            which = "the first mask" if len(candidates) == 1 else f"none of the {len(candidates)} masks"
             raise errors.VosError(
-                f"{self.mask_origin(candidates[0])}: the first mask of sequence '{self.name}' holds no "
-                "object (every pixel is background); draw the objects to follow, or delete the file if they "
-                "appear in a later mask"
+                f"{self.mask_origin(candidates[0])}: {which} of sequence '{self.name}' holds "
+                f"{'no' if len(candidates) == 1 else 'an'} object (every pixel is background); draw "
+                "the objects to follow, or leave the sequence out"
             )
         if len(first) > mask_files.MAX_OBJECTS:
             raise errors.VosError(
@@ -200,8 +202,8 @@ class Video(abc.ABC):
         """Returns the frames in which an object is scored, ascending: annotated results after its first one.
 
         By the rule of DAVIS the video's last frame does not count; frames that a data set lists of the object
-        all do. Prompts are not scored. If each mask brings a new object, truth is withheld: such a mask need
-        not hold the objects that are known already.
+        all do. Prompts are not scored, but by the rule of LVOS (`scores_prompts`). If each mask brings a new
+        object, truth is withheld: such a mask need not hold the objects that are known already.
         """
         first = self.first_frames[object_id]
         withheld = self.prompt_rule == "first" and set(self.annotated) == set(self.first_frames.values())
@@ -211,7 +213,8 @@ class Video(abc.ABC):
             counted = self.listed_of.get(object_id, frozenset())
         else:
             counted = frozenset(self.required) - {len(self) - 1}
-        return tuple(index for index in self.annotated if index > first and index in counted)
+        begin = first if self.scores_prompts else first + 1
+        return tuple(index for index in self.annotated if index >= begin and index in counted)
 
     def head(self, count: int) -> Self:
         """Returns the video of the first `count` frames; all of them where there are fewer."""

@@ -135,7 +135,8 @@ class Adapter:
             inputs = now, opt_state, params, batch, key, np.int32(number)
             if self._compiled is None:
                 start = time.perf_counter()
-                self._compiled = jax.jit(self._update).lower(*inputs).compile()
+                plain = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+                self._compiled = self._update if plain else jax.jit(self._update).lower(*inputs).compile()
                 self.compilations += 1
                 self.compile_seconds += time.perf_counter() - start
             now, opt_state = self._compiled(*inputs)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vos_jax import errors, geometry
+from vos_jax import devices, errors, geometry
 from vos_jax.data import overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
@@ -22,6 +23,8 @@ from vos_jax.models import step as step_lib
 from vos_jax.models import vos, weights
 from vos_jax.ops import masks
 from vos_jax.typing import Bool, Float, UInt8
+
+log = logging.getLogger(__name__)
 
 
 class StepArrays(NamedTuple):
@@ -132,10 +135,12 @@ class Engine:
             "(inference.object_buckets)"
         )
 
+    @devices.in_float32
     def init_state(self, view: view_lib.View, capacity: int) -> state_lib.State:
         """Returns the state of a view before the first frame, with room for `capacity` objects."""
         return state_lib.init_state(self.model, capacity, view.padded_size, view.size)
 
+    @devices.in_float32
     def no_prompt(self, view: view_lib.View, capacity: int) -> state_lib.PromptArrays:
         """Returns the arrays of a frame without a prompt, on the device."""
         key = view.padded_size, capacity
@@ -168,6 +173,7 @@ class Engine:
             )
         return proposals_lib.Proposals(*map(jax.numpy.asarray, proposals))
 
+    @devices.in_float32
     def _empty_proposals(self, size: tuple[int, int]) -> proposals_lib.Proposals:
         if size not in self._empty:
             self._empty[size] = jax.device_put(proposals_lib.empty(self.num_proposals, size))
@@ -196,6 +202,7 @@ class Engine:
         }
         return state, ids, prediction.presence, full, early
 
+    @devices.in_float32
     def run(
         self,
         params: Any,
@@ -216,16 +223,30 @@ class Engine:
           proposals: from a file, in `num_proposals` places.
           soft: return probabilities, too.
         """
+        inputs = params, state, frame, prompt, proposals
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            program: Any = functools.partial(self._step, soft=soft)
+        else:
+            program = self._compiled(inputs, soft)
+        start = time.perf_counter()
+        state, *arrays = jax.block_until_ready(program(*inputs))
+        self.seconds["inference"] += time.perf_counter() - start
+        return state, StepArrays(*arrays)
+
+    def _compiled(self, inputs: tuple, soft: bool) -> Any:
+        """Returns the program for these shapes; compiles it where they are new."""
+        _, _, frame, prompt, _ = inputs
         shapes = frame.shape, prompt.given.shape[0], soft
         if shapes not in self._steps:
             start = time.perf_counter()
+            what = f"the step for frames of {frame.shape[0]}x{frame.shape[1]} and {shapes[1]} object(s)"
+            log.info("compiling %s: once, and kept for later runs", what)
             # Ahead of time: such a program refuses other shapes instead of silently compiling again.
-            self._steps[shapes] = self.lower(params, state, frame, prompt, proposals, soft=soft).compile()
-            self.seconds["compile"] += time.perf_counter() - start
-        start = time.perf_counter()
-        state, *arrays = jax.block_until_ready(self._steps[shapes](params, state, frame, prompt, proposals))
-        self.seconds["inference"] += time.perf_counter() - start
-        return state, StepArrays(*arrays)
+            self._steps[shapes] = self.lower(*inputs, soft=soft).compile()
+            seconds = time.perf_counter() - start
+            log.info("compiled %s in %.1f s", what, seconds)
+            self.seconds["compile"] += seconds
+        return self._steps[shapes]
 
     def lower(
         self,
@@ -257,6 +278,7 @@ class Engine:
         found = overlaps.stack(layers, "the boxes of a prompt")
         return found if prompt.ids is None else geometry.overwrite(found, prompt.ids)
 
+    @devices.in_float32
     def mask_of_box(self, frame: UInt8[np.ndarray, "H W 3"], box: prompts_lib.Box) -> Bool[np.ndarray, "H W"]:
         """Returns the mask of the object in a box (y0, x0, y1, x1); errors as `prompt_ids`."""
         return self._box_prompts(frame, box)
@@ -265,6 +287,7 @@ class Engine:
     def _box_prompts(self) -> box_prompts.BoxPrompts:
         return box_prompts.BoxPrompts(self.model, self.params)
 
+    @devices.in_float32
     def adapt(
         self, adapted: dict[str, Any], frame: UInt8[np.ndarray, "H W 3"], ids: UInt8[np.ndarray, "H W"]
     ) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vos_jax import errors, geometry
+from vos_jax import devices, errors, geometry
 from vos_jax.data import overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
@@ -127,6 +127,7 @@ class Session:
         self._room = objects_lib.check(prompts_lib.as_prompts(prompts), engine) if prompts else 1
         self._now: Snapshot | None = None if size is None else self._start((size[0], size[1]))
         self._last: _Last | None = None
+        self._run: object | None = None
 
     @classmethod
     def restore(cls, engine: engine_lib.Engine, snapshot: Snapshot) -> "Session":
@@ -134,8 +135,6 @@ class Session:
         session = cls(engine)
         session._now = snapshot
         return session
-
-    # ---------------------------------------------------------------- where it stands
 
     @property
     def index(self) -> int:
@@ -173,6 +172,7 @@ class Session:
             raise errors.VosError("there is no state yet: no frame was segmented")
         return self._now
 
+    @devices.in_float32
     def probabilities(self) -> dict[int, Float[np.ndarray, "H W"]]:
         """Returns object id -> probabilities in the frame segmented last; 0 is the background; sum 1.
 
@@ -216,13 +216,16 @@ class Session:
             self._room = objects_lib.check(given, self.engine)
             if self._now is not None and self._now.index == 0:
                 self._now = self._start(self._now.size)
+        self._run = run = object()
         # A generator of its own: mistakes surface here, not at the first frame.
-        return self._run(frames, given, soft)
+        return self._results(run, frames, given, soft)
 
-    def _run(
-        self, frames: Iterable[np.ndarray], given: Mapping[int, prompts_lib.Prompt], soft: bool
+    def _results(
+        self, run: object, frames: Iterable[np.ndarray], given: Mapping[int, prompts_lib.Prompt], soft: bool
     ) -> Iterator[frame_result.FrameResult]:
         for frame in frames:
+            if self._run is not run:
+                raise errors.VosError("this session began another run(); make a Session for each video")
             yield self.step(frame, given.get(self.index), soft=soft)
         if late := [index for index in given if index >= self.index]:
             raise errors.VosError(
@@ -305,6 +308,7 @@ class Session:
         said = prompts_lib.as_prompt(prompt, before.index)
         return self._prepare(before, frame, self._resolve(before, frame, said), said.remove, proposals)
 
+    @devices.in_float32
     def inspect(
         self, frame: UInt8[np.ndarray, "H W 3"], prompt: prompts_lib.PromptLike | None = None
     ) -> inspection.Inspection:
@@ -335,6 +339,7 @@ class Session:
         view_lib.check_sizes(frame, prompt.ids, before.size, before.index)
         return self.engine.prompt_ids(frame, prompt)
 
+    @devices.in_float32
     def _prepare(
         self,
         before: Snapshot,

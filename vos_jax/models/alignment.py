@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vos_jax import errors
+from vos_jax import errors, user_code
 from vos_jax.ops import target
 from vos_jax.typing import Array, Float
 
@@ -197,7 +197,7 @@ def score_all(
         chunk = 1 if target.is_cpu() else proposals.shape[0]
 
     def one(template, weight, proposal):
-        found = align(template, weight, proposal, temperature=temperature)
+        found = user_code.call("model.alignment", align, template, weight, proposal, temperature=temperature)
         _check(align, found, proposal.shape)
         return found[0], found[2]
 

@@ -5,6 +5,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vos_jax import user_code
 from vos_jax.models import alignment as alignment_lib
 from vos_jax.models import config as config_lib
 from vos_jax.models import matching as matching_lib
@@ -94,7 +95,13 @@ class AlignedMatcher(nn.Module):
         null_cost = jnp.broadcast_to(self.null_cost, object_valid.shape)
         # The gradient through the soft masks only lowers the null cost: `losses.presence_loss` trains it.
         detached = jax.lax.stop_gradient(null_cost)
-        assignment = layer(cost, detached, object_valid, proposal_valid, config=c.matching_options)
+        problem = cost, detached, object_valid, proposal_valid
+        if isinstance(c.matching, str):
+            assignment = layer(*problem, config=c.matching_options)
+        else:
+            assignment = user_code.call("model.matching", layer, *problem, config=c.matching_options)
+            wanted = {"assignment [N, P + 1]": (cost.shape[0], cost.shape[1] + 1)}
+            user_code.check_shapes("model.matching", dict.fromkeys(wanted, assignment), wanted)
         return Match(
             attention=None,
             similarity=similarity,

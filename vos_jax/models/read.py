@@ -14,7 +14,7 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 
-from vos_jax import checks
+from vos_jax import checks, user_code
 from vos_jax.errors import VosError
 from vos_jax.models import memory as memory_lib
 from vos_jax.models import search_region
@@ -126,7 +126,8 @@ def _users_affinity(
     affinity: Callable, scale: float, query: Float[Array, "Q Ck"], key: Float[Array, "K Ck"]
 ) -> Float[Array, "Q K"]:
     """Returns a user's affinity times `scale`; VosError where its shape is wrong."""
-    found, wanted = affinity(query, key), (query.shape[0], key.shape[0])
+    found = user_code.call("model.read.affinity", affinity, query, key)
+    wanted = (query.shape[0], key.shape[0])
     if getattr(found, "shape", None) != wanted:
         raise VosError(
             f"model.read.affinity: the function returned {_shape(found)} for query {_shape(query)} and key "
@@ -138,7 +139,7 @@ def _users_affinity(
 def _weight_of(prob: Float[Array, "N M K"], config: ReadConfig) -> Float[Array, "N M K"]:
     """Returns the weight of every memory pixel; VosError where a user's function gives another shape."""
     weight = WEIGHTS[config.weight] if isinstance(config.weight, str) else config.weight
-    found = weight(prob)
+    found = user_code.call("model.read.weight", weight, prob)
     if getattr(found, "shape", None) != prob.shape:
         raise VosError(
             f"model.read.weight: the function returned {_shape(found)} for masks {_shape(prob)}; it must "

@@ -14,7 +14,7 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 
-from vos_jax import geometry
+from vos_jax import errors, geometry, user_code
 from vos_jax.ops import boxes as box_lib
 from vos_jax.ops import masks, roi_align
 from vos_jax.typing import Array, Bool, Float, Int
@@ -112,6 +112,25 @@ TEMPLATES: dict[str, Callable[..., Template]] = {
     "previous": previous,
     "mean": mean,
 }
+
+
+def call(make: Callable[..., Any], context: TemplateContext, *, size: int) -> Template:
+    """Returns the template of a user's function of one object; VosError where it is no template."""
+    found = user_code.call("model.template", make, context)
+    if not isinstance(found, Template):
+        raise errors.VosError(
+            f"model.template: the function returned a {type(found).__name__}, not a templates.Template of "
+            "vectors [S, Ce], weights [S] and box [4]"
+        )
+    cells = size * size
+    wanted = {
+        "vectors [S, Ce]": (cells, context.read_embed.shape[-1]),
+        "weights [S]": (cells,),
+        "box [4]": (4,),
+    }
+    arrays = dict(zip(wanted, (found.vectors, found.weights, found.box), strict=True))
+    user_code.check_shapes("model.template", arrays, wanted)
+    return found
 
 
 def reference_box(context: TemplateContext) -> Float[Array, "4"]:

@@ -115,7 +115,7 @@ class VOS:
             params[name] = variables["params"]
             return output
 
-        features = init("backbone", jnp.zeros((size, size, 3)))
+        features = backbones.check_features(init("backbone", jnp.zeros((size, size, 3))))
         mask = jnp.zeros((size // geometry.MASK_STRIDE, size // geometry.MASK_STRIDE))
         init("key_head", features.c4)
         init("embed_head", features.c4)
@@ -136,6 +136,8 @@ class VOS:
     ) -> state_lib.Encoded:
         """Computes everything that depends on the frame alone: key, embedding, features and proposals."""
         features = self._apply(params, "backbone", frame)
+        if not isinstance(self.config.backbone, str):
+            backbones.check_features(features)
         detections = None
         if self.config.uses_network:
             detections = self._apply(params, "proposal_network", features, frame_size)
@@ -269,6 +271,8 @@ class VOS:
             first_slot=memory.first_slot,
         )
         make = functools.partial(make, size=c.template_size)
+        if not isinstance(c.template, str):
+            make = functools.partial(templates.call, make, size=c.template_size)
         return jax.vmap(make, in_axes=(templates.OBJECT_AXES,))(context)
 
     def make_regions(

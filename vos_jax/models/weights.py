@@ -1,6 +1,7 @@
 """Loads models: shipped or exported weights, ImageNet backbones, and initial parameters for training."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vos_jax import errors, weights_io
+from vos_jax import errors, files, weights_io
 from vos_jax.models import backbones, training_free, vos
 from vos_jax.models import config as model_config
 from vos_jax.models import state as state_lib
@@ -20,21 +21,43 @@ from vos_jax.typing import PRNGKeyArray
 LAMBDAS = "matcher/lambda_logit/"
 """Path of the data sets' lambdas in the parameters."""
 
+STARTS = ("imagenet", "random")
+"""Starts of training that are no file."""
+
+
+def find(name: str, variant: str) -> str:
+    """Returns "none", or the path of weights; their file need not be there.
+
+    Args:
+      name: "none"; "auto" for the variant's shipped weights, or none if it has none; the name of shipped
+        weights, such as "lite0"; or a path.
+      variant: of the model.
+    """
+    if name == "auto":
+        return shipped(variant) or "none"
+    if os.path.exists(name):
+        return name
+    return shipped(name) or name
+
+
+def shipped(name: str) -> str | None:
+    """Returns the path of the trained weights that ship under a name, None if there are none."""
+    path = pretrained.WEIGHTS / f"{name}.safetensors"
+    return str(path) if name in model_config.VARIANTS and path.is_file() else None
+
 
 def load_model(config: model_config.ModelConfig, checkpoint: str) -> tuple[state_lib.Model, Any, str]:
     """Returns the model, its parameters and their source: "none" or a file's path.
 
     Args:
       config: the model.
-      checkpoint: "none" for the training-free model; a path of exported weights; "auto" for the variant's
-        shipped weights, or the training-free model if it has none.
+      checkpoint: "none" for the training-free model; a path of exported weights, or "auto" or the name of
+        shipped ones (`find`).
 
     Raises:
       VosError: no such file, a damaged one, weights of another model, or a data set without a lambda.
     """
-    if checkpoint == "auto":
-        shipped = pretrained.WEIGHTS / f"{config.variant}.safetensors"
-        checkpoint = str(shipped) if shipped.is_file() else "none"
+    checkpoint = find(checkpoint, config.variant)
     if checkpoint == "none":
         return training_free.TrainingFree(config=config), _imagenet(config), "none"
     model = vos.VOS(config=config)
@@ -89,10 +112,7 @@ def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
       VosError: no such file, a damaged one, or weights of another model; the first difference is named.
     """
     variant = model.config.variant
-    if not file.is_file():
-        raise errors.VosError(
-            f"no checkpoint at {file}; --checkpoint auto takes the shipped weights, none needs no file"
-        )
+    check_file(file)
     data = pretrained.read_weights(file)
     pretrained.check_record(file, data, required=False)
     flat, metadata = weights_io.load(data, str(file))
@@ -114,13 +134,57 @@ def load_params(model: vos.VOS, file: pathlib.Path) -> Any:
     return traverse_util.unflatten_dict({key: np.asarray(flat[key], np.float32) for key in wanted}, sep="/")
 
 
+def check_file(file: pathlib.Path) -> None:
+    """Raises VosError, which says how to get weights, if there is no such file."""
+    if file.is_file():
+        return
+    ships = ", ".join(name for name in model_config.VARIANTS if shipped(name)) or "none"
+    run = next((folder for folder in (file, *file.parents) if (folder / "checkpoints").is_dir()), None)
+    if run is not None and file.exists():
+        raise errors.VosError(
+            f"{file}: holds the checkpoints of a run, not exported weights; write them by "
+            f"`python -m vos_jax.tools.export {run} OUT.safetensors` and name OUT.safetensors"
+        )
+    if file.is_dir():
+        found = sorted(path.name for path in file.glob("*.safetensors"))
+        holds = f"it holds {', '.join(found[:3])}" if found else "it holds no .safetensors"
+        raise errors.VosError(f"{file}: is a folder, and weights are a .safetensors file; {holds}")
+    beside = [path.name for path in file.parent.glob("*.safetensors")]
+    near = f" (did you mean {files.closest_names(file.name, beside)[0]}?)" if beside else ""
+    raise errors.VosError(
+        f"no checkpoint at {file}{near}; name a file that `python -m vos_jax.tools.export` wrote, or weights "
+        f"that ship: {ships}"
+    )
+
+
 def datasets_at(model: vos.VOS, start: str, datasets: Sequence[str]) -> tuple[str, ...]:
     """Returns the sorted names of the lambdas that `init_params` makes, without drawing parameters.
 
     Arguments and errors are those of `init_params`.
     """
-    known = () if start in ("imagenet", "random") else datasets_of(load_params(model, pathlib.Path(start)))
+    known = () if start in STARTS else datasets_of(load_params(model, start_file(start, model)))
     return tuple(sorted({*datasets, *known}))
+
+
+def start_file(start: str, model: vos.VOS) -> pathlib.Path:
+    """Returns the file of `train.init`, a path or the name of shipped weights.
+
+    Raises:
+      VosError: no such file, or a word that only --checkpoint takes.
+    """
+    found = find(start, model.config.variant)
+    if start in ("auto", "none") and not os.path.exists(start):
+        ships = f"; auto would be {model.config.variant}" if found != "none" and start == "auto" else ""
+        raise errors.VosError(
+            f"--init {start}: training begins with imagenet, random, the name of weights that ship "
+            f"({', '.join(name for name in model_config.VARIANTS if shipped(name)) or 'none'}), or an "
+            f"exported file{ships}"
+        )
+    try:
+        check_file(pathlib.Path(found))
+    except errors.VosError as error:
+        raise errors.VosError(f"--init {error}; imagenet and random need no file") from error
+    return pathlib.Path(found)
 
 
 def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequence[str]) -> Any:
@@ -128,15 +192,15 @@ def init_params(model: vos.VOS, start: str, key: PRNGKeyArray, datasets: Sequenc
 
     Args:
       model: the model.
-      start: "imagenet" (other networks random), "random", or an exported file.
+      start: "imagenet" (other networks random), "random", the name of shipped weights, or an exported file.
       key: of the random parameters.
       datasets: data sets that get a lambda of their own. A new one starts as the file's "default".
 
     Raises:
       VosError: the file is missing, damaged or of another model; no ImageNet weights for this backbone.
     """
-    if start not in ("imagenet", "random"):
-        params = load_params(model, pathlib.Path(start))
+    if start not in STARTS:
+        params = load_params(model, start_file(start, model))
         lambdas = params["matcher"]["lambda_logit"]
         default = lambdas.get("default", np.zeros((), np.float32))
         lambdas = {name: default for name in datasets} | lambdas

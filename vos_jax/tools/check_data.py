@@ -15,14 +15,15 @@ kind is detected):
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import logging
 import os
 import sys
 
 import numpy as np
 
-from vos_jax import errors
-from vos_jax.data import datasets, mask_files
+from vos_jax import errors, option_parser
+from vos_jax.data import datasets, mask_files, transforms
 from vos_jax.data import video as video_lib
 
 KINDS = ("auto", "davis", "folders", "youtube_vos", "photos")
@@ -39,25 +40,38 @@ class Found:
     frames: int
     masks: int
     objects: int
+    small: int
     problems: tuple[str, ...]
 
 
-def check_video(video: video_lib.FolderVideo) -> Found:
-    """Reads every header and every mask of a video; returns counts and problems."""
-    problems, objects = [], set()
+MIN_PIXELS = transforms.SelectObjects().min_pixels
+"""Pixels that an object needs in the first frame of a clip."""
+
+
+def check_video(video: video_lib.FolderVideo, *, photo: bool = False) -> Found:
+    """Reads every header and every mask of a video; returns counts and problems.
+
+    Args:
+      video: to check.
+      photo: clips are made from single frames.
+    """
+    problems = []
+    areas: dict[int, np.ndarray] = {}
     try:
         video.check_frames()
         size = video.size
     except errors.VosError as error:
         problems.append(str(error))
         size = None
-    for path in video.mask_paths.values():
+    for index, path in video.mask_paths.items():
         try:
-            objects.update(np.unique(mask_files.read_mask(path, size)).tolist())
+            counts = np.bincount(mask_files.read_mask(path, size).ravel(), minlength=256)
+            areas[index] = np.where(np.arange(256) == 0, 0, counts)
         except errors.VosError as error:
             problems.append(str(error))
-    objects.discard(0)
-    if not objects and not problems:
+    largest = np.max([np.zeros(256, int), *areas.values()], axis=0)
+    objects = np.flatnonzero(largest)
+    if not len(objects) and not problems:
         problems.append(
             f"{video.mask_paths[video.annotated[0]].parent}: no mask of '{video.name}' shows an object"
         )
@@ -65,7 +79,26 @@ def check_video(video: video_lib.FolderVideo) -> Found:
         problems.append(
             f"'{video.name}': {len(objects)} objects; at most {mask_files.MAX_OBJECTS} in one video"
         )
-    return Found(len(video), len(video.mask_paths), len(objects), tuple(problems))
+    elif len(objects) and not problems:
+        problems += _no_start(video, areas, photo)
+    small = int(np.sum((largest > 0) & (largest < MIN_PIXELS)))
+    return Found(len(video), len(video.mask_paths), len(objects), small, tuple(problems))
+
+
+def _no_start(video: video_lib.FolderVideo, areas: dict[int, np.ndarray], photo: bool) -> list[str]:
+    """Returns the reason why no clip can begin in a video, or nothing."""
+    starts = sorted(areas) if photo or len(video) == 1 else sorted(areas)[:-1]
+    best = max((int(areas[index].max()) for index in starts), default=0)
+    if not best:
+        return [
+            f"'{video.name}': no annotated frame before the last one shows an object, so no clip can begin"
+        ]
+    if best < MIN_PIXELS:
+        return [
+            f"'{video.name}': no object has {MIN_PIXELS} pixels where a clip can begin, the largest "
+            f"has {best}; leave it out, or set --config.train.data.augmentation.objects.min_pixels={best}"
+        ]
+    return []
 
 
 def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo, ...]:
@@ -83,7 +116,7 @@ def folder_videos(config: datasets.SourceConfig) -> tuple[video_lib.FolderVideo,
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.check_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,13 +135,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     videos = folder_videos(config)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(check_video, videos))
+        found = list(pool.map(functools.partial(check_video, photo=kind == "photos"), videos))
 
     what = "photos" if kind == "photos" else "sequences"
     frames, count = sum(f.frames for f in found), sum(f.masks for f in found)
     print(f"{args.root}: {kind}: {len(found)} {what}, {frames} frames, {count} masks")
     most = max(found, key=lambda f: f.objects)
     print(f"objects: {sum(f.objects for f in found)} in all, at most {most.objects} in one of the {what}")
+    if small := sum(f.small for f in found):
+        print(
+            f"{small} of these objects never have {MIN_PIXELS} pixels and are background in training "
+            "(train.data.augmentation.objects.min_pixels)"
+        )
     problems = [problem for f in found for problem in f.problems]
     for problem in problems[:SHOWN]:
         print(f"problem: {problem}")

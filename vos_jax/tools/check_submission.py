@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from vos_jax import config as configs
-from vos_jax import errors
+from vos_jax import errors, option_parser
 from vos_jax.data import datasets
 from vos_jax.evaluation import submission
 
@@ -15,7 +15,7 @@ from vos_jax.evaluation import submission
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
     """Checks an archive and prints its counts."""
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.check_submission",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

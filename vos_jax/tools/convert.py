@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from vos_jax import errors, output_folder, weights_io
+from vos_jax import errors, option_parser, output_folder, weights_io
 from vos_jax.models import backbones
 from vos_jax.models.backbones import folding, pretrained
 from vos_jax.tools import foreign_weights
@@ -84,7 +84,7 @@ def kernel_shapes(name: str) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 @errors.entry_point
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from vos_jax import errors, files, output_folder
+from vos_jax import errors, files, option_parser, output_folder
 from vos_jax.data import proposal_files
 
 
@@ -92,7 +92,7 @@ def _split(name: str, where: str) -> tuple[str, str]:
 
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.convert_proposals",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,6 +13,7 @@ writes a model as programs that only need JAX; see vos_jax/tools/stablehlo.py.
 
 import argparse
 import hashlib
+import json
 import pathlib
 import sys
 import types
@@ -24,7 +25,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vos_jax import errors, output_folder, weights_io
+from vos_jax import errors, option_parser, output_folder, weights_io
 from vos_jax.train import checkpoints
 
 SOURCES = "train.data.sources."
@@ -105,8 +106,10 @@ def save(
             f"{where}: its config is damaged or of another version ({error}); export another one"
         ) from error
     variant = described["variant"]
-    # The metadata identifies the tensors; everything else is in the record.
-    packed = safetensors.numpy.save(tensors, metadata={"variant": variant, "step": str(step)})
+    # The metadata says which model the tensors are of; everything else is in the record.
+    model = {key: value for key, value in described["config"].items() if key.startswith("model.")}
+    metadata = {"variant": variant, "step": str(step), "model": json.dumps(model, sort_keys=True)}
+    packed = safetensors.numpy.save(tensors, metadata=metadata)
     record = {
         "variant": variant,
         "file": out.name,
@@ -159,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         stablehlo.main([argument for argument in arguments if argument != "--stablehlo"])
         return
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -178,6 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
     notes = dict(note.split("=", 1) for note in args.note)
     record = export(args.workdir, args.out, which=args.checkpoint, dtype=args.dtype, notes=notes)
     score = f", held-back J {record['score']['J']:.4f}" if record["score"] else ""
+    if not record["step"]:
+        start = record["config"].get("train.init", "")
+        untrained = " of random weights" if start in ("random", "imagenet") else ""
+        print(
+            f"untrained: step 0 is the start of the run ({start}){untrained}, before any step; --checkpoint "
+            "last takes the newest one",
+            file=sys.stderr,
+        )
     what = f"{record['parameters']:,} parameters of {record['variant']}, step {record['step']}"
     print(f"{args.out}: {what}{score}")
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vos_jax import errors, output_folder
+from vos_jax import errors, option_parser, output_folder
 from vos_jax.data import mask_files
 from vos_jax.inference import mask_writer, probabilities
 from vos_jax.typing import UInt8
@@ -97,7 +97,7 @@ def _merge_frame(
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
     """Merges the runs of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.merge",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

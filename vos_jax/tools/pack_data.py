@@ -4,14 +4,14 @@ import argparse
 import logging
 import sys
 
-from vos_jax import errors
+from vos_jax import errors, option_parser
 from vos_jax.data import datasets
 from vos_jax.tools import check_data
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.pack_data",
         description="Pack a folder of training data into one ArrayRecord dataset (kind 'array_record').",
         epilog="example: python -m vos_jax.tools.pack_data --root data/DAVIS --out packed",

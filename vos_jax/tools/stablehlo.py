@@ -25,8 +25,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from vos_jax import api, errors, files, geometry, option_parser
 from vos_jax import config as configs
-from vos_jax import errors, files, geometry
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import weights
@@ -97,7 +97,7 @@ UNUSED = configs.Unused(
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.export --stablehlo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -121,7 +121,8 @@ def main(arguments: list[str]) -> None:
         raise errors.VosError(f"--objects {options.objects}: it must be in 1 to 64")
     config = configs.load("default", overrides)
     UNUSED.check(config, overrides)
-    model, params, label = weights.load_model(config.model, options.checkpoint)
+    config = api.resolve(configs.replace(config, {"checkpoint": options.checkpoint}), overrides)
+    model, params, label = weights.load_model(config.model, config.checkpoint)
     packed = export(model, params, (int(wanted[1]), int(wanted[2])), options.objects)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)

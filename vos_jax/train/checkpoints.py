@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,14 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from vos_jax import checks, checksums, errors
+from vos_jax.train import state_trees
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 STATE, DATA = "state", "data"
+OPTIMISER = "opt_state"
+"""The branch of the state that a change of the optimiser's settings may change."""
 SUMS = "checksums"
 _TORN = "torn-"
 
@@ -140,7 +144,8 @@ class Checkpoints:
         """Loads the newest readable checkpoint; None if there is no checkpoint.
 
         An unreadable one is reported, renamed to `torn-STEP`, and the previous one is loaded. The number of
-        devices and processes may differ from those that saved it.
+        devices and processes may differ from those that saved it. After a change of `train.optim.frozen`, the
+        optimiser's state of what begins to learn keeps its value in `state`.
 
         Args:
           state: the state to be replaced, or its shapes with shardings.
@@ -155,7 +160,11 @@ class Checkpoints:
         for step in reversed(self.steps()):
             wanted = {STATE: abstract} | ({} if data is None else {DATA: data})
             try:
-                record, loaded = self._load(step, wanted)
+                saved = ocp.checkpointables_metadata((self.folder / str(step)).resolve()).metadata[STATE]
+                lacking = state_trees.lacking(saved, abstract) if saved else ["everything"]
+                if other := [path for path in lacking if not path.startswith(OPTIMISER)]:
+                    raise ValueError(f"it is of another model, and has no {other[0]} of this one's shape")
+                record, loaded = self._load(step, wanted, saved, state)
             except Exception as error:
                 if _is_of_0_1(self.folder / str(step)):
                     raise errors.VosError(
@@ -180,12 +189,27 @@ class Checkpoints:
             )
         return None
 
-    def _load(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Returns a checkpoint's record and state; passes on any exception that a damaged file causes."""
+    def _load(self, step: int, wanted: dict[str, Any], saved: Any, fresh: Any) -> tuple[dict[str, Any], Any]:
+        """Returns a checkpoint's record and state; passes on any exception that a damaged file causes.
+
+        Args:
+          step: of the checkpoint.
+          wanted: what to load.
+          saved: the tree that it has.
+          fresh: a state; what the checkpoint's optimiser lacks is taken from it.
+        """
         problem = None
         try:
             record, sums = _record(self.folder, step)
-            loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
+            if state_trees.same(saved, wanted[STATE]):
+                loaded = self._checkpointer.load_checkpointables(step, wanted)[STATE]
+            else:
+                wanted = {**wanted, STATE: state_trees.as_saved(saved, wanted[STATE])}
+                loaded = state_trees.merged(
+                    self._checkpointer.load_checkpointables(step, wanted)[STATE], fresh
+                )
+                sums = {name: value for name, value in sums.items() if name != OPTIMISER}
+                log.warning("%s: the optimiser begins anew with what was frozen", self.folder / str(step))
         except Exception as error:
             problem = error
         # All processes must load the same step, so one that cannot read it makes all of them fail.
@@ -293,7 +317,8 @@ def find(workdir: pathlib.Path | str, which: str) -> tuple[int, dict[str, Any]]:
         return int(which), _record(folder, int(which))[0]
     if which == "best":
         records = {step: _record(folder, step)[0] for step in known}
-        scored = [step for step in known if records[step]["score"] is not None]
+        scores = {step: records[step]["score"] for step in known}
+        scored = [step for step in known if scores[step] is not None and math.isfinite(scores[step])]
         if scored:
             best = max(scored, key=lambda step: records[step]["score"])
             return best, records[best]
@@ -353,7 +378,7 @@ def _damaged(path: pathlib.Path, error: Exception) -> errors.VosError:
 def _check(state: Any, sums: Mapping[str, int]) -> None:
     """Raises ValueError if a branch of a state differs from its checksum."""
     for name, found in checksums.of_tree(state).items() if sums else ():
-        if found != sums[name]:
+        if name in sums and found != sums[name]:
             raise ValueError(f"'{name}' was changed after it was saved: its checksum differs")
 
 

@@ -40,8 +40,8 @@ class TrainConfig:
 
     Attributes:
       steps: Optimiser steps of the whole run.
-      init: Initial weights: "imagenet" (pretrained backbone, other networks random), "random", or an exported
-        .safetensors; --init.
+      init: Initial weights: "imagenet" (pretrained backbone, other networks random), "random", the name of
+        weights that ship ("lite0"), or an exported .safetensors; --init.
       log_every: Steps between two progress lines.
       picture_every: Steps between two pictures in TensorBoard; 0 = none.
       data: Settings of the clips.

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vos_jax import checks, geometry
+from vos_jax import checks, geometry, user_code
 from vos_jax.errors import VosError
 from vos_jax.models import matching, vos
 from vos_jax.models import read as read_lib
@@ -221,7 +221,7 @@ def _only_valid(frame: PredictedFrame) -> PredictedFrame:
 
 def _checked(name: str, term: FrameTerm, frame: PredictedFrame) -> Float[Array, ""]:
     """Returns a user's term; VosError where it is no number."""
-    value = term(frame)
+    value = user_code.call(f"train.loss.terms.{name}", term, frame)
     if not isinstance(value, int | float) and getattr(value, "shape", None) != ():
         found = f"an array {list(value.shape)}" if hasattr(value, "shape") else repr(value)
         raise VosError(

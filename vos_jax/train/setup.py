@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import logging
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -85,6 +86,26 @@ def _take_packed(source: datasets.SourceConfig) -> datasets.SourceConfig:
     return dataclasses.replace(source, kind="array_record", exclude=kept)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _HeldOutDataset(datasets.EvalDatasetConfig):
+    """The data set of the held-back sequences; errors name the keys of the training."""
+
+    split: str = "train"
+
+    def option(self, name: str) -> str:
+        """Returns how a field is set on the command line."""
+        known = {"sequences": "--config.train.held_out.sequences", "root": "--data evaluation"}
+        return known.get(name, f"--config.train.data.sources.davis.{name}")
+
+
+def same_start(before: str, now: str) -> bool:
+    """Returns whether two values of `train.init` mean the same weights, as far as paths tell."""
+    if before == now or os.path.realpath(before) == os.path.realpath(now):
+        return True
+    # A run that was moved to another machine finds its start in another folder.
+    return os.path.basename(before) == os.path.basename(now) and not os.path.exists(before)
+
+
 def check_model(config: model_config.ModelConfig) -> None:
     """Raises VosError for proposals from files, which training does not support."""
     if config.proposals.source == "file":
@@ -125,7 +146,7 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
                     "exclude, or remove them from train.held_out.sequences"
                 )
     dataset = datasets.open_dataset(
-        datasets.EvalDatasetConfig(
+        _HeldOutDataset(
             kind="auto",
             root=str(root),
             year=davis.year,
@@ -138,7 +159,16 @@ def evaluation_videos(train: config_lib.TrainConfig) -> list[video_lib.Video]:
     videos = list(dataset)
     for video in videos:
         video.check()
-    return [video.head(settings.frames) for video in videos] if settings.frames else videos
+    videos = [video.head(settings.frames) for video in videos] if settings.frames else videos
+    for video in videos:
+        if not any(video.scored_frames(object_id) for object_id in video.first_frames):
+            cut = f" (train.held_out.frames is {settings.frames})" if settings.frames else ""
+            raise errors.VosError(
+                f"{root}: nothing of '{video.name}' can be scored{cut}: mask a frame between the one with "
+                "its first mask and its last frame, or name others by --config.train.held_out.sequences "
+                "(--config.train.held_out.every=0 evaluates none)"
+            )
+    return videos
 
 
 def changed(

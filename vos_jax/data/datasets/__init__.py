@@ -45,7 +45,7 @@ def detect(root: str | pathlib.Path) -> str:
         raise errors.VosError(f"{root}: no such folder")
     if any((folder / "meta.json").is_file() for folder in (root, root / "train", root / "valid")):
         return "youtube_vos"
-    if (root / "ImageSets").is_dir():
+    if (root / "ImageSets").is_dir() and not folders.holds_sequences(root / "JPEGImages"):
         return "davis"
     if (root / "images").is_dir() or any(root.glob("*/images")):
         return "photos"
@@ -82,7 +82,7 @@ def open_training_videos(config: SourceConfig) -> tuple[Video, ...]:
       VosError: unknown kind, missing folder, a name that matches nothing, or nothing left to train on.
     """
     dataset = _open(config)
-    dataset.matching(config.partial)
+    dataset.matching(config.partial, config.option("partial"))
     chosen = frozenset(dataset.select(config).names)
     kept, lost = [], []
     # The data set's order, so that the order of the patterns has no effect.

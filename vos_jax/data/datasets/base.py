@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
@@ -19,8 +20,8 @@ class DatasetConfig:
         (packed by vos_jax.tools.pack_data), "tfds" (the davis of TFDS, prepared below `root`),
         "rendered" (drawn by our code), or "auto" = detected from the folder.
       root: Its folder; --data.
-      split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"), the folder of YouTube-VOS
-        ("valid"), or the split of records.
+      split: The list ImageSets/YEAR/SPLIT.txt ("val", "train", "test-dev"); of a folder of folders with lists
+        ImageSets/SPLIT.txt ("all": all videos), the folder of YouTube-VOS ("valid"), or the split of records.
       year: The folder in ImageSets/ of DAVIS.
       resolution: The folder in JPEGImages/ and Annotations/ of DAVIS: "480p" or "Full-Resolution".
       sequences: Names or patterns to take; empty = all of the split.
@@ -39,6 +40,10 @@ class DatasetConfig:
     exclude: tuple[str, ...] = ()
     merge_objects: bool = False
     all_frames: str = ""
+
+    def option(self, name: str) -> str:
+        """Returns how a field is set on the command line, for errors."""
+        return f"--{name}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ class EvalDatasetConfig(DatasetConfig):
 
     def __post_init__(self):
         checks.one_of(self, "prompts", ("auto", *video_lib.PROMPT_RULES))
+
+    def option(self, name: str) -> str:
+        """Returns how a field is set on the command line, for errors."""
+        return f"--config.data.{name}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +100,14 @@ class SourceConfig(DatasetConfig):
     unannotated: bool = False
     short_side: int = 0
     pseudo: bool | None = None
+    name: str = dataclasses.field(default="", metadata={"follows": "its place in train.data.sources"})
 
     def __post_init__(self):
         checks.at_least(self, 0, "weight", "short_side")
+
+    def option(self, name: str) -> str:
+        """Returns how a field is set on the command line, for errors; tools have options of its name."""
+        return f"--config.train.data.sources.{self.name}.{name}" if self.name else super().option(name)
 
     def is_exhaustive(self, name: str) -> bool:
         """Returns whether the masks of a video label every object that its frames show."""
@@ -145,8 +159,12 @@ class VideoDataset:
             return None
         return {key: category in self.seen_categories for key, category in self.categories.items()}
 
-    def matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
+    def matching(self, patterns: Sequence[str], option: str = "") -> tuple[str, ...]:
         """Returns the names that the patterns match, in the order of the patterns.
+
+        Args:
+          patterns: names or patterns.
+          option: where they are set, for errors.
 
         Raises:
           VosError: a pattern matches nothing.
@@ -155,19 +173,40 @@ class VideoDataset:
         for pattern in patterns:
             hits = [name for name in self.names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
             if not hits:
-                self._refuse(pattern)
+                self._refuse(pattern, option)
             found |= dict.fromkeys(hits)
         return tuple(found)
 
     def select(self, config: DatasetConfig) -> Self:
         """Returns the data set restricted to `sequences` without `exclude`; VosError as `matching`."""
-        taken = self.matching(config.sequences) if config.sequences else self.names
-        left_out = frozenset(self.matching(config.exclude))
+        wanted, option = config.sequences, config.option
+        taken = self.matching(wanted, option("sequences")) if wanted else self.names
+        left_out = frozenset(self.matching(config.exclude, option("exclude")))
         return dataclasses.replace(self, names=tuple(name for name in taken if name not in left_out))
 
-    def _refuse(self, name: str) -> None:
+    def _refuse(self, name: str, option: str = "") -> None:
         near = " or ".join(files.closest_names(name, self.names))
         listed = ", ".join(self.names) if len(self.names) <= 30 else f"{len(self.names)} sequences"
         raise errors.VosError(
             f"{self.listing}: no sequence matches '{name}'; did you mean {near}? It has {listed}"
+            + (f". The name is from {option}; {option}= names none" if option else "")
         )
+
+
+def read_listing(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names of a list of sequences, one a line.
+
+    Raises:
+      VosError: the list cannot be read, is empty, or holds a name that is no folder name.
+    """
+    try:
+        lines = [line.split() for line in files.read_bytes(path).decode("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
+    # A line is a sequence, or in the 2016 archive "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
+    firsts = [parts[0] for parts in lines if parts]
+    listed = [first.split("/")[3] if first.count("/") == 4 else first for first in firsts]
+    names = tuple(dict.fromkeys(files.safe_name(name, f"{path}: sequence") for name in listed))
+    if not names:
+        raise errors.VosError(f"{path}: lists no sequence")
+    return names

@@ -32,13 +32,11 @@ def open_davis(config: base.DatasetConfig) -> base.VideoDataset:
     files.safe_name(config.resolution, "resolution")
     frame_folder = root / "JPEGImages" / config.resolution
     mask_folder = root / "Annotations" / config.resolution
-    listing = _find_listing(root, year, split, config.resolution)
+    listing = _find_listing(config)
     missing = [str(path.relative_to(root)) for path in (frame_folder, mask_folder) if not path.is_dir()]
     if listing is None or missing:
-        raise _no_davis(root, year, [*missing, *([] if listing else [f"ImageSets/{year}/{split}.txt"])])
-    names = _read_listing(listing)
-    if not names:
-        raise errors.VosError(f"{listing}: lists no sequence")
+        raise _no_davis(config, [*missing, *([] if listing else [f"ImageSets/{year}/{split}.txt"])])
+    names = base.read_listing(listing)
 
     def open_video(name: str) -> video_lib.Video:
         return video_lib.open_folder_video(
@@ -54,7 +52,8 @@ def open_davis(config: base.DatasetConfig) -> base.VideoDataset:
     )
 
 
-def _find_listing(root: pathlib.Path, year: int, split: str, resolution: str) -> pathlib.Path | None:
+def _find_listing(config: base.DatasetConfig) -> pathlib.Path | None:
+    root, year, split = pathlib.Path(config.root), config.year, config.split
     files.safe_name(split, "split")
     listings = root / "ImageSets" / str(year)
     if (listings / f"{split}.txt").is_file():
@@ -63,36 +62,27 @@ def _find_listing(root: pathlib.Path, year: int, split: str, resolution: str) ->
     if splits:
         raise errors.VosError(
             f"{listings / split}.txt: no such split; {listings} has {', '.join(splits)} "
-            f"(--config.data.split={files.closest_names(split, splits)[0]})"
+            f"({config.option('split')}={files.closest_names(split, splits)[0]})"
         )
     # The 2016 archive lists pairs of files per resolution.
-    old = root / "ImageSets" / resolution / f"{split}.txt"
+    old = root / "ImageSets" / config.resolution / f"{split}.txt"
     return old if year == 2016 and old.is_file() else None
 
 
-def _read_listing(path: pathlib.Path) -> tuple[str, ...]:
-    try:
-        # Some editors begin text files with a byte-order mark.
-        text = files.read_bytes(path).decode("utf-8-sig")
-        lines = [line.split() for line in text.splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.VosError(f"{path}: cannot read the list of sequences: {error}") from error
-    # A line is a sequence, or in the 2016 archive "/JPEGImages/480p/SEQUENCE/00000.jpg /Annotations/...".
-    listed = [parts[0].split("/")[3] if parts[0].count("/") == 4 else parts[0] for parts in lines]
-    return tuple(dict.fromkeys(files.safe_name(name, f"{path}: sequence") for name in listed))
-
-
-def _no_davis(root: pathlib.Path, year: int, missing: list[str]) -> errors.VosError:
+def _no_davis(config: base.DatasetConfig, missing: list[str]) -> errors.VosError:
+    root, year = pathlib.Path(config.root), config.year
     found = "" if root.is_dir() else "; there is no such folder"
     others = [path.name for path in files.list_files(root / "JPEGImages")]
     if others:
         found = (
             f"; JPEGImages/ has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}: another "
-            "--config.data.resolution, or a folder of folders (--config.data.kind=folders)?"
+            f"{config.option('resolution')}, or a folder of folders ({config.option('kind')}=folders)?"
         )
+    told = f"no DAVIS dataset at {root} (missing: {', '.join(missing)}{found})"
+    if not isinstance(config, base.EvalDatasetConfig):
+        return errors.VosError(told)
     return errors.VosError(
-        f"no DAVIS dataset at {root} (missing: {', '.join(missing)}{found})\n"
-        "get 'TrainVal - Images and Annotations - 480p' at "
+        f"{told}\nget 'TrainVal - Images and Annotations - 480p' at "
         "https://davischallenge.org/davis2017/code.html and unzip it\n"
         f"then type: python eval.py --config davis{year % 100} --data DIR (the folder holding JPEGImages/); "
         "python eval.py --config demo needs no data"

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax import errors
+from vos_jax import errors, user_code
 from vos_jax.models.backbones import efficientnet, folding, pretrained, resnet
 from vos_jax.models.backbones.features import STRIDES, Features
 from vos_jax.typing import DTypeLike
@@ -39,7 +39,19 @@ BACKBONES: dict[str, Backbone] = {
 
 def make(backbone: str | Callable[..., nn.Module], dtype: DTypeLike = jnp.float32) -> nn.Module:
     """Returns the Linen module of a name in `BACKBONES`, or of a callable `(dtype=...)`."""
-    return (BACKBONES[backbone].make if isinstance(backbone, str) else backbone)(dtype=dtype)
+    if isinstance(backbone, str):
+        return BACKBONES[backbone].make(dtype=dtype)
+    return user_code.call("model.backbone", backbone, dtype=dtype)
+
+
+def check_features(found: Any) -> Features:
+    """Returns the output of a backbone; VosError where it is not `Features`."""
+    if not isinstance(found, Features):
+        raise errors.VosError(
+            f"model.backbone: the module returned a {type(found).__name__}, not backbones.Features of "
+            "c2 to c5, at strides 4 to 32"
+        )
+    return found
 
 
 @functools.cache
@@ -47,7 +59,12 @@ def channels(backbone: str | Callable[..., nn.Module]) -> dict[str, int]:
     """Returns the number of channels of each stage of features, by its name in `STRIDES`."""
     frame = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32)
     init: Any = functools.partial(make(backbone).init_with_output, jax.random.key(0))
-    features, _ = jax.eval_shape(init, frame)
+    features, _ = (
+        jax.eval_shape(init, frame)
+        if isinstance(backbone, str)
+        else user_code.call("model.backbone", jax.eval_shape, init, frame)
+    )
+    check_features(features)
     return {name: getattr(features, name).shape[-1] for name in STRIDES}
 
 
