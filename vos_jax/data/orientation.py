@@ -1,7 +1,6 @@
 """Orientation of a film's frames: turned and mirrored by the display matrix, as players show them."""
 
 import av
-import av.sidedata.sidedata
 import numpy as np
 
 from vos_jax.typing import UInt8
@@ -10,7 +9,7 @@ from vos_jax.typing import UInt8
 def upright(picture: av.VideoFrame) -> tuple[UInt8[np.ndarray, "H W 3"], bool]:
     """Returns a decoded frame as it is shown, RGB, and whether its sides were exchanged."""
     image = picture.to_ndarray(format="rgb24")
-    data = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    data = picture.side_data.get("DISPLAYMATRIX")
     if data is None:
         return image, False
     # Column a, b says where x goes, c, d where y goes; u, v and w are the perspective.
