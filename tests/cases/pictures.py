@@ -1,7 +1,11 @@
-"""Masks of one picture, saved as programs save them."""
+"""Masks of one picture, saved as programs save them, and read as segment.py reads them."""
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from vos_jax import errors
+from vos_jax.data import mask_options
 
 SIZE = (64, 96)
 BOX, DISC = np.zeros((2, *SIZE), bool)
@@ -32,3 +36,28 @@ def indexed(path, order, box=RED, disc=GREEN, transparent=False):
 
 def grey(path, box, disc=0):
     Image.fromarray((BOX * np.uint8(box) + DISC * np.uint8(disc)).astype(np.uint8)).save(path)
+
+
+def read(*texts, size=SIZE, frames=("000", "001", "002"), notes=None, **options):
+    given = mask_options.expand(
+        map(mask_options.parse, texts), lambda stem: frames.index(stem) if stem in frames else None
+    )
+    return mask_options.read(given, size, note=(notes if notes is not None else []).append, **options)
+
+
+def first(*texts, **options):
+    return read(*texts, **options)[0]
+
+
+def refuse(*texts, said, **options):
+    with pytest.raises(errors.VosError) as caught:
+        read(*texts, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (said,) if isinstance(said, str) else said:
+        assert word in message, message
+    return message
+
+
+def same(found, wanted=IDS):
+    np.testing.assert_array_equal(found, wanted)

@@ -1,5 +1,6 @@
 """Cases B01 to B21, B40 and B44: masks that were misread. A mask is what its colours show."""
 
+import fractions
 import io
 import os
 import pathlib
@@ -10,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.cases import pictures
-from tests.cases.pictures import BOX, DISC, GREEN, IDS, RED, SIZE, paint
+from tests.cases.pictures import BOX, DISC, GREEN, IDS, RED, SIZE, first, paint, read, refuse, same
 from vos_jax import errors
-from vos_jax.data import mask_files, mask_options
+from vos_jax.data import mask_files
 
 LIME, BLUE, WHITE = (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -20,31 +21,6 @@ LIME, BLUE, WHITE = (0, 255, 0), (0, 0, 255), (255, 255, 255)
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def read(*texts, size=SIZE, frames=("000", "001", "002"), notes=None, **options):
-    given = mask_options.expand(
-        map(mask_options.parse, texts), lambda stem: frames.index(stem) if stem in frames else None
-    )
-    return mask_options.read(given, size, note=(notes if notes is not None else []).append, **options)
-
-
-def first(*texts, **options):
-    return read(*texts, **options)[0]
-
-
-def refuse(*texts, said, **options):
-    with pytest.raises(errors.VosError) as caught:
-        read(*texts, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in (said,) if isinstance(said, str) else said:
-        assert word in message, message
-    return message
-
-
-def same(found, wanted=IDS):
-    np.testing.assert_array_equal(found, wanted)
 
 
 # ---------------------------------------------------------------- indexed: what the colours show
@@ -358,8 +334,6 @@ def test_b21_no_object_is_lost_in_any_size(factor):
 
 @pytest.mark.parametrize("aspect", [(4, 3), (3, 4), (16, 11), (2, 1)])
 def test_b36_a_mask_of_the_size_that_is_shown_fits(aspect):
-    import fractions
-
     aspect = fractions.Fraction(*aspect)
     shown = (round(96 * aspect), 64)
     mask_files.write_mask("m.png", cv2.resize(IDS, shown, interpolation=cv2.INTER_NEAREST))

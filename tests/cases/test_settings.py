@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
     mask_files.write_mask("first.png", make_video(SIZE, LENGTH)[1][0])
     made, straight = [], {flip: make_engine(flip=flip) for flip in (False, True)}
 
-    def make(model, params, config=None, **options):
+    def make(model, params, config, **options):
         made.append(config)
         return straight[config.flip]
 

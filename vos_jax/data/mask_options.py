@@ -123,7 +123,8 @@ def read(
     origin: dict[tuple[int, int], pathlib.Path] = {}  # (frame, object) -> its mask
     for mask in sorted(options, key=lambda mask: mask.frame):
         known = {object_id for frame, object_id in origin if frame < mask.frame}
-        ids = _fitted(mask, reader.ids(mask, known), size, resize, aspect)
+        _check_size(mask, mask_files.png_size(mask.path), size, resize, aspect)
+        ids = geometry.resize_ids(reader.ids(mask, known), size)
         present = [int(i) for i in np.unique(ids) if i]
         if not present and not mask.from_folder:
             raise errors.VosError(f"{mask}: holds no object (every pixel is background)")
@@ -222,17 +223,17 @@ def _check_background(mask: MaskOption, picture: mask_colours.Picture) -> None:
     )
 
 
-def _fitted(
-    mask: MaskOption, ids: np.ndarray, size: tuple[int, int], resize: bool, aspect: fractions.Fraction
-) -> np.ndarray:
-    if ids.shape == tuple(size):
-        return ids
+def _check_size(
+    mask: MaskOption, found: tuple[int, int], size: tuple[int, int], resize: bool, aspect: fractions.Fraction
+) -> None:
+    """Raises VosError for a mask that has not the video's size or, with `resize`, its shape."""
+    if found == tuple(size):
+        return
     shown = round(size[1] * aspect), size[0]
-    sizes = f"{ids.shape[1]}x{ids.shape[0]}, the video {size[1]}x{size[0]} (width x height)"
+    sizes = f"{found[1]}x{found[0]}, the video {size[1]}x{size[0]} (width x height)"
     sizes += f", shown as {shown[0]}x{shown[1]}" if aspect != 1 else ""
-    stretch = ids.shape[0] / ids.shape[1] * size[1] / size[0]
+    stretch = found[0] / found[1] * size[1] / size[0]
     if not any(1 / MAX_STRETCH < stretch * by < MAX_STRETCH for by in (1.0, float(aspect))):
         raise errors.VosError(f"{mask}: the mask is {sizes}: the shape differs from the video's")
     if not resize:
         raise errors.VosError(f"{mask}: the mask is {sizes}; --resize-masks fits it")
-    return geometry.resize_ids(ids, size)
