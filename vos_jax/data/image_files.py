@@ -102,6 +102,7 @@ def left_out(paths: Iterable[pathlib.Path]) -> str:
 def bits(path: str | os.PathLike) -> int:
     """Returns the bits per channel that a frame uses: 8, 16, or 12 where 16 are stored."""
     data = read_file(path)
+    _check_complete(path, data)
     header = _read_header(path, io.BytesIO(data))
     if not header.is_deep:
         return 8
