@@ -82,7 +82,7 @@ class Animation:
                         yield Frame(self._checked(image_files.to_rgb(image), index), time)
                     lasts = fractions.Fraction(image.info.get("duration") or 0).limit_denominator(1000) / 1000
                     time += lasts or PAGE_SECONDS
-        except mask_files.DAMAGE as error:
+        except (*mask_files.DAMAGE, RuntimeError) as error:
             raise errors.VosError(f"{self.path}: frame {index} cannot be decoded ({error})") from error
 
     def _checked(self, image: np.ndarray, index: int) -> np.ndarray:

@@ -33,6 +33,7 @@ NOT_READ = frozenset(
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 _BY_OPENCV = frozenset({"JPEG", "PNG", "BMP", "WEBP", "TIFF"})
 _MANY_PICTURES = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF"})
+_DAMAGE = (*mask_files.DAMAGE, RuntimeError)  # Pillow's AVIF decoder raises RuntimeError
 _ORIENTATION = 0x0112
 _REDUCED_PAGE = 254  # TIFF: NewSubfileType; its lowest bit marks a smaller copy
 
@@ -101,6 +102,7 @@ def left_out(paths: Iterable[pathlib.Path]) -> str:
 def bits(path: str | os.PathLike) -> int:
     """Returns the bits per channel that a frame uses: 8, 16, or 12 where 16 are stored."""
     data = read_file(path)
+    _check_complete(path, data)
     header = _read_header(path, io.BytesIO(data))
     if not header.is_deep:
         return 8
@@ -179,7 +181,7 @@ def _decoded(data: bytes, where: str | os.PathLike, header: _Header, flags: int)
             with Image.open(io.BytesIO(data), formats=[header.kind]) as opened:
                 image = cv2.cvtColor(to_rgb(opened), cv2.COLOR_RGB2BGR)
                 orientation = 1 if header.kind == "TIFF" else orientation  # Pillow turns TIFFs
-        except mask_files.DAMAGE as error:
+        except _DAMAGE as error:
             raise _undecodable(where, error) from error
     if image is None:
         raise _undecodable(where, None)
@@ -237,7 +239,7 @@ def _read_header(path: str | os.PathLike, file: BinaryIO) -> _Header:
             is_deep = image.mode.startswith("I;16") or max(depth) == 16 or _is_deep_png(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise errors.VosError(f"{path}: {error}") from error
-    except mask_files.DAMAGE as error:
+    except _DAMAGE as error:
         raise _undecodable(path, error) from error
     orientation = orientation if orientation in range(1, 9) else 1
     # Pillow gives the size of a TIFF as it is shown.
@@ -292,7 +294,7 @@ def count_pictures(path: str | os.PathLike, file: BinaryIO) -> int:
             return max(1, found)
     except Image.UnidentifiedImageError:
         return 1
-    except mask_files.DAMAGE as error:
+    except _DAMAGE as error:
         raise _undecodable(path, error) from error
 
 
