@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from rich import console
+from rich import progress as rich_progress
 
 import vos_jax
 from vos_jax import api, cli, devices, errors, option_parser, output_folder
@@ -29,6 +31,7 @@ from vos_jax import config as configs
 from vos_jax.data import mask_options
 from vos_jax.data import media as media_lib
 from vos_jax.data import prompts as prompts_lib
+from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import result_store, segment_video, video_results
 from vos_jax.visualize import exports
@@ -162,23 +165,9 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     if engine.adapts:
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame that --masks is of")
 
-    # ---------------------------------------------------------------- segment
+    # ---------------------------------------------------------------- segment, export
     with cli.make_progress(screen) as progress:
-        if results.finished():
-            assert results.summary is not None  # it is finished
-            done = results.summary.frames
-            screen.print(f"all {done} masks are there already (--overwrite makes them anew)")
-        else:
-            segmented = segment_video.segment_video(engine, media, prompts, results)
-            if results.frames:
-                screen.print(f"going on at frame {results.frames}")
-            task = progress.add_task("segmenting", total=media.num_frames, completed=results.frames, fps=0.0)
-            for result in segmented:
-                progress.update(task, completed=result.index + 1, fps=results.fps)
-            done = results.frames
-            progress.update(task, total=done)
-
-        # ------------------------------------------------------------ overlay and the like
+        done = segment(screen, progress, engine, media, prompts, results)
         check_exports(store.output, names, media, done)
         remove_outdated(store.output, names, results, done)
         missing = [name for name in names if _is_missing(exports.EXPORTS[name], out)]
@@ -202,6 +191,29 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     for name in names:
         screen.print(f"look at: {out / exports.EXPORTS[name].path}")
     store.compact()
+
+
+def segment(
+    screen: console.Console,
+    progress: rich_progress.Progress,
+    engine: engine_lib.Engine,
+    media: media_lib.Media,
+    prompts: prompts_lib.Prompts,
+    results: video_results.VideoResults,
+) -> int:
+    """Segments the frames that have no mask yet; returns the number of frames."""
+    if results.finished():
+        assert results.summary is not None  # it is finished
+        screen.print(f"all {results.summary.frames} masks are there already (--overwrite makes them anew)")
+        return results.summary.frames
+    segmented = segment_video.segment_video(engine, media, prompts, results)
+    if results.frames:
+        screen.print(f"going on at frame {results.frames}")
+    task = progress.add_task("segmenting", total=media.num_frames, completed=results.frames, fps=0.0)
+    for result in segmented:
+        progress.update(task, completed=result.index + 1, fps=results.fps)
+    progress.update(task, total=results.frames)
+    return results.frames
 
 
 def find_frame(media: media_lib.Media, stem: str) -> int | None:

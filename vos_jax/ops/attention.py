@@ -100,12 +100,7 @@ def dense_in_blocks(
     memory_region: Bool[Array, "N M K"] | None = None,
     most: int,
 ) -> Attended:
-    """Attends with at most about `most` affinities of all objects at a time: `dense` on blocks of queries.
-
-    Args:
-      logits_of, source, num_queries, memory_region: as in `streamed`.
-      most: a number of affinities.
-    """
+    """Runs `dense` on blocks of queries, with about `most` affinities of all objects at a time."""
     n, num_slots, num_pixels = source.prob.shape
 
     def attend(queries: Int[Array, "Q"]) -> Attended:
@@ -156,6 +151,9 @@ def _far_means(
     weight = weight.astype(dtype)
     value = jnp.einsum("nmk,nmkc->nmc", weight, source.value)
     return value, jnp.einsum("nmk,mkc->nmc", weight, source.embed.astype(dtype))
+
+
+_product = functools.partial(jnp.einsum, "kq,kc->qc", preferred_element_type=jnp.float32)
 
 
 class _Sums(flax.struct.PyTreeNode):
@@ -394,10 +392,6 @@ def _in_blocks(marked: Bool[Array, "K"], size: int) -> tuple[Int[Array, "blocks 
     order = jnp.where(jnp.arange(marked.size) < number, order, marked.size)
     order = jnp.pad(order, (0, count * size - marked.size), constant_values=marked.size)
     return order.reshape(count, size), (number + size - 1) // size
-
-
-def _product(plain: Float[Array, "K Q"], columns: Float[Array, "K c"]) -> Float[Array, "Q c"]:
-    return jnp.einsum("kq,kc->qc", plain, columns, preferred_element_type=jnp.float32)
 
 
 def _scale(
