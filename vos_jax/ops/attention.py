@@ -65,7 +65,8 @@ def dense(
     maximum = jax.lax.stop_gradient(jnp.max(logits, axis=2))
     plain = jnp.where(logits > MASKED / 2, jnp.exp(logits - maximum[..., None]), 0.0)
     seen = source.in_slot[:, None] & source.slot_valid[None, None] & (maximum > MASKED / 2)[None]
-    scale = _scale(seen, maximum[None], jnp.max(jnp.where(seen, maximum[None], MASKED), axis=2)[..., None])
+    largest = jnp.max(jnp.where(seen, maximum[None], MASKED), axis=2)[..., None]
+    scale = jnp.where(seen, jnp.exp(maximum[None] - largest), 0.0)
     dtype = source.value.dtype
     weighted = (plain[None] * scale[..., None] * source.weight[:, None]).astype(dtype)
     partition = jnp.sum(weighted, axis=3, dtype=jnp.float32)
@@ -283,7 +284,7 @@ def _add(
     """Adds a slot to the running sums; also returns the slot's maximum and partition function."""
     new_maximum = jnp.maximum(sums.maximum, maximum)
     keep = jnp.exp(sums.maximum - new_maximum)
-    take = _scale(maximum > MASKED / 2, maximum, new_maximum)
+    take = jnp.where(maximum > MASKED / 2, jnp.exp(maximum - new_maximum), 0.0)
     partition, evidence, total = of_masks[..., 0], of_masks[..., 1], of_masks[..., 2]
     new = _Sums(
         maximum=new_maximum,
@@ -392,12 +393,6 @@ def _in_blocks(marked: Bool[Array, "K"], size: int) -> tuple[Int[Array, "blocks 
     order = jnp.where(jnp.arange(marked.size) < number, order, marked.size)
     order = jnp.pad(order, (0, count * size - marked.size), constant_values=marked.size)
     return order.reshape(count, size), (number + size - 1) // size
-
-
-def _scale(
-    seen: Bool[Array, "*n"], maximum: Float[Array, "*n"], largest: Float[Array, "*n"]
-) -> Float[Array, "*n"]:
-    return jnp.where(seen, jnp.exp(maximum - largest), 0.0)
 
 
 def _positive(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
