@@ -22,6 +22,7 @@ def calls(monkeypatch):
     """Records what JAX is asked for instead of asking it."""
     made = []
     monkeypatch.setattr(rendezvous, "meet", lambda *_: None)
+    monkeypatch.setattr(processes.xla_bridge, "backends_are_initialized", lambda: False)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: made.append(arguments))
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
     return made
@@ -33,8 +34,6 @@ def failing(monkeypatch, error):
 
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(processes.xla_bridge, "backends_are_initialized", lambda: False)
-    monkeypatch.setattr(processes.rendezvous, "meet", lambda *arguments: None)
 
 
 def test_explicit_arguments_reach_jax(calls):

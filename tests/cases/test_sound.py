@@ -219,7 +219,14 @@ def test_a42_an_export_that_fails_does_not_cost_the_others(monkeypatch, failing,
     kind = {"overlay": exports.Overlay, "cutout_webm": exports.CutoutVideo, "coco": exports.RunLengths}[
         failing
     ]
-    monkeypatch.setattr(kind, "add" if when == "write" else "__exit__", full)
+    close = kind.__exit__
+
+    def full_at_the_end(self, *_):
+        close(self, OSError, None, None)
+        full()
+
+    patch = ("add", full) if when == "write" else ("__exit__", full_at_the_end)
+    monkeypatch.setattr(kind, *patch)
     name = exports.EXPORTS[failing].path
     with pytest.raises(errors.VosError, match=f"^out/{name}: cannot write: No space left") as caught:
         export("film.mp4")

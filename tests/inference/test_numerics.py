@@ -12,7 +12,7 @@ import vos_jax
 from tests import tiny
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.inference import frame_result
+from vos_jax.inference import frame_result, view
 from vos_jax.inference import session as session_lib
 from vos_jax.models import memory, training_free
 
@@ -22,7 +22,7 @@ SIZE = (64, 96)
 @pytest.fixture
 def float_frames(monkeypatch):
     """Lets float frames pass, which the model takes and the API refuses."""
-    monkeypatch.setattr(session_lib, "_as_frame", lambda frame, index: frame)
+    monkeypatch.setattr(view, "as_frame", lambda frame, index: frame)
 
 
 @pytest.fixture(scope="module")

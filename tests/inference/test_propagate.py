@@ -108,7 +108,7 @@ def test_a_correction_never_takes_the_place_of_a_first_annotation(engines):
         session.step(FRAMES[2], full[2])
     pinned = session_lib.Session(make_engine(make_model(capacity=5)))
     for t in range(6):
-        pinned.step(FRAMES[t], full[min(t, 2)])
+        pinned.step(FRAMES[t], full[t] if t < 2 else IDS[t])
     memory = pinned.snapshot().states[0].memory
     held = set(np.asarray(memory.slot_frame)[np.asarray(memory.slot_pinned)].tolist())
     assert held == {0, 1, 5}, "both first annotations and the newest correction"

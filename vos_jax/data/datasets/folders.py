@@ -100,6 +100,8 @@ def _names(frame_folder: pathlib.Path, mask_folder: pathlib.Path | None) -> tupl
             has_masks = any(found.suffix.lower() == ".png" for found in files.list_files(path / "masks"))
             if mask_folder is not None or has_masks or any(map(image_files.is_frame, inside)):
                 names[path.name] = None
+            elif other := image_files.left_out(inside):
+                log.warning("%s: no sequence: %s", path, other)
     if mask_folder is not None:
         for path in files.list_files(mask_folder):
             if path.is_dir() and any(found.suffix.lower() == ".png" for found in files.list_files(path)):
