@@ -1,5 +1,5 @@
 # make demo      environment, the main job on the rendered sample, scores and pictures
-# make test      environment, all tests that fit in six minutes on two cores
+# make test      environment, all tests that fit in ten minutes on two cores
 # make test-all  environment, every test
 # make fuzz      environment, 100,000 damaged files through every reader (minutes); FUZZ_ARGS for more
 # make torture   environment, programs killed, starved and lied to (ten minutes); TORTURE_ARGS for more
