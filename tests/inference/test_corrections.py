@@ -1,10 +1,13 @@
 """Cases B07, B23 and B29: what becomes of objects that a user corrects, covers, or gives for no frame."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.inference.coloured import iou, make_engine, make_model
 from vos_jax import Prompt, Session, errors
+from vos_jax.models import corrections
+from vos_jax.models import state as state_lib
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,18 @@ def test_b29_a_correction_of_the_border_forgets_nothing(engine, shift):
     memory = session.snapshot().states[0].memory
     assert np.asarray(memory.object_in_slot)[0].sum() == 2
     assert int(memory.slot_frame[memory.first_slot[0]]) == 0
+
+
+@pytest.mark.parametrize("width, forgets", [(80, False), (96, True)])
+def test_a_prediction_in_the_padding_contradicts_nothing(width, forgets):
+    """The same mask and prompt: what lies beyond the real frame is no part of the object."""
+    size = (64, 96)
+    prob = jnp.zeros((1, 16, 24)).at[0, 4:12, 14:24].set(0.9)
+    mask = jnp.zeros((1, *size)).at[0, 16:48, 56:80].set(1.0)
+    prompt = state_lib.no_prompt(1, size).replace(mask=mask, given=jnp.ones(1, bool))
+    model = make_model()
+    state = state_lib.init_state(model, 1, size, (64, width)).replace(object_valid=jnp.ones(1, bool))
+    assert bool(corrections.contradicted(prob, prompt, state)[0]) == forgets
 
 
 def test_b29_a_correction_of_an_object_that_was_lost_forgets_nothing(engine):

@@ -17,7 +17,7 @@ TAKEN_SHARE = 0.1
 
 
 def contradicted(
-    prob: Float[Array, "N H/4 W/4"], prompt: state_lib.PromptArrays, object_valid: Bool[Array, "N"]
+    prob: Float[Array, "N H/4 W/4"], prompt: state_lib.PromptArrays, state: state_lib.State
 ) -> Bool[Array, "N"]:
     """Marks known objects of whose predicted mask the prompt takes away more than an inexact border.
 
@@ -26,10 +26,12 @@ def contradicted(
     Args:
       prob: predicted masks; NaN and infinity count as 0.
       prompt: the user's masks.
-      object_valid: objects that exist before the prompt.
+      state: before the prompt. Predictions outside its real frame do not count: no prompt covers the padding.
     """
+    object_valid, grid = state.object_valid, (prob.shape[1], prob.shape[2])
     finite = jnp.nan_to_num(prob, nan=0.0, posinf=0.0, neginf=0.0)
     predicted = masks.aggregate(finite, object_valid)[1:] > 0.5
+    predicted &= masks.pixel_valid(state.frame_size, grid, geometry.MASK_STRIDE)[None]
     prompted = masks.downsample(prompt.mask, geometry.MASK_STRIDE) > 0
     window = (1, 2 * BORDER_CELLS + 1, 2 * BORDER_CELLS + 1)
     near = jax.lax.reduce_window(prompted.astype(jnp.float32), 0.0, jax.lax.max, window, (1, 1, 1), "SAME")

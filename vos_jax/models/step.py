@@ -72,7 +72,7 @@ def segment(
     if proposals is not None:
         encoded = encoded.replace(proposals=proposals)
     prediction = model.track(params, encoded, state)
-    wrong = corrections.contradicted(prediction.prob, prompt, state.object_valid)
+    wrong = corrections.contradicted(prediction.prob, prompt, state)
     state = state.replace(memory=corrections.forget(state.memory, wrong))
     prob, object_valid = apply_prompt(prediction.prob, prompt, state.object_valid)
     state = state.replace(object_valid=object_valid)
