@@ -42,7 +42,7 @@ def detect(root: str | pathlib.Path) -> str:
     """
     root = pathlib.Path(root)
     if not root.is_dir():
-        raise errors.VosError(f"{root}: no such folder")
+        raise errors.VosError(f"{root}: no such folder; name the folder of the data with --data or --root")
     if any((folder / "meta.json").is_file() for folder in (root, root / "train", root / "valid")):
         return "youtube_vos"
     if (root / "ImageSets").is_dir() and not folders.holds_sequences(root / "JPEGImages"):
