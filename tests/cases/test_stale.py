@@ -10,25 +10,15 @@ import pytest
 from PIL import Image
 
 import segment as program
-from tests import test_segment
 from tests.cases import films
 from tests.cases.user_files import check_refused
 from tests.eval import runs
-from tests.inference.coloured import make_model
 from vos_jax.data import datasets, mask_files, media
-from vos_jax.inference import engine as engine_lib
-from vos_jax.models import weights
 
 COUNT = 5
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """The working directory, with a mask, and a model that follows colours."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
-    monkeypatch.setattr(engine_lib, "Engine", lambda *_, **__: test_segment.ENGINE)
-    mask_files.write_mask("first.png", (films.first_mask() > 0).astype(np.uint8))
+pytestmark = pytest.mark.usefixtures("coloured_folder")
 
 
 def draw(folder, suffix="bmp", *, backward=(), names=None):
