@@ -9,8 +9,8 @@ OUT/cutout/*.png, with --rle OUT/masks.json (COCO). The same command goes on whe
 A mask is a PNG of the video's size: background black, each object one flat colour; white on black is a single
 object. A colour of the DAVIS palette or the index of an indexed PNG says which object it is, other colours
 are 1, 2, ... `120:second.png` is of frame 120, counted from 0: objects that are known are corrected there,
-others appear. `120:dog.png@2` says that what is not black is object 2. A folder's masks are of the frames
-that they are named like.
+others appear. `120:dog.png@2` says that what is not black is object 2; if all is black, object 2 is not in
+that frame. A folder's masks are of the frames that they are named like.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich import console
@@ -38,6 +38,9 @@ from vos_jax.visualize import exports
 
 MASKS = "masks"
 """The folder of the masks in OUT."""
+
+Prompts = Mapping[int, prompts_lib.Prompt]
+"""The prompts of a video, by frame."""
 
 UNUSED = configs.Unused(
     "segment.py",
@@ -145,7 +148,7 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
     device = devices.choose(options.device)
     engine = api.make_engine(config)
     api.check_adapt(engine, options.adapt)
-    count = objects_lib.check(prompts_lib.as_prompts(prompts), engine)
+    count = objects_lib.check(prompts, engine)
     engine.views(media.size)  # raises if frames are too small
     store = last.enter_context(
         result_store.ResultStore(
@@ -198,7 +201,7 @@ def segment(
     progress: rich_progress.Progress,
     engine: engine_lib.Engine,
     media: media_lib.Media,
-    prompts: prompts_lib.Prompts,
+    prompts: Prompts,
     results: video_results.VideoResults,
 ) -> int:
     """Segments the frames that have no mask yet; returns the number of frames."""
@@ -269,7 +272,7 @@ def _is_missing(export: exports.Export, out: pathlib.Path) -> bool:
     return export.is_folder or not (out / export.path).exists()
 
 
-def check_frames(prompts: dict, num_frames: int) -> None:
+def check_frames(prompts: Prompts, num_frames: int) -> None:
     """Raises VosError if a mask is of a frame that the video does not have."""
     if (last := max(prompts)) >= num_frames:
         raise errors.VosError(
@@ -277,7 +280,7 @@ def check_frames(prompts: dict, num_frames: int) -> None:
         )
 
 
-def settings(config, media: media_lib.Media, prompts: dict, model: str) -> dict:
+def settings(config: configs.Config, media: media_lib.Media, prompts: Prompts, model: str) -> dict:
     """Returns what decides how the masks look."""
     return result_store.run_settings(
         configs.flatten(config),
@@ -288,9 +291,14 @@ def settings(config, media: media_lib.Media, prompts: dict, model: str) -> dict:
     )
 
 
-def last_seen(results: video_results.VideoResults, done: int, prompts: dict) -> dict[int, int]:
-    """Returns the last frame with each object that the video's last frame is without."""
-    missing = {int(i) for ids in prompts.values() for i in np.unique(ids) if i}
+def last_seen(results: video_results.VideoResults, done: int, prompts: Prompts) -> dict[int, int]:
+    """Returns the last frame with each object that the video's last frame is without.
+
+    Objects that the user last said to be absent are left out.
+    """
+    missing: set[int] = set()
+    for index in sorted(prompts):
+        missing = (missing | set(prompts[index].objects)) - prompts[index].absent
     found = {}
     for index in reversed(range(done)):
         if not missing:

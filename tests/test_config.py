@@ -65,6 +65,7 @@ def test_the_page_of_all_settings_is_current(capsys):
         ("train.data.sources.davis.weight=1", "train.data.sources.davis.weight", 1.0),
         ("train.data.paste.objects=2,4", "train.data.paste.objects", (2, 4)),
         ("train.optim.lr_scales.backbone=1", "train.optim.lr_scales.backbone", 1.0),
+        ("train.optim.lr_scales.fpn=0.5", "train.optim.lr_scales.fpn", 0.5),
     ],
 )
 def test_override_changes_exactly_one_key(override, key, value):

@@ -136,6 +136,22 @@ def test_the_example_of_a_function_alone_runs():
     assert names["score"].shape == () and names["attention"].shape == (196, 196)
 
 
+def test_the_example_of_a_function_on_a_frame_gets_what_the_alignment_gets():
+    """With the engine's own alignment in place of `mutual`, both printed scores are the same."""
+    own = []
+
+    def adaptive(template, weights, proposal, *, temperature):
+        del temperature
+        learned = jnp.exp(names["engine"].params["matcher"]["log_temperature"])
+        found = alignment.adaptive(template, weights, proposal, temperature=learned)
+        own.append(float(found[0]))
+        return found
+
+    names = {"mutual": adaptive}
+    exec(example("on a frame"), names)
+    np.testing.assert_allclose(own, names["out"].match.similarity[0, :2], atol=1e-5)
+
+
 def test_the_read_is_the_same_in_blocks(monkeypatch):
     monkeypatch.setattr(attention, "QUERY_BLOCK", 7)
     cosine = variables("cosine.py")["cosine"]

@@ -41,7 +41,7 @@ def predicted(found, truth, object_valid, **match):
     """A predicted frame that holds what a term looks at."""
     empty = dict.fromkeys(("attention", "similarity", "iou", "cost", "null_cost", "assignment"))
     match = matcher.Match(**{**empty, **match})
-    out = vos.Out(proposals=found, templates=None, match=match, coarse=None)
+    out = vos.Out(proposals=found, templates=None, regions=None, match=match, coarse=None)
     return losses.PredictedFrame(prob=None, truth=truth, object_valid=object_valid, cell_valid=None, out=out)
 
 
@@ -117,6 +117,7 @@ def frame(num_objects=N, num_proposals=P, grid=(H, W), seed=0):
     out = vos.Out(
         proposals=candidates(shown, [True] * len(shown)),
         templates=None,
+        regions=None,
         match=matcher.Match(
             attention=None,
             similarity=rng.uniform(-1, 1, (num_objects, len(shown))).astype(np.float32),

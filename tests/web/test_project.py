@@ -102,6 +102,23 @@ def test_an_object_may_appear_late(project):
     assert np.array_equal(project.ids(3) == 1, ids[3] == 1) and (project.ids(5) == 1).any()
 
 
+def test_an_object_that_left_is_said_to_be_absent(project):
+    _, ids = squares()
+    project.paint(0, 1, ids[0] == 1)
+    list(project.run())
+    assert np.any(project.ids(4) == 1)
+    project.absent(4, 1)
+    assert project.done == 4 and not np.any(project.ids(4) == 1)
+    list(project.run())
+    assert project.done == project.num_frames and not np.any(project.ids(4) == 1)
+    for mistake in (lambda: project.absent(0, 1), lambda: project.absent(4, 9), lambda: project.forget(0)):
+        with pytest.raises(errors.VosError, match="(absent|no object)"):
+            mistake()
+    assert project.done == project.num_frames and list(project.prompts) == [0, 4]
+    project.paint(4, 1, ids[4] == 1)
+    assert not project.prompts[4].absent and np.array_equal(project.ids(4) == 1, ids[4] == 1)
+
+
 def test_painting_while_it_runs_ends_the_run(project):
     _, ids = squares()
     project.paint(0, 1, ids[0] == 1)

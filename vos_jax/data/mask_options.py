@@ -1,15 +1,19 @@
-"""Masks of the command line: `first.png`, `120:second.png`, `120:dog.png@2`, a folder of masks."""
+"""Masks of the command line: `first.png`, `120:second.png`, `120:dog.png@2`, a folder of masks.
+
+A black `120:black.png@2` says that object 2 is not in frame 120.
+"""
 
 import dataclasses
 import fractions
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from vos_jax import errors, files, geometry
 from vos_jax.data import mask_colours, mask_files, overlaps
+from vos_jax.data import prompts as prompts_lib
 from vos_jax.typing import Bool, UInt8
 
 # A mask whose sides' ratio differs by more is of another picture, or of a turned one.
@@ -23,7 +27,8 @@ class MaskOption:
     Attributes:
       frame: index of its frame, from 0.
       path: the PNG; before `expand` also a folder of PNGs that are named like their frames.
-      object_id: every pixel that is not background is this object; None: the ids are in the file.
+      object_id: every pixel that is not background is this object, which is absent if there is none; None:
+        the ids are in the file.
       from_folder: the file may show no object.
     """
 
@@ -99,8 +104,8 @@ def read(
     resize: bool = False,
     aspect: fractions.Fraction = fractions.Fraction(1),
     note: Callable[[str], None] = lambda text: None,
-) -> dict[int, UInt8[np.ndarray, "H W"]]:
-    """Reads the masks of a video: frame -> ids of what appears or is corrected.
+) -> dict[int, prompts_lib.Prompt]:
+    """Reads the masks of a video: frame -> prompt of what appears, is corrected or is absent.
 
     Several masks may be of one frame; where they overlap, the smaller object has the pixel. In a later frame,
     an id that is known corrects that object. Colours that are not the DAVIS palette's are objects 1, 2, ...,
@@ -120,15 +125,26 @@ def read(
     """
     reader = _Reader(note)
     layers: dict[int, dict[int, np.ndarray]] = {}
+    absent: dict[int, set[int]] = {}
     origin: dict[tuple[int, int], pathlib.Path] = {}  # (frame, object) -> its mask
     for mask in sorted(options, key=lambda mask: mask.frame):
         known = {object_id for frame, object_id in origin if frame < mask.frame}
         _check_size(mask, mask_files.png_size(mask.path), size, resize, aspect)
         ids = geometry.resize_ids(reader.ids(mask, known), size)
         present = [int(i) for i in np.unique(ids) if i]
-        if not present and not mask.from_folder:
-            raise errors.VosError(f"{mask}: holds no object (every pixel is background)")
+        if not present and mask.object_id is not None:
+            _check_absent(mask, known, origin)
+            absent.setdefault(mask.frame, set()).add(mask.object_id)
+        elif not present and not mask.from_folder:
+            hint = (
+                f"; {mask}@{min(known)} says that object {min(known)} is not in this frame" if known else ""
+            )
+            raise errors.VosError(f"{mask}: holds no object (every pixel is background){hint}")
         for object_id in present:
+            if object_id in absent.get(mask.frame, ()):
+                raise errors.VosError(
+                    f"{mask}: another mask says that object {object_id} is not in this frame"
+                )
             if (other := origin.get((mask.frame, object_id))) is not None:
                 free = min(set(range(1, 256)) - {o for _, o in origin})
                 raise errors.VosError(
@@ -145,7 +161,23 @@ def read(
             )
     if not layers:
         raise errors.VosError("--masks: no mask holds an object (every pixel is background)")
-    return {frame: overlaps.stack(of, f"--masks of frame {frame}") for frame, of in layers.items()}
+    ids = {frame: overlaps.stack(of, f"--masks of frame {frame}") for frame, of in layers.items()}
+    return {
+        frame: prompts_lib.Prompt(ids.get(frame), absent=absent.get(frame, set()))
+        for frame in sorted({*ids, *absent})
+    }
+
+
+def _check_absent(mask: MaskOption, known: set[int], origin: Mapping[tuple[int, int], pathlib.Path]) -> None:
+    """Raises VosError where a black mask is of an object that it cannot be absent."""
+    if mask.object_id not in known:
+        listed = ", ".join(map(str, sorted(known))) or "none"
+        raise errors.VosError(
+            f"{mask}@{mask.object_id}: holds no object (every pixel is background), and no earlier mask "
+            f"shows object {mask.object_id}, which would be absent; objects of earlier frames: {listed}"
+        )
+    if (other := origin.get((mask.frame, mask.object_id))) is not None:
+        raise errors.VosError(f"{mask}: object {mask.object_id} is not in this frame, but it is in {other}")
 
 
 class _Reader:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vos_jax import errors
-from vos_jax.data import mask_files
+from vos_jax.data import mask_files, overlaps
 from vos_jax.typing import UInt8
 
 MAX_ID = mask_files.VOID - 1
@@ -28,24 +28,32 @@ class Prompt:
       ids: object ids [H, W], integers in 0 to 254 or booleans (object 1); 0 where nothing is said. Kept as a
         copy, in uint8.
       boxes: object id -> box around the object (y0, x0, y1, x1) in pixels; its mask is found inside.
+      absent: ids of known objects that are not in this frame. They stay known and are found when they return;
+        the memory keeps only the user's masks of them.
       remove: ids of objects to stop segmenting; before `ids` and `boxes` count.
 
     Raises:
-      VosError: ids out of range, or of another type or shape.
+      VosError: ids out of range, or of another type or shape; an absent object that goes, too, or has a mask.
     """
 
     ids: UInt8[np.ndarray, "H W"] | None = None
     boxes: Mapping[int, Box] = dataclasses.field(default_factory=dict)
+    absent: AbstractSet[int] = frozenset()
     remove: AbstractSet[int] = frozenset()
 
     def __post_init__(self):
         if self.ids is not None:
             object.__setattr__(self, "ids", _as_ids(self.ids, "the prompt's mask"))
-        for object_id in (*self.boxes, *self.remove):
+        for object_id in (*self.boxes, *self.absent, *self.remove):
             if not 1 <= object_id <= MAX_ID:
                 raise errors.VosError(f"object id {object_id}: ids are 1 to {MAX_ID}")
         object.__setattr__(self, "boxes", dict(self.boxes))
+        object.__setattr__(self, "absent", frozenset(self.absent))
         object.__setattr__(self, "remove", frozenset(self.remove))
+        if both := sorted(self.absent & {*self.objects, *self.remove}):
+            raise errors.VosError(
+                f"object {both[0]} is said to be absent, and has a mask or box or is removed, in one prompt"
+            )
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -85,6 +93,21 @@ def as_prompts(prompts: Prompts) -> dict[int, Prompt]:
                 f"a prompt is for frame {index!r}; frames are whole numbers from 0 on, as in {{0: mask}}"
             )
     return {int(index): as_prompt(prompts[index], index) for index in sorted(prompts)}
+
+
+def edit(earlier: Prompt, later: Prompt, index: int) -> Prompt:
+    """Returns an earlier prompt of frame `index` with a later one on top; both are without boxes.
+
+    Raises:
+      VosError: the later masks cover one of the earlier ones whole.
+    """
+    ids, gone = earlier.ids, [*later.absent, *later.remove]
+    if ids is not None and gone:
+        ids = np.where(np.isin(ids, gone), np.uint8(0), ids)
+    if later.ids is not None:
+        ids = later.ids if ids is None else overlaps.edit(ids, later.ids, f"frame {index}")
+    absent = later.absent | (earlier.absent - {*later.objects, *later.remove})
+    return Prompt(ids, absent=absent, remove=earlier.remove | later.remove)
 
 
 def _as_ids(ids: Any, what: str) -> np.ndarray:

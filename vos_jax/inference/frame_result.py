@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vos_jax import geometry
+from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import view as view_lib
@@ -71,15 +72,13 @@ class ViewResult(NamedTuple):
         return np.stack([self.view.full_size(plane) for plane in self.planes()])
 
 
-def merge(
-    found: Sequence[ViewResult], index: int, ids: UInt8[np.ndarray, "H W"] | None, soft: bool
-) -> FrameResult:
+def merge(found: Sequence[ViewResult], index: int, prompt: prompts_lib.Prompt, soft: bool) -> FrameResult:
     """Merges views on probabilities at the frames' size: resized first, then argmax (docs/method.md).
 
     Args:
       found: the views; the first one is not flipped.
       index: of the frame.
-      ids: prompted masks, which count as they are; None: there are none.
+      prompt: the user's, without boxes; what it says counts as it is.
       soft: return probabilities, too.
     """
     first, table = found[0], found[0].objects
@@ -93,12 +92,12 @@ def merge(
     else:
         merged = first.ids()
         prob = first.prob() if soft else None
+    ids = prompt.ids
     presences = [np.nan_to_num(np.asarray(one.output.presence)) for one in found]
-    given = set() if ids is None else set(np.unique(ids).tolist())
     presence = {
-        user_id: 1.0 if user_id in given else float(np.mean([float(x[slot]) for x in presences]))
-        for user_id, slot in table.slots.items()
+        user_id: float(np.mean([float(x[slot]) for x in presences])) for user_id, slot in table.slots.items()
     }
+    presence |= dict.fromkeys(prompt.objects, 1.0) | dict.fromkeys(prompt.absent, 0.0)
     # For looking at only: of ids the larger share wins, not the larger probability.
     intermediates = {
         name: geometry.resize_ids(table.from_slots(first.view.crop(x)), first.view.frame_size)

@@ -1,7 +1,7 @@
 """The objects of a session: the user's ids, their slots in the model's arrays, and their limits."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,27 +33,28 @@ class ObjectTable:
         """0 for the background, then the user's ids in the order of `slots`."""
         return np.array([0, *self.slots], np.uint8)
 
-    def updated(
-        self, index: int, present: Collection[int], remove: Collection[int], max_pins: int
-    ) -> "ObjectTable":
+    def updated(self, index: int, prompt: prompts_lib.Prompt, max_pins: int) -> "ObjectTable":
         """Returns the table after a prompt; new objects get the lowest free slots.
 
         Args:
           index: of the prompt's frame.
-          present: ids of objects that appear or are corrected.
-          remove: ids of objects that go first.
+          prompt: without boxes.
           max_pins: prompted frames that the memory keeps.
 
         Raises:
-          VosError: an id to remove is not known, or the memory cannot keep another prompted frame.
+          VosError: an id that is absent or to be removed is not known, or the memory cannot keep another
+            prompted frame.
         """
-        if unknown := [i for i in sorted(remove) if i not in self.slots]:
+        listed, present = sorted(self.slots) or "none", prompt.objects
+        if unknown := [i for i in sorted(prompt.remove) if i not in self.slots]:
+            raise errors.VosError(f"object {unknown[0]} cannot be removed; the objects are {listed}")
+        if unknown := [i for i in sorted(prompt.absent) if i not in self.slots]:
             raise errors.VosError(
-                f"object {unknown[0]} cannot be removed; the objects are {sorted(self.slots) or 'none'}"
+                f"object {unknown[0]} cannot be absent from frame {index}: the objects before it are {listed}"
             )
-        slots = {user_id: slot for user_id, slot in self.slots.items() if user_id not in remove}
+        slots = {user_id: slot for user_id, slot in self.slots.items() if user_id not in prompt.remove}
         first_frames = {i: frame for i, frame in self.first_frames.items() if i in slots}
-        corrects = bool(present) and set(present) <= set(slots)
+        corrects = bool(present or prompt.absent) and set(present) <= set(slots)
         for user_id in present:
             if user_id not in slots:
                 slots[user_id] = min(set(range(len(slots) + 1)) - set(slots.values()))
@@ -80,7 +81,7 @@ class ObjectTable:
     def prompt_arrays(
         self,
         view: view_lib.View,
-        ids: UInt8[np.ndarray, "H W"] | None,
+        prompt: prompts_lib.Prompt,
         removed: Collection[int],
         nothing: state_lib.PromptArrays,
     ) -> state_lib.PromptArrays:
@@ -88,20 +89,25 @@ class ObjectTable:
 
         Args:
           view: the view that sees the frame.
-          ids: the user's ids at the frames' size; 0 where nothing is said; None: no mask.
+          prompt: at the frames' size, without boxes.
           removed: slots of objects that go.
           nothing: the arrays of a frame without a prompt, of the view's padded size.
         """
-        if ids is None and not removed:
+        if prompt.ids is None and not prompt.absent and not removed:
             return nothing
-        given, gone = np.array(nothing.given), np.array(nothing.removed)
-        gone[list(removed)] = True
-        prompt = nothing
-        if ids is not None:
-            given[[self.slots[int(i)] for i in np.unique(ids) if i]] = True
-            one_hot = masks.one_hot(self.slot_ids(view.see_ids(ids)), len(given)).astype(np.float32)
-            prompt = prompt.replace(mask=jnp.asarray(one_hot))
-        return prompt.replace(given=jnp.asarray(given), removed=jnp.asarray(gone))
+        count, arrays = nothing.given.shape[0], nothing
+        if prompt.ids is not None:
+            seen = self.slot_ids(view.see_ids(prompt.ids))
+            arrays = arrays.replace(mask=jnp.asarray(masks.one_hot(seen, count).astype(np.float32)))
+
+        def marks(slots: Iterable[int]) -> jnp.ndarray:
+            return jnp.asarray(np.isin(np.arange(count), list(slots)))
+
+        return arrays.replace(
+            given=marks(self.slots[user_id] for user_id in prompt.objects),
+            absent=marks(self.slots[user_id] for user_id in prompt.absent),
+            removed=marks(removed),
+        )
 
 
 def check(prompts: Mapping[int, prompts_lib.Prompt], engine: engine_lib.Engine) -> int:
@@ -119,7 +125,11 @@ def check(prompts: Mapping[int, prompts_lib.Prompt], engine: engine_lib.Engine) 
         present = prompts[index].objects
         for user_id in present:
             first_frames.setdefault(user_id, index)
-        if present and index not in first_frames.values():
+        if unknown := [i for i in sorted(prompts[index].absent) if i not in first_frames]:
+            raise errors.VosError(
+                f"object {unknown[0]} is said to be absent from frame {index}, but no frame before shows it"
+            )
+        if (present or prompts[index].absent) and index not in first_frames.values():
             _check_correction(index, first_frames, max_pins)
         most = max(most, len(first_frames))
     if not most:

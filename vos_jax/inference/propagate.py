@@ -69,17 +69,19 @@ def check(
 
     Raises:
       VosError: frames that are too small; as `objects.check`, in every direction that is asked for;
-        probabilities of two passes that overlap; objects that are removed while the video runs backward;
-        missing or broken proposals.
+        probabilities of two passes that overlap; objects that are removed or absent while the video runs
+        backward; missing or broken proposals.
     """
     given, direction = prompts_lib.as_prompts(prompts), engine.config.direction
     engine.views(video.size)
     if direction != "backward":
         objects_lib.check(given, engine)
     if direction != "forward":
+        if any(prompt.remove or prompt.absent for prompt in given.values()):
+            raise errors.VosError(
+                f"an object is removed or said to be absent forward only; inference.direction is {direction}"
+            )
         objects_lib.check(_reverse(given), engine)
-        if any(prompt.remove for prompt in given.values()):
-            raise errors.VosError(f"an object is removed forward only; inference.direction is {direction}")
     if direction == "both" and soft and len(given) > 1:
         raise errors.VosError(
             f"--save_probabilities with --direction both takes videos annotated in one frame; this one is in "

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from vos_jax import files, output_folder
+from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import video as video_lib
 from vos_jax.errors import VosError
 from vos_jax.inference import mask_writer, video_results
@@ -200,11 +199,15 @@ def run_settings(
     } | more
 
 
-def prompt_settings(prompts: Mapping[int, np.ndarray]) -> dict[str, str]:
-    """Returns the checksum of the given masks by frame: they decide what a video's masks look like."""
-    return {
-        str(index): hashlib.sha256(ids.tobytes()).hexdigest()[:16] for index, ids in sorted(prompts.items())
-    }
+def prompt_settings(prompts: prompts_lib.Prompts) -> dict[str, str]:
+    """Returns the checksum of the prompts by frame: they decide what a video's masks look like."""
+
+    def checksum(prompt: prompts_lib.Prompt) -> str:
+        said = b"" if prompt.ids is None else prompt.ids.tobytes()
+        said += b"".join(b" absent %d" % object_id for object_id in sorted(prompt.absent))
+        return hashlib.sha256(said).hexdigest()[:16]
+
+    return {str(index): checksum(prompt) for index, prompt in prompts_lib.as_prompts(prompts).items()}
 
 
 def _is_part(path: pathlib.Path) -> bool:

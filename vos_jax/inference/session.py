@@ -41,13 +41,11 @@ True
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vos_jax import devices, errors, geometry
-from vos_jax.data import overlaps
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.data import proposals as proposal_arrays
 from vos_jax.inference import engine as engine_lib
@@ -91,8 +89,7 @@ class _Last(NamedTuple):
 
     before: Snapshot
     frame: np.ndarray
-    ids: np.ndarray | None
-    remove: AbstractSet[int]
+    prompt: prompts_lib.Prompt
     proposals: proposal_arrays.ProposalArrays | None
     soft: bool
 
@@ -255,10 +252,10 @@ class Session:
         frame = view_lib.as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
-        ids = self._resolve(before, frame, said)
-        self._now, self.result = self._advance(before, frame, ids, said.remove, proposals, soft)
+        said = self._resolve(before, frame, said)
+        self._now, self.result = self._advance(before, frame, said, proposals, soft)
         if self.engine.editable:
-            self._last = _Last(before, frame.copy(), ids, said.remove, proposals, soft)
+            self._last = _Last(before, frame.copy(), said, proposals, soft)
         return self.result
 
     def edit(self, prompt: prompts_lib.PromptLike) -> frame_result.FrameResult:
@@ -277,22 +274,21 @@ class Session:
             raise errors.VosError("this engine keeps no state to edit; make it with editable=True")
         if self._last is None:
             raise errors.VosError("there is no frame to edit: segment one first, with step() or run()")
-        before, frame, ids, remove, proposals, soft = self._last
+        before, frame, earlier, proposals, soft = self._last
         said = prompts_lib.as_prompt(prompt, before.index)
-        if not said.objects and not said.remove:
-            raise errors.VosError("the prompt is empty: it holds no object, and removes none")
+        if not said.objects and not said.absent and not said.remove:
+            raise errors.VosError(
+                "the prompt is empty: it holds no object, and removes none; Prompt(absent={1}) says that "
+                "object 1 is not in the frame"
+            )
         if unknown := sorted(said.remove - set(self.objects)):
             raise errors.VosError(
                 f"object {unknown[0]} cannot be removed; the objects are {sorted(self.objects) or 'none'}"
             )
-        more = self._resolve(before, frame, said)
-        if ids is not None and said.remove:
-            ids = np.where(np.isin(ids, list(said.remove)), np.uint8(0), ids)
-        if more is not None:
-            ids = more if ids is None else overlaps.edit(ids, more, f"frame {before.index}")
-        remove = remove | (said.remove & set(before.objects.slots))
-        self._now, self.result = self._advance(before, frame, ids, remove, proposals, soft)
-        self._last = _Last(before, frame, ids, remove, proposals, soft)
+        said = prompts_lib.edit(earlier, self._resolve(before, frame, said), before.index)
+        said = dataclasses.replace(said, remove=said.remove & set(before.objects.slots))
+        self._now, self.result = self._advance(before, frame, said, proposals, soft)
+        self._last = _Last(before, frame, said, proposals, soft)
         return self.result
 
     def prepare(
@@ -306,7 +302,7 @@ class Session:
         frame = view_lib.as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
-        return self._prepare(before, frame, self._resolve(before, frame, said), said.remove, proposals)
+        return self._prepare(before, frame, self._resolve(before, frame, said), proposals)
 
     @devices.in_float32
     def inspect(
@@ -334,32 +330,29 @@ class Session:
         states = tuple(self.engine.init_state(view, capacity) for view in self.engine.views(size))
         return Snapshot(states=states, objects=objects_lib.ObjectTable(), index=0, size=size)
 
-    def _resolve(self, before: Snapshot, frame: np.ndarray, prompt: prompts_lib.Prompt) -> np.ndarray | None:
-        """Returns a prompt as ids; checks the sizes of frame and prompt."""
+    def _resolve(self, before: Snapshot, frame: np.ndarray, prompt: prompts_lib.Prompt) -> prompts_lib.Prompt:
+        """Returns a prompt with masks in place of its boxes; checks the sizes of frame and prompt."""
         view_lib.check_sizes(frame, prompt.ids, before.size, before.index)
-        return self.engine.prompt_ids(frame, prompt)
+        return dataclasses.replace(prompt, ids=self.engine.prompt_ids(frame, prompt), boxes={})
 
     @devices.in_float32
     def _prepare(
         self,
         before: Snapshot,
         frame: np.ndarray,
-        ids: np.ndarray | None,
-        remove: AbstractSet[int],
+        prompt: prompts_lib.Prompt,
         proposals: proposal_arrays.ProposalArrays | None,
     ) -> Inputs:
         engine, states, views = self.engine, before.states, self.engine.views(before.size)
-        present = [] if ids is None else [int(i) for i in np.unique(ids) if i]
-        max_pins = engine.model.memory_spec.config.max_pins
-        table = before.objects.updated(before.index, present, remove, max_pins)
+        table = before.objects.updated(before.index, prompt, engine.model.memory_spec.config.max_pins)
         capacity = max(engine.capacity_for(max(len(table.slots), 1)), states[0].object_valid.shape[0])
         if capacity > states[0].object_valid.shape[0]:
             states = tuple(state_lib.grow(state, capacity) for state in states)
-        removed = [before.objects.slots[user_id] for user_id in remove]
+        removed = [before.objects.slots[user_id] for user_id in prompt.remove]
         arrays = tuple(
             (
                 view.see(frame),
-                table.prompt_arrays(view, ids, removed, engine.no_prompt(view, capacity)),
+                table.prompt_arrays(view, prompt, removed, engine.no_prompt(view, capacity)),
                 engine.check_proposals(view, proposals, before.index),
             )
             for view in views
@@ -370,13 +363,12 @@ class Session:
         self,
         before: Snapshot,
         frame: np.ndarray,
-        ids: np.ndarray | None,
-        remove: AbstractSet[int],
+        prompt: prompts_lib.Prompt,
         proposals: proposal_arrays.ProposalArrays | None,
         soft: bool,
     ) -> tuple[Snapshot, frame_result.FrameResult]:
-        engine, views = self.engine, self.engine.views(before.size)
-        inputs = self._prepare(before, frame, ids, remove, proposals)
+        engine, views, ids = self.engine, self.engine.views(before.size), prompt.ids
+        inputs = self._prepare(before, frame, prompt, proposals)
         if not inputs.objects.slots and not before.objects.slots:
             # An object that is in the frame but not yet known would be remembered as background.
             after = dataclasses.replace(before, index=before.index + 1)
@@ -389,7 +381,7 @@ class Session:
             state, output = engine.run(params, state, *arrays, soft=wanted)
             states.append(state)
             found.append(frame_result.ViewResult(view, inputs.objects, output))
-        result = frame_result.merge(found, before.index, ids, soft)
+        result = frame_result.merge(found, before.index, prompt, soft)
         adapted = before.adapted
         if engine.adapts and ids is not None and ids.any():
             shown = geometry.overwrite(found[0].ids(), ids) if merged else result.ids

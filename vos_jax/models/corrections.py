@@ -1,4 +1,4 @@
-"""Corrections: a user's mask that contradicts an object's memory removes the object's past from it."""
+"""Corrections: what a user says about a known object can contradict its memory, which then forgets."""
 
 import jax
 import jax.numpy as jnp
@@ -39,19 +39,29 @@ def contradicted(
     return prompt.given & object_valid & (taken > TAKEN_SHARE * jnp.sum(predicted, axis=(1, 2)))
 
 
-def forget(memory: memory_lib.Memory, objects: Bool[Array, "N"]) -> memory_lib.Memory:
-    """Returns the memory without the past of the marked objects; their next prompt is their first.
+def forget(memory: memory_lib.Memory, wrong: Bool[Array, "N"], absent: Bool[Array, "N"]) -> memory_lib.Memory:
+    """Returns the memory without what the user contradicts.
 
-    Slots that show no other object become empty, because their pixels would still take places among the
-    top k of a read. An object whose first annotation shares its slot with another object's keeps its claim to
-    that slot, so that no more slots are reserved than before (`memory.choose_slot`).
+    Slots that show no other object become empty, because their pixels would still take places among the top k
+    of a read. An object whose first annotation shares its slot with another object's keeps its claim to that
+    slot, so that no more slots are reserved than before (`memory.choose_slot`).
+
+    Args:
+      memory: before the prompt.
+      wrong: objects without a past from now on; the prompt is their first.
+      absent: objects that are not in the frame. Annotated frames keep them; other frames may show what was
+        taken for them.
     """
-    others = ~objects[None, :] & (memory.first_slot[None, :] == memory.first_slot[:, None])
-    freed = objects & ~jnp.any(others, axis=1)
-    first_slot = jnp.where(freed, -1, memory.first_slot)
-    memory = memory_lib.remove_objects(memory, objects).replace(first_slot=first_slot)
-    empty = jnp.any(objects) & ~jnp.any(memory.object_in_slot, axis=0)
+    others = ~wrong[None, :] & (memory.first_slot[None, :] == memory.first_slot[:, None])
+    freed = wrong & ~jnp.any(others, axis=1)
+    annotated = memory.slot_pinned & (memory.slot_frame >= 0)  # the prototypes are pinned, too
+    gone = wrong[:, None] | (absent[:, None] & ~annotated[None, :])
+    known = memory.object_in_slot & ~gone
+    empty = jnp.any(gone, axis=0) & ~jnp.any(known, axis=0)
     return memory.replace(
+        object_in_slot=known,
+        prob=jnp.where(gone[..., None, None], 0.0, memory.prob),
+        first_slot=jnp.where(freed, -1, memory.first_slot),
         slot_valid=memory.slot_valid & ~empty,
         slot_pinned=memory.slot_pinned & ~empty,
         slot_frame=jnp.where(empty, -1, memory.slot_frame),

@@ -26,10 +26,11 @@ class State(flax.struct.PyTreeNode):
 
 
 class PromptArrays(flax.struct.PyTreeNode):
-    """A user's masks of new or corrected objects in one frame, and the objects to remove."""
+    """A user's masks of new or corrected objects in one frame; objects that are absent, and that go."""
 
     mask: Float[Array, "N H W"]
     given: Bool[Array, "N"]  # objects with a mask
+    absent: Bool[Array, "N"]  # known objects that are not in this frame
     removed: Bool[Array, "N"]
 
 
@@ -117,6 +118,7 @@ def no_prompt(num_objects: int, size: tuple[int, int]) -> PromptArrays:
     return PromptArrays(
         mask=jnp.zeros((num_objects, *size), jnp.float32),
         given=jnp.zeros((num_objects,), bool),
+        absent=jnp.zeros((num_objects,), bool),
         removed=jnp.zeros((num_objects,), bool),
     )
 

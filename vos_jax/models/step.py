@@ -45,7 +45,7 @@ def step(
         encoded,
         state,
         output.prob,
-        prompted=prompt.given,
+        prompted=prompt.given | prompt.absent,
         slot_attention=output.prediction.read.slot_attention,
     )
     return state, output
@@ -73,7 +73,7 @@ def segment(
         encoded = encoded.replace(proposals=proposals)
     prediction = model.track(params, encoded, state)
     wrong = corrections.contradicted(prediction.prob, prompt, state)
-    state = state.replace(memory=corrections.forget(state.memory, wrong))
+    state = state.replace(memory=corrections.forget(state.memory, wrong, prompt.absent))
     prob, object_valid = apply_prompt(prediction.prob, prompt, state.object_valid)
     state = state.replace(object_valid=object_valid)
     return state, encoded, state_lib.StepOutput(prob=prob, prediction=prediction)
@@ -104,9 +104,9 @@ def apply_prompt(
     prompted = masks.downsample(prompt.mask, geometry.MASK_STRIDE)
     finite = jnp.nan_to_num(prob, nan=0.0, posinf=0.0, neginf=0.0)
     object_valid = object_valid | prompt.given
-    return masks.aggregate(
-        jnp.where(prompt.given[:, None, None], prompted, finite), object_valid
-    ), object_valid
+    prob = jnp.where(prompt.given[:, None, None], prompted, finite)
+    prob = jnp.where(prompt.absent[:, None, None], 0.0, prob)
+    return masks.aggregate(prob, object_valid), object_valid
 
 
 def write(
@@ -127,7 +127,8 @@ def write(
       encoded: the frame.
       state: before the frame, with the frame's objects.
       prob: the frame's masks, background first. They are the next frame's previous masks.
-      prompted: objects whose mask the user gave; if there are any, the frame is pinned.
+      prompted: objects of which the user said where they are, or that they are absent; if there are any, the
+        frame is pinned.
       slot_attention: of the frame's read; added to the usage of the slots. None if nothing was read.
       memory_prob: masks that the memory stores in place of the objects' `prob`.
 

@@ -31,7 +31,8 @@ class Out(flax.struct.PyTreeNode):
     """The intermediates of one frame; `jit` does not compute unused ones."""
 
     proposals: proposals_lib.Proposals  # P candidates, the N propagated masks last
-    templates: templates.Template  # [N, ...]
+    templates: templates.Template  # [N, ...], before the matcher's projection
+    regions: Float[Array, "P S Ce"]  # of the proposals, likewise
     match: matcher.Match
     coarse: Float[Array, "N H/4 W/4"]
     refined_logits: Float[Array, "N H/4 W/4"] | None = None
@@ -230,7 +231,13 @@ class VOS:
         valid = state.object_valid, candidates.valid
         match = self._apply(params, "matcher", template, regions, iou, *valid, soft=soft)
         coarse = jnp.einsum("np,phw->nhw", match.assignment[:, :-1], candidates.masks)
-        return Out(proposals=candidates, templates=template, match=match, coarse=jnp.clip(coarse, 0.0, 1.0))
+        return Out(
+            proposals=candidates,
+            templates=template,
+            regions=regions,
+            match=match,
+            coarse=jnp.clip(coarse, 0.0, 1.0),
+        )
 
     def refine(
         self,

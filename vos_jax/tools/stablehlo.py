@@ -62,10 +62,8 @@ def export(
 
     def step(frame, ids, *leaves):
         drawn = masks.one_hot(geometry.pad(ids, padded, mode="constant"), num_objects)
-        prompt = state_lib.PromptArrays(
-            mask=drawn.astype(jnp.float32),
-            given=jnp.any(drawn, axis=(1, 2)),
-            removed=jnp.zeros((num_objects,), bool),
+        prompt = state_lib.no_prompt(num_objects, padded).replace(
+            mask=drawn.astype(jnp.float32), given=jnp.any(drawn, axis=(1, 2))
         )
         state, output = step_lib.step(
             model, params, treedef.unflatten(leaves), geometry.pad(frame, padded), prompt

@@ -27,7 +27,8 @@ COLOURS = ("#c83232", "#32c832", "#c8c832", "#3232c8", "#c832c8", "#32c8c8")
 
 HELP = """\
 **1.** Drop a video. **2.** On any frame, paint an object, or click two opposite corners around it.
-**3.** *Segment*. **4.** Scrub; where a mask is wrong, paint that object anew there and segment again."""
+**3.** *Segment*. **4.** Scrub; where a mask is wrong, paint that object anew there, or press *Not in this
+frame* if another thing is taken for it, and segment again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,14 @@ def take_corner(
 
 
 @_shows_errors
+def take_absence(project: Visitor, index: float, object_id: float) -> tuple:
+    """Takes the word that an object is not in the frame."""
+    project, index = _opened(project), int(index)
+    project.absent(index, int(object_id))
+    return project.frame(index), project.picture(index), _status(project)
+
+
+@_shows_errors
 def forget(project: Visitor, index: float) -> tuple:
     """Removes the prompts of a frame."""
     project, index = _opened(project), int(index)
@@ -191,6 +200,7 @@ def build(server: Server) -> gr.Blocks:
                 with gr.Row():
                     object_id = gr.Number(value=1, minimum=1, maximum=254, precision=0, label="Object")
                     use = gr.Button("Use the paint", elem_id="use")
+                    absent = gr.Button("Not in this frame", elem_id="absent")
                     undo = gr.Button("Forget this frame's paint", elem_id="forget")
             with gr.Column():
                 gr.Markdown("Masks; click two opposite corners around an object to box it")
@@ -214,6 +224,7 @@ def build(server: Server) -> gr.Blocks:
         video.change(opened, [video, project], [project, slider, editor, picture, corners, status, files])
         slider.release(show, [project, slider], [editor, picture, corners])
         use.click(take_paint, [project, slider, object_id, editor], [editor, picture, status])
+        absent.click(take_absence, [project, slider, object_id], [editor, picture, status])
         picture.select(take_corner, [project, slider, object_id, corners], [picture, corners, status])
         undo.click(forget, [project, slider], [editor, picture, corners, status])
         running = run.click(segment, project, [picture, slider, status], concurrency_limit=1)

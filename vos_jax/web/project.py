@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from vos_jax import errors, geometry
-from vos_jax.data import media, overlaps
+from vos_jax.data import media
 from vos_jax.data import prompts as prompts_lib
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
@@ -38,7 +38,7 @@ class Project:
       name: of the folder of its masks.
       size: (height, width) of its frames in pixels.
       num_frames: how many frames it has.
-      prompts: frame -> ids uint8 [H, W] that the visitor painted; 0 elsewhere.
+      prompts: frame -> what the visitor painted, and which objects are absent.
       done: how many frames, from the first, have masks that agree with the prompts.
 
     Raises:
@@ -60,7 +60,7 @@ class Project:
         except BaseException:
             self.close()
             raise
-        self.prompts: dict[int, np.ndarray] = {}
+        self.prompts: dict[int, prompts_lib.Prompt] = {}
         self.done = 0
         self._edits = 0
 
@@ -105,10 +105,9 @@ class Project:
         ids = np.zeros(self.media.size, np.uint8)
         if index < self.done:
             ids = self._results.read(index)
-        painted = self.prompts.get(index)
-        if painted is not None:
-            ids = geometry.overwrite(ids, painted)
-        return ids
+        prompt = self.prompts.get(index, prompts_lib.Prompt())
+        ids = np.where(np.isin(ids, list(prompt.absent)), np.uint8(0), ids)
+        return ids if prompt.ids is None else geometry.overwrite(ids, prompt.ids)
 
     def picture(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Draws a frame with its masks."""
@@ -120,18 +119,28 @@ class Project:
         Raises:
           VosError: no such frame, an id that is not in 1 to 254, an empty mask or one of another size.
         """
-        self.frame(index)
-        if not 1 <= object_id <= prompts_lib.MAX_ID:
-            raise errors.VosError(f"object {object_id}: objects are 1 to {prompts_lib.MAX_ID}")
+        _check_id(object_id)
         if mask.shape != self.media.size:
             raise errors.VosError(f"the mask is {mask.shape}, the video {self.media.size} (height, width)")
         if not mask.any():
             raise errors.VosError("nothing is painted yet: paint the object, or click two corners around it")
+        self._prompt(index, prompts_lib.Prompt(mask.astype(np.uint8) * np.uint8(object_id)))
+
+    def absent(self, index: int, object_id: int) -> None:
+        """Says that an object is not in a frame; later frames must be segmented again.
+
+        Raises:
+          VosError: no such frame, or no earlier frame in which the object was painted.
+        """
+        _check_id(object_id)
+        self._prompt(index, prompts_lib.Prompt(absent={object_id}))
+
+    def _prompt(self, index: int, more: prompts_lib.Prompt) -> None:
+        self.frame(index)  # raises if there is none
         with self._lock:
-            painted = self.prompts.get(index, np.zeros(self.media.size, np.uint8))
-            ids = mask.astype(np.uint8) * np.uint8(object_id)
-            changed = {**self.prompts, index: overlaps.edit(painted, ids, f"frame {index}")}
-            objects_lib.check(prompts_lib.as_prompts(changed), self._engine)
+            prompt = prompts_lib.edit(self.prompts.get(index, prompts_lib.Prompt()), more, index)
+            changed = {**self.prompts, index: prompt}
+            objects_lib.check(changed, self._engine)
             self.prompts = changed
             self._edited(index)
 
@@ -140,9 +149,17 @@ class Project:
         self.paint(index, object_id, self._engine.mask_of_box(self.frame(index), box))
 
     def forget(self, index: int) -> None:
-        """Removes what was painted in a frame."""
+        """Removes what was painted or said of a frame.
+
+        Raises:
+          VosError: a later frame says that an object is absent which would no longer be known.
+        """
         with self._lock:
-            if self.prompts.pop(index, None) is not None:
+            left = {frame: prompt for frame, prompt in self.prompts.items() if frame != index}
+            if left != self.prompts:
+                if left:
+                    objects_lib.check(left, self._engine)
+                self.prompts = left
                 self._edited(index)
 
     def _edited(self, index: int) -> None:
@@ -156,7 +173,7 @@ class Project:
         Raises:
           VosError: nothing was painted.
         """
-        if not any(ids.any() for ids in self.prompts.values()):
+        if not any(prompt.objects for prompt in self.prompts.values()):
             raise errors.VosError("paint at least one object first")
         if self.done == self.num_frames:
             return
@@ -202,3 +219,8 @@ class Project:
             self._store.__exit__(None)
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)
+
+
+def _check_id(object_id: int) -> None:
+    if not 1 <= object_id <= prompts_lib.MAX_ID:
+        raise errors.VosError(f"object {object_id}: objects are 1 to {prompts_lib.MAX_ID}")
