@@ -31,8 +31,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others in")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--max_mb", type=int, default=500, help="largest video that is taken")
+    parser.add_argument("--max-mb", type=int, default=500, help="largest video that is taken")
     parser.add_argument("--checkpoint", metavar="auto|none|PATH")
+    cli.add_max_size(parser)
     parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--device", choices=devices.NAMES)
     parser.epilog = "--config.KEY=VALUE changes any key of docs/configuration.md"
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not 0 < options.port < 65536:
         raise errors.VosError(f"--port {options.port}: 1 to 65535")
     if options.max_mb < 1:
-        raise errors.VosError(f"--max_mb {options.max_mb}: at least 1")
+        raise errors.VosError(f"--max-mb {options.max_mb}: at least 1")
     return options, overrides
 
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {
             "--checkpoint": ("checkpoint", options.checkpoint or None),
             "--adapt": ("inference.adaptation.steps", options.adapt),
+            "--max-size": ("inference.max_size", options.max_size),
         },
     )
     UNUSED.check(config, overrides)

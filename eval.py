@@ -2,7 +2,7 @@
 
     python eval.py --config davis17 --data data/DAVIS
     python eval.py --config demo --overlay            # needs no data
-    python eval.py --config davis16 --score_only somebody/results
+    python eval.py --config davis16 --score-only somebody/results
 
 writes OUT/<sequence>/<frame>.png (indexed, DAVIS palette) and OUT/results.json; with --overlay also
 OUT/overlays/<sequence>.mp4 and .png. The same command goes on where an interrupted one stopped.
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--checkpoint", metavar="auto|none|PATH", help="trained weights; none = training-free"
     )
-    parser.add_argument("--score_only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
+    parser.add_argument("--score-only", metavar="RESULTS_DIR", help="score the PNGs there, segment nothing")
     parser.add_argument("--overlay", action="store_true", help="draw colour overlays: mp4 and contact sheet")
     parser.add_argument(
         "--visualize",
@@ -55,21 +55,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--frame", type=int, help="which frame --visualize draws (default: the middle one)")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is finished")
     parser.add_argument("--zip", action="store_true", help="pack the masks for the data set's server")
-    parser.add_argument("--max_size", type=int, metavar="N", help="shrink frames to a short side of N inside")
+    cli.add_max_size(parser)
     parser.add_argument("--scales", metavar="0.75,1.0", help="merge views of these sizes")
     parser.add_argument("--flip", action="store_true", help="merge mirrored views")
     parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument(
-        "--save_probabilities", action="store_true", help="soft masks, for vos_jax.tools.merge"
+        "--save-probabilities", action="store_true", help="soft masks, for vos_jax.tools.merge"
     )
     parser.add_argument("--direction", choices=inference_config.DIRECTIONS, help="which way from the masks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(
         "--coordinator", metavar="HOST:PORT", help="of process 0, where several share the work"
     )
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
-    parser.add_argument("--join_timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+    parser.add_argument("--join-timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
     return parser.parse(arguments)
 
 
@@ -87,14 +87,14 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
             "--sequences": ("data.sequences", sequences),
             "--dtype": ("model.dtype", options.dtype),
             "--adapt": ("inference.adaptation.steps", options.adapt),
-            "--max_size": ("inference.max_size", options.max_size),
+            "--max-size": ("inference.max_size", options.max_size),
             "--scales": ("inference.scales", None if scales is None else cli.parse_scales(scales)),
             "--flip": ("inference.flip", options.flip or None),
             "--direction": ("inference.direction", options.direction),
             "--out": ("eval.out", options.out),
             "--overlay": ("eval.overlay", options.overlay or None),
             "--overwrite": ("eval.overwrite", options.overwrite or None),
-            "--save_probabilities": ("eval.save_probabilities", options.save_probabilities or None),
+            "--save-probabilities": ("eval.save_probabilities", options.save_probabilities or None),
         },
     )
     UNUSED.check(config, overrides)

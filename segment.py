@@ -90,6 +90,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--checkpoint", metavar="auto|none|PATH", help="trained weights; none = training-free"
     )
     parser.add_argument("--config", default="default", help="a config by name, or a path to a .py file")
+    cli.add_max_size(parser)
     parser.add_argument("--adapt", type=int, metavar="N", help="learn N steps from masks that are given")
     parser.add_argument("--overwrite", action="store_true", help="segment anew what is there already")
     parser.add_argument("--device", choices=devices.NAMES)
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {
             "--checkpoint": ("checkpoint", options.checkpoint or None),
             "--dtype": ("model.dtype", options.dtype),
+            "--max-size": ("inference.max_size", options.max_size),
             "--adapt": ("inference.adaptation.steps", options.adapt),
         },
     )
@@ -165,6 +167,12 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
         f"{options.video}: {width}x{height}, {media.num_frames or '?'} frames, {count} object(s), "
         f"on {device}, checkpoint {engine.source}"
     )
+    inside = engine.views(media.size)[0].size
+    if inside < media.size:
+        screen.print(
+            f"segmented at {inside[1]}x{inside[0]}, the masks at {width}x{height} (--max-size N: at a short "
+            "side of N pixels, 0: at the video's own size, which is slower)"
+        )
     if engine.adapts:
         screen.print(f"learning {config.inference.adaptation.steps} steps from each frame that --masks is of")
 

@@ -3,7 +3,7 @@
     python train.py --config train_static --workdir runs/static --data data/static evaluation=data/DAVIS
     python -m vos_jax.tools.export runs/static runs/static.safetensors
     python train.py --config train_davis --workdir runs/davis --init runs/static.safetensors
-    python train.py --config train_davis --compile_only --topology v5e:4x4 --config.train.data.batch=64
+    python train.py --config train_davis --compile-only --topology v5e:4x4 --config.train.data.batch=64
 
 writes WORKDIR/checkpoints, metrics.jsonl, evaluations.jsonl, tensorboard/ and config.json. Ctrl-C and SIGTERM
 save a checkpoint first. On several machines start it on each: docs/scaling.md.
@@ -76,14 +76,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="weights to begin with; NAME: those that ship, such as lite0",
     )
     parser.add_argument(
-        "--allow_config_change", action="store_true", help="resume although the config is another"
+        "--allow-config-change", action="store_true", help="resume although the config is another"
     )
-    parser.add_argument("--compile_only", action="store_true", help="compile for --topology, train nothing")
+    parser.add_argument("--compile-only", action="store_true", help="compile for --topology, train nothing")
     parser.add_argument("--topology", metavar="NAME", default="v5e:4x4", help="of TPUs, as v5e:16x16")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no cluster tells")
-    parser.add_argument("--num_processes", type=int)
-    parser.add_argument("--process_id", type=int)
-    parser.add_argument("--join_timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+    parser.add_argument("--join-timeout", type=int, metavar="SECONDS", help="how long to wait for the others")
     options, overrides = parser.parse(arguments)
     if not options.compile_only and options.workdir is None:
         parser.error("--workdir DIR is needed")
@@ -319,13 +319,13 @@ def _refuse_changes(workdir: pathlib.Path, now: dict, *, allow: bool) -> None:
     if not setup.same_start(began, init):
         raise errors.VosError(
             f"{workdir} has begun from {began}, and --init {init} has no effect on it; choose another "
-            "--workdir, or go on with this run by --allow_config_change"
+            "--workdir, or go on with this run by --allow-config-change"
         )
     if changes := setup.changed(noted["config"], now, defaults):
         more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
         raise errors.VosError(
             f"{workdir} was begun with another config ({'; '.join(changes[:5])}{more}); choose another "
-            "--workdir, or go on with the new one by --allow_config_change"
+            "--workdir, or go on with the new one by --allow-config-change"
         )
 
 

@@ -40,7 +40,7 @@ PYTHON_JOBS = "benchmarks/same_as_jobs.py"
 
 FIRST = "--config default --config.data.source=folders --data {data}/first"
 MIDDLE = "--config default --config.data.source=folders --data {data}/middle"
-SMALL = "--config.inference.min_size=256 --max_size 256"
+SMALL = "--config.inference.min_size=256 --max-size 256"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ JOBS = {
     # A full memory, and soft masks: in steps of 1/255, they show differences that masks do not.
     "consolidate": _job(
         f"eval.py {FIRST} --config.memory.eviction=consolidate --config.memory.capacity=3 "
-        f"--config.memory.every=1 --save_probabilities {SMALL} --out {{out}}"
+        f"--config.memory.every=1 --save-probabilities {SMALL} --out {{out}}"
     ),
     "segment": _job(
         "segment.py {data}/first/JPEGImages/rendered --masks {data}/first/Annotations/rendered/00000.png "

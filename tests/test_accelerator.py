@@ -58,7 +58,7 @@ def lines(path: pathlib.Path) -> list[dict]:
 def test_the_whole_course_stopped_and_resumed(packed, tmp_path, no_cache, monkeypatch):
     """Measures and trains until a signal; the same command measures nothing again and trains to the end."""
     out, said = tmp_path / "out", []
-    arguments = ["--minutes", 9, "--measure_minutes", 9, "--reserve", 0, "--save_every", 0.5, "--out", out]
+    arguments = ["--minutes", 9, "--measure-minutes", 9, "--reserve", 0, "--save-every", 0.5, "--out", out]
     arguments += ["--train", ROOT / "tests/train/tiny_train.py", "--data", f"davis={packed}"]
     arguments += ["--batches", 2, "--size", "64x64", "--frames", 4, "--peaks", "64,1"]
     arguments += [

@@ -86,7 +86,7 @@ def test_youtube_vos_from_all_frames_to_the_archive(tmp_path, followed, capsys):
 
 def test_youtube_vos_with_truth_at_hand(tmp_path, followed, capsys):
     root, out = layouts.youtube_vos(tmp_path / "data", truth=True, size=(70, 50)), tmp_path / "out"
-    assert run("ytvos18", root, out, "--max_size", 40, "--flip", "--overlay") == 0
+    assert run("ytvos18", root, out, "--max-size", 40, "--flip", "--overlay") == 0
     results = results_of(out)
     four = [results[key] for key in ("J_seen", "J_unseen", "F_seen", "F_unseen")]
     assert results["G"] == pytest.approx(np.mean(four)) and min(four) > 0.7
@@ -95,7 +95,7 @@ def test_youtube_vos_with_truth_at_hand(tmp_path, followed, capsys):
     assert (out / "overlays/cow.mp4").is_file()
     assert run("ytvos18", root, out) == 2, "made at another size"
     assert "inference.flip: True, now False" in capsys.readouterr().err
-    assert run("ytvos18", root, tmp_path / "again", "--score_only", out, "--zip") == 0
+    assert run("ytvos18", root, tmp_path / "again", "--score-only", out, "--zip") == 0
     assert results_of(tmp_path / "again")["G"] == results["G"]
     assert (tmp_path / "again/submission.zip").is_file()
 
@@ -139,7 +139,7 @@ def test_a_single_grey_frame(tmp_path, followed):
     with Image.open(path) as image:
         image.convert("L").save(path.with_suffix(".jpg"))
     path.unlink()
-    assert run("mose", root, tmp_path / "out", "--zip", "--save_probabilities") == 0
+    assert run("mose", root, tmp_path / "out", "--zip", "--save-probabilities") == 0
     np.testing.assert_array_equal(masks_in(tmp_path / "out/cow")["00000001"], truth[0])
 
 
@@ -157,9 +157,9 @@ def test_runs_merge_on_their_probabilities(tmp_path, followed, capsys):
     root, _ = layouts.folders(tmp_path / "data", {0: (3,), 2: (7,)}, size=(45, 61))
     a, b = tmp_path / "a", tmp_path / "b"
     assert run("lvos", root, a) == 0 and len(followed) == 1
-    assert run("lvos", root, a, "--save_probabilities") == 0 and len(followed) == 2, "they were not there yet"
-    assert run("lvos", root, a, "--save_probabilities") == 0 and len(followed) == 2
-    assert run("lvos", root, b, "--save_probabilities", "--scales", "0.75,1.25") == 0
+    assert run("lvos", root, a, "--save-probabilities") == 0 and len(followed) == 2, "they were not there yet"
+    assert run("lvos", root, a, "--save-probabilities") == 0 and len(followed) == 2
+    assert run("lvos", root, b, "--save-probabilities", "--scales", "0.75,1.25") == 0
     assert merge.main([str(a), "--out", str(tmp_path / "same")]) == 0
     for name, ids in masks_in(a / "cow").items():
         np.testing.assert_array_equal(masks_in(tmp_path / "same/cow")[name], ids)

@@ -137,7 +137,7 @@ def test_the_example_of_a_function_alone_runs():
 
 
 def test_the_example_of_a_function_on_a_frame_gets_what_the_alignment_gets():
-    """With the engine's own alignment in place of `mutual`, both printed scores are the same."""
+    """Puts the engine's own alignment in place of `mutual`: both printed scores are the same."""
     own = []
 
     def adaptive(template, weights, proposal, *, temperature):

@@ -85,7 +85,7 @@ def test_failures_are_one_line(monkeypatch):
 def test_devices_that_are_in_use_already_were_refused_in_words_of_jax():
     jax.devices()
     for arguments in ((), ("localhost:1", 2, 0)):
-        with pytest.raises(errors.VosError, match="already uses this program's devices.*--num_processes 1"):
+        with pytest.raises(errors.VosError, match="already uses this program's devices.*--num-processes 1"):
             processes.join(*arguments, detect=True)
     assert processes.join(None, 1, None, detect=True) == ALONE
 

@@ -33,7 +33,7 @@ def colours(monkeypatch):
     monkeypatch.setattr(engine_lib, "Engine", lambda *_, **__: ENGINE)
 
 
-ENGINE = make_engine()
+ENGINE, SMALL = make_engine(), make_engine(max_size=48)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,19 @@ def test_a_video_gives_masks_overlay_cutout_and_coco(here, clip, capsys):
     printed = capsys.readouterr().out
     assert "96x64, 8 frames, 2 object(s)" in printed and "look at: out/overlay.mp4" in printed
     assert not [name for name in os.listdir("out") if name.startswith(".")]
+
+
+def test_large_frames_are_segmented_smaller_and_a_line_says_so(here, clip, capsys, monkeypatch):
+    monkeypatch.setattr(
+        engine_lib, "Engine", lambda _, __, config, **___: {0: ENGINE, 48: SMALL}[config.max_size]
+    )
+    assert run("v.mp4", *BOTH, "--no-overlay", "--max-size", "48", out="small") == 0
+    assert "segmented at 72x48, the masks at 96x64" in capsys.readouterr().out
+    found, (_, ids) = written("small"), clip
+    for t, mask in enumerate(found.values()):
+        assert mask.shape == SIZE and iou(mask == 3, ids[t] == 3) > 0.5, t
+    assert run("v.mp4", *BOTH, "--no-overlay", "--max-size", "0", out="own") == 0
+    assert "segmented at" not in capsys.readouterr().out
 
 
 def test_rotation_metadata_is_respected(here, clip):

@@ -31,6 +31,16 @@ def apply(config: configs.Config, options: Mapping[str, tuple[str, Any]]) -> con
     return config
 
 
+def add_max_size(parser: argparse.ArgumentParser) -> None:
+    """Adds the option --max-size."""
+    parser.add_argument(
+        "--max-size",
+        type=int,
+        metavar="N",
+        help="shrink larger frames to a short side of N inside (default: 480; 0: none)",
+    )
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Returns the scales of --scales, such as "0.75,1.0"; VosError for a text that holds no numbers."""
     try:

@@ -50,7 +50,7 @@ def working_size(
     if factor < 1.0 and min(height, width) < MIN_SIDE:
         raise errors.VosError(
             f"frames of {size[1]}x{size[0]} would be segmented at {width}x{height} (width x height); "
-            f"--max_size and --scales must leave {MIN_SIDE} pixels per side"
+            f"--max-size and --scales must leave {MIN_SIDE} pixels per side"
         )
     return height, width
 

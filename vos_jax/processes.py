@@ -136,7 +136,7 @@ def join(
         that do not come.
     """
     if timeout_seconds is not None and timeout_seconds < 1:
-        raise errors.VosError(f"--join_timeout {timeout_seconds}: at least 1 second")
+        raise errors.VosError(f"--join-timeout {timeout_seconds}: at least 1 second")
     timeout_seconds = JOIN_SECONDS if timeout_seconds is None else timeout_seconds
     explicit = {"coordinator_address": address, "num_processes": count, "process_id": index}
     missing = [name for name, value in explicit.items() if value is None]
@@ -187,7 +187,7 @@ def check_finished(unfinished: Sequence[str]) -> None:
 def _in_use() -> errors.VosError:
     return errors.VosError(
         "JAX already uses this program's devices, so it can no longer join other processes: start a new "
-        "program, or give --num_processes 1 for a single process"
+        "program, or give --num-processes 1 for a single process"
     )
 
 

@@ -55,7 +55,7 @@ def _lead(host: str, port: int, count: int, deadline: float, timeout_seconds: fl
         raise errors.VosError(
             answer.get("error")
             or f"{host}:{port} is in use: process_id 0 is taken already, or another program listens there; "
-            "give each process its own --process_id, from 0, or name another port with --coordinator"
+            "give each process its own --process-id, from 0, or name another port with --coordinator"
         )
     members: dict[int, socket.socket] = {}
     try:
@@ -74,7 +74,7 @@ def _lead(host: str, port: int, count: int, deadline: float, timeout_seconds: fl
                     raise errors.VosError(
                         f"waited {timeout_seconds:g} s at {host}:{port} for process {_listed(missing)} of "
                         f"{count}, which never came; start it with the same --coordinator, or wait longer "
-                        "with --join_timeout"
+                        "with --join-timeout"
                     )
     except OSError as error:
         raise errors.VosError(
@@ -141,7 +141,7 @@ def _follow(host: str, port: int, count: int, index: int, deadline: float, timeo
         if time.monotonic() > deadline:
             raise errors.VosError(
                 f"waited {timeout_seconds:g} s for process 0 at {host}:{port}, which never answered; start "
-                "it there, check the address, or wait longer with --join_timeout"
+                "it there, check the address, or wait longer with --join-timeout"
             )
         time.sleep(_RETRY_SECONDS)
 
@@ -188,7 +188,7 @@ def _say_waiting(others: int, host: str, port: int, timeout_seconds: float) -> N
 def _is_taken(index: object, host: str, port: int) -> str:
     return (
         f"process_id {index} is taken already by another process at {host}:{port}; give each process its own "
-        "--process_id, from 0"
+        "--process-id, from 0"
     )
 
 

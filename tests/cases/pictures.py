@@ -42,7 +42,8 @@ def read(*texts, size=SIZE, frames=("000", "001", "002"), notes=None, **options)
     given = mask_options.expand(
         map(mask_options.parse, texts), lambda stem: frames.index(stem) if stem in frames else None
     )
-    return mask_options.read(given, size, note=(notes if notes is not None else []).append, **options)
+    found = mask_options.read(given, size, note=(notes if notes is not None else []).append, **options)
+    return {frame: prompt.ids for frame, prompt in found.items()}
 
 
 def first(*texts, **options):

@@ -1,4 +1,4 @@
-"""Case C21: the user says that an object is not in a frame, and the object is found when it comes back."""
+"""Case C21: an object that the user says is absent from a frame, and that comes back later."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def pixels(ids, name, t, object_id=1):
 
 # ---------------------------------------------------------------- C21 itself
 def test_c21_a_look_alike_is_taken_for_an_object_that_left(engine):
-    """The situation: without a word of the user's the look-alike gets a mask."""
+    """The situation before the user says anything."""
     results = list(Session(engine).run(FRAMES, {0: FIRST}))
     assert pixels(results[4].ids, "alike", 4) > 100
 

@@ -53,7 +53,7 @@ def opened(root, **options):
 
 def score(root, results, *more, config="lvos"):
     out = root.parent / "scores"
-    arguments = ["--config", config, "--data", root, "--score_only", results, "--out", out, *more]
+    arguments = ["--config", config, "--data", root, "--score-only", results, "--out", out, *more]
     code = eval_program.main([str(argument) for argument in arguments])
     return json.loads((out / "results.json").read_text()) if code == 0 else code
 

@@ -29,11 +29,18 @@ def test_other_programs():
         ["v.mp4", "--masks", "a_b-c.png", "--out", "o", "--resize_masks", "--no_overlay"]
     )
     assert options.resize_masks and not options.overlay and options.masks == ["a_b-c.png"]
-    assert app.parse(["--max-mb", "7"])[0].max_mb == 7
+    assert app.parse(["--max-mb", "7"])[0].max_mb == app.parse(["--max_mb", "7"])[0].max_mb == 7
     assert (
         pack_data.parse(["--root", "r", "--out", "o", "--short-side=9", "--jpeg-quality", "80"]).short_side
         == 9
     )
+
+
+@pytest.mark.parametrize("spelt", ["--max-size", "--max_size"])
+def test_every_program_that_segments_takes_max_size(spelt):
+    assert eval_program.parse(["--config", "demo", spelt, "240"])[0].max_size == 240
+    assert segment.parse(["v.mp4", "--masks", "m.png", "--out", "o", spelt, "240"])[0].max_size == 240
+    assert app.parse([spelt, "240"])[0].max_size == 240
 
 
 def test_values_and_what_follows_two_hyphens_stay_as_they_are(monkeypatch):

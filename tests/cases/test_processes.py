@@ -64,7 +64,7 @@ def test_b31_a_process_that_never_comes_is_named(address, caplog):
 def test_b31_process_0_never_comes(address):
     member = Member(address, 2, 1, 1)
     assert (
-        f"process 0 at {address}, which never answered" in member.wait() and "--join_timeout" in member.error
+        f"process 0 at {address}, which never answered" in member.wait() and "--join-timeout" in member.error
     )
 
 
@@ -118,5 +118,5 @@ def test_strangers_who_talk_at_the_port_change_nothing(address):
 def test_an_address_is_machine_and_port(text):
     with pytest.raises(errors.VosError, match="machine:port"):
         processes.join(text, 2, 0)
-    with pytest.raises(errors.VosError, match="--join_timeout 0"):
+    with pytest.raises(errors.VosError, match="--join-timeout 0"):
         processes.join("host:1", 2, 0, timeout_seconds=0)

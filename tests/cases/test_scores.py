@@ -33,7 +33,7 @@ def score(davis, results, *more, config="davis17"):  # noqa: F811
             config,
             "--data",
             str(davis),
-            "--score_only",
+            "--score-only",
             str(results),
             "--out",
             f"{results}-scores",

@@ -251,7 +251,7 @@ def test_a11_score_only_keeps_files_of_others(davis, tmp_path, capsys):  # noqa:
     for name in FOREIGN:
         write(theirs / name)
     before = tree(theirs)
-    arguments = ["--config", "davis17", "--data", str(davis), "--score_only", str(theirs), "--zip"]
+    arguments = ["--config", "davis17", "--data", str(davis), "--score-only", str(theirs), "--zip"]
     assert eval_program.main(arguments) == 0
     printed = capsys.readouterr().out
     assert all(f"{theirs / name} is kept as it is; --out DIR" in printed for name in FOREIGN)
@@ -266,7 +266,7 @@ def test_a11_score_only_keeps_files_of_others(davis, tmp_path, capsys):  # noqa:
 def test_a11_score_only_writes_nothing_into_the_data_set(davis, copy_model, capsys):  # noqa: F811
     before = tree(davis)
     truth = davis / "Annotations/480p"
-    assert eval_program.main(["--config", "davis17", "--data", str(davis), "--score_only", str(truth)]) == 2
+    assert eval_program.main(["--config", "davis17", "--data", str(davis), "--score-only", str(truth)]) == 2
     check_refused(capsys, "lies in the input", "--out")
     assert tree(davis) == before
 

@@ -63,7 +63,7 @@ def test_later_masks_correct_and_add_and_the_same_frame_is_shared():
     given = [mask_options.parse(text) for text in ("5:two.png", "two.png", "three.png", "7:white.png@2")]
     found = mask_options.read(given, (2, 4))
     assert list(found) == [0, 5, 7]
-    np.testing.assert_array_equal(found[0], [[1, 1, 3, 3], [0, 0, 2, 0]])
-    np.testing.assert_array_equal(found[7], [[2, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(found[0].ids, [[1, 1, 3, 3], [0, 0, 2, 0]])
+    np.testing.assert_array_equal(found[7].ids, [[2, 0, 0, 0], [0, 0, 0, 0]])
     one = [mask_options.parse(text) for text in ("white.png", "7:white.png")]
     assert list(mask_options.read(one, (2, 4))) == [0, 7], "of a single object white can only be that one"

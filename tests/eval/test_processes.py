@@ -38,7 +38,7 @@ def together(data, out, *more):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    group = ["--coordinator", f"localhost:{port}", "--num_processes", 2, "--process_id"]
+    group = ["--coordinator", f"localhost:{port}", "--num-processes", 2, "--process-id"]
     running = [start(data, out, *more, *group, index) for index in range(2)]
     ended = [process.communicate(timeout=500) for process in running]
     return [(process.returncode, *texts) for process, texts in zip(running, ended, strict=True)]

@@ -85,7 +85,7 @@ def test_what_cannot_be_done_is_refused_before_work(engines):
     two = {0: layouts.only(IDS[2], 3), 1: layouts.only(IDS[2], 3), 2: IDS[2]}
     propagate.check(engines["backward"], Frames(), two)
     propagate.check(engines["both"], Frames(), {3: IDS[3]}, soft=True)
-    with pytest.raises(errors.VosError, match="--save_probabilities with --direction both"):
+    with pytest.raises(errors.VosError, match="--save-probabilities with --direction both"):
         propagate.check(engines["both"], Frames(), two, soft=True)
     gone = {0: IDS[0], 3: prompts_lib.Prompt(remove={3})}
     propagate.check(engines["forward"], Frames(), gone)

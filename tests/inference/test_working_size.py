@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.inference.coloured import iou, make_engine, make_video
+from vos_jax import config as configs
 from vos_jax import errors, geometry
 from vos_jax.inference import session as session_lib
 from vos_jax.inference import session_file
@@ -25,6 +26,21 @@ def test_masks_have_the_frames_size_whatever_the_model_sees(limits):
         for object_id in set(np.unique(ids[t])) - {0}:
             assert iou(result.ids == object_id, ids[t] == object_id) > 0.5, (t, object_id)
     assert engine.compilations == 1
+
+
+@pytest.mark.parametrize(
+    "size, inside",
+    [
+        ((2160, 3840), (480, 853)),
+        ((3840, 2160), (853, 480)),
+        ((1080, 1920), (480, 853)),
+        ((480, 854), (480, 854)),
+        ((360, 640), (480, 853)),
+    ],
+)
+def test_videos_of_every_size_are_segmented_at_480p(size, inside):
+    config = configs.default().inference
+    assert geometry.working_size(size, config.min_size, config.max_size) == inside
 
 
 def test_masks_are_the_same_whether_probabilities_are_asked_for():

@@ -115,8 +115,8 @@ def test_photos_are_packed_shrunk_and_make_pseudo_clips(tmp_path):
 
 def test_fewer_bytes_by_quality_and_by_every_nth_frame(folder, tmp_path):
     arguments = ["--root", str(folder), "--out", str(tmp_path)]
-    assert pack_data.main([*arguments, "--name", "few", "--every", "2", "--jpeg_quality", "30"]) == 0
-    assert pack_data.main([*arguments, "--name", "wrong", "--jpeg_quality", "0"]) == 2
+    assert pack_data.main([*arguments, "--name", "few", "--every", "2", "--jpeg-quality", "30"]) == 0
+    assert pack_data.main([*arguments, "--name", "wrong", "--jpeg-quality", "0"]) == 2
     assert pack_data.main([*arguments, "--name", "wrong", "--every", "0"]) == 2
     found = videos(tmp_path, unannotated=True)
     file = videos(folder)[1]

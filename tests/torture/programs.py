@@ -56,7 +56,7 @@ def prepare(place: pathlib.Path) -> None:
 def _eval(place: pathlib.Path, out: pathlib.Path) -> list[str]:
     return [
         f"--config={CONFIG}", f"--data={place / 'data'}", f"--out={out}",
-        f"--checkpoint={place / 'tiny.safetensors'}", "--config.data.kind=folders", "--save_probabilities",
+        f"--checkpoint={place / 'tiny.safetensors'}", "--config.data.kind=folders", "--save-probabilities",
         "--overlay",
     ]  # fmt: skip
 

@@ -61,7 +61,7 @@ def test_the_step_compiles_for_eight_chips():
         ROOT / "train.py",
         "--config",
         CONFIG,
-        "--compile_only",
+        "--compile-only",
         "--topology",
         "v5e:2x4",
     ]

@@ -55,7 +55,7 @@ def page(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ["--checkpoint", "none", "--port", str(port), "--max_mb", "1"]
+    arguments = ["--checkpoint", "none", "--port", str(port), "--max-mb", "1"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "app.py"), *arguments],

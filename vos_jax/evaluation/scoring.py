@@ -215,7 +215,7 @@ def score_folder(
         own files are broken.
     """
     if not pathlib.Path(results_dir).is_dir():
-        raise errors.VosError(f"{results_dir}: no such folder; --score_only names the folder of results")
+        raise errors.VosError(f"{results_dir}: no such folder; --score-only names the folder of results")
     videos = list(dataset)
     for video in videos:
         video.check()

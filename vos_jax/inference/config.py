@@ -16,7 +16,8 @@ class InferenceConfig:
     Attributes:
       min_size: Frames with a shorter short side are enlarged to so many pixels inside, threefold at most:
         memory sees in cells of 16 pixels. Masks come out at the frames' size; 0 = none are.
-      max_size: Frames with a longer short side are shrunk to so many pixels inside; 0 = none are; --max_size.
+      max_size: Frames with a longer short side are shrunk to so many pixels inside. Masks come out at the
+        frames' size; 0 = none are; --max-size.
       scales: Sizes of the views that are merged on probabilities; --scales.
       flip: Whether each view is segmented mirrored, too; --flip.
       direction: From the annotated frames on: "forward", "backward" or "both"; --direction.
@@ -28,7 +29,7 @@ class InferenceConfig:
     """
 
     min_size: int = 480
-    max_size: int = 0
+    max_size: int = 480
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     direction: str = "forward"
@@ -53,9 +54,9 @@ class EvalConfig:
       workers: Threads that score.
       overlay: Whether overlays are drawn: mp4 and contact sheet; --overlay.
       overwrite: Whether what is finished is segmented anew; --overwrite.
-      intermediates: Masks before the final ones, written to OUT/intermediates/NAME (--score_only scores
+      intermediates: Masks before the final ones, written to OUT/intermediates/NAME (--score-only scores
         them): "coarse", the matched proposals; "propagated", the memory's own masks. Trained weights only.
-      save_probabilities: Whether soft masks are written for vos_jax.tools.merge; --save_probabilities.
+      save_probabilities: Whether soft masks are written for vos_jax.tools.merge; --save-probabilities.
 
     Raises:
       VosError: a value out of range.

@@ -69,7 +69,7 @@ def read(path: pathlib.Path) -> SoftMasks:
         raise errors.VosError(f"{path}: cannot read probabilities: {error.strerror or error}") from error
     # The header is Python text and the file a zip; damage raises a dozen kinds of exception.
     except Exception as error:
-        raise errors.VosError(f"{path}: not probabilities that eval.py --save_probabilities wrote") from error
+        raise errors.VosError(f"{path}: not probabilities that eval.py --save-probabilities wrote") from error
     if levels.dtype != np.uint8 or levels.ndim != 3 or objects.shape != (len(levels) - 1,):
         raise errors.VosError(
             f"{path}: {levels.dtype} planes {levels.shape} for {objects.size} object(s); expected uint8 "

@@ -84,7 +84,7 @@ def check(
         objects_lib.check(_reverse(given), engine)
     if direction == "both" and soft and len(given) > 1:
         raise errors.VosError(
-            f"--save_probabilities with --direction both takes videos annotated in one frame; this one is in "
+            f"--save-probabilities with --direction both takes videos annotated in one frame; this one is in "
             f"{len(given)}"
         )
     if engine.num_proposals:

@@ -135,7 +135,7 @@ class ResultStore:
         if entry is None and (foreign := [path for path in masks_there if not self.output.owns(path)]):
             raise VosError(
                 f"{foreign[0]}: {folder} holds masks that this program did not write; score them with "
-                "--score_only, or choose another --out"
+                "--score-only, or choose another --out"
             )
         same = entry is not None and entry["settings"] == key
         if entry is not None and not same and not self.overwrite:

@@ -203,7 +203,7 @@ def pack(
         be written.
     """
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
-        raise errors.VosError(f"--jpeg_quality is {jpeg_quality}; it must be in 1 to 100")
+        raise errors.VosError(f"--jpeg-quality is {jpeg_quality}; it must be in 1 to 100")
     if every < 1:
         raise errors.VosError(f"--every is {every}; it must be at least 1")
     videos = check_data.folder_videos(config)

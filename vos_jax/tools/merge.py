@@ -1,9 +1,9 @@
 """Merges the probabilities of several runs into the masks of an ensemble.
 
-python eval.py --config davis17 --save_probabilities --out results/a
-python eval.py --config davis17 --save_probabilities --out results/b --config.model.memory.every=3
+python eval.py --config davis17 --save-probabilities --out results/a
+python eval.py --config davis17 --save-probabilities --out results/b --config.model.memory.every=3
 python -m vos_jax.tools.merge results/a results/b --out results/ab
-python eval.py --config davis17 --score_only results/ab
+python eval.py --config davis17 --score-only results/ab
 """
 
 import argparse
@@ -27,7 +27,7 @@ def merge(runs: Sequence[pathlib.Path], out: pathlib.Path, weights: Sequence[flo
     single run gives its own masks.
 
     Args:
-      runs: results folders of `eval.py --save_probabilities`.
+      runs: results folders of `eval.py --save-probabilities`.
       out: another folder, without masks.
       weights: one per run, above 0; default: equal.
 
@@ -64,7 +64,7 @@ def _frames(run: pathlib.Path) -> set[tuple[str, str]]:
     found = {(path.parent.name, path.stem) for path in (run / probabilities.FOLDER).glob("*/*.npz")}
     if not found:
         raise errors.VosError(
-            f"{run}: no {probabilities.FOLDER}/SEQUENCE/FRAME.npz; eval.py --save_probabilities writes them"
+            f"{run}: no {probabilities.FOLDER}/SEQUENCE/FRAME.npz; eval.py --save-probabilities writes them"
         )
     return found
 

@@ -27,9 +27,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--year", type=int, default=2017, help="DAVIS: 2016 or 2017")
     parser.add_argument("--resolution", default="480p", help="DAVIS: folder below JPEGImages")
-    parser.add_argument("--short_side", type=int, default=0, help="shrink larger frames to this")
+    parser.add_argument("--short-side", type=int, default=0, help="shrink larger frames to this")
     parser.add_argument(
-        "--jpeg_quality",
+        "--jpeg-quality",
         type=int,
         metavar="1..100",
         help="of all frames; default: 95 for those that are shrunk or not JPEG, others keep their bytes",
