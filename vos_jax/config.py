@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vos_jax import errors, setting_values, user_code
+from vos_jax import config_file, errors, function_names, setting_values
 from vos_jax.data.datasets import EvalDatasetConfig
 from vos_jax.errors import VosError
 from vos_jax.inference.config import EvalConfig, InferenceConfig
@@ -161,8 +161,8 @@ class Unused:
 def flatten(config: Any) -> dict[str, Any]:
     """Returns every key and its value, JSON-able: tuples become lists, callables `module:name`.
 
-    A user's function is followed by a hash of its code (`user_code.name_of`), so that results and checkpoints
-    of another version of the function are told apart.
+    A user's function is followed by a hash of its code (`function_names.name_of`), so that results and
+    checkpoints of another version of the function are told apart.
     """
     return {key: _plain(_get(config, key)) for key in keys(config)}
 
@@ -296,7 +296,7 @@ def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if callable(value):
-        return user_code.name_of(value)
+        return function_names.name_of(value)
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
@@ -335,7 +335,7 @@ def _find(name_or_path: str) -> pathlib.Path:
 
 
 def _run(path: pathlib.Path) -> Config:
-    config = user_code.run(path)
+    config = config_file.run(path)
     if not isinstance(config, Config):
         raise VosError(f"{path}: get_config() returned a {type(config).__name__}, not a vos_jax Config")
     try:
