@@ -4,7 +4,8 @@
     python segment.py frames/ --masks first.png --masks 120:second.png --cutout webm --rle
 
 writes OUT/masks/*.png (indexed, DAVIS palette) and OUT/overlay.mp4; with --cutout OUT/cutout.webm or
-OUT/cutout/*.png, with --rle OUT/masks.json (COCO). The same command goes on where an interrupted one stopped.
+OUT/cutout/*.png, with --rle OUT/masks.json (COCO). The same command goes on where an interrupted one stopped;
+with another mask of a later frame it keeps the frames before that one.
 
 A mask is a PNG of the video's size: background black, each object one flat colour; white on black is a single
 object. A colour of the DAVIS palette or the index of an indexed PNG says which object it is, other colours
@@ -160,7 +161,8 @@ def run(options: argparse.Namespace, config: configs.Config, last: contextlib.Ex
             inputs=[options.video, *(mask.path for mask in given)],
         )
     )
-    results = store.video(media, name=MASKS, exports=[export.path for export in exports.EXPORTS.values()])
+    paths = [export.path for export in exports.EXPORTS.values()]
+    results = store.video(media, name=MASKS, correctable=True, exports=paths)
     check_exports(store.output, names, media, media.num_frames or 0)
     height, width = media.size
     screen.print(
@@ -217,14 +219,25 @@ def segment(
         assert results.summary is not None  # it is finished
         screen.print(f"all {results.summary.frames} masks are there already (--overwrite makes them anew)")
         return results.summary.frames
+    agreed = results.agreed
     segmented = segment_video.segment_video(engine, media, prompts, results)
-    if results.frames:
+    if 0 < agreed < video_results.ALL_FRAMES:
+        screen.print(describe_change(agreed, results.frames))
+    elif results.frames:
         screen.print(f"going on at frame {results.frames}")
     task = progress.add_task("segmenting", total=media.num_frames, completed=results.frames, fps=0.0)
     for result in segmented:
         progress.update(task, completed=result.index + 1, fps=results.fps)
     progress.update(task, total=results.frames)
     return results.frames
+
+
+def describe_change(frame: int, start: int) -> str:
+    """Returns the line on masks that changed from `frame` on, for a run that begins at frame `start`."""
+    found = f"the given masks changed from frame {frame} on: "
+    if start == 0:
+        return f"{found}no earlier state was saved, so every frame is segmented again"
+    return f"{found}going on at frame {start}; the frames before it are kept"
 
 
 def find_frame(media: media_lib.Media, stem: str) -> int | None:

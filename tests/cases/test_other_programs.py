@@ -14,7 +14,7 @@ from tests.eval.conftest import copy_model, davis, pristine  # noqa: F401 - fixt
 from tests.inference.coloured import make_model
 from vos_jax import errors, files, output_folder, weights_io
 from vos_jax.data import proposal_files
-from vos_jax.inference import result_store, video_results
+from vos_jax.inference import result_store, state_files, video_results
 from vos_jax.models import weights
 from vos_jax.tools import convert, convert_proposals, export, merge
 from vos_jax.train import workdir
@@ -189,18 +189,19 @@ def test_a_record_that_a_full_disk_cut_goes_on(tmp_path):
 
 def test_a_damaged_state_that_is_not_ours_is_named_not_removed(tmp_path):
     with result_store.ResultStore(tmp_path, {}) as store:
-        write(tmp_path / ".states/ant.safetensors")
-        with pytest.raises(errors.VosError, match=r"ant.safetensors: is there"):
+        write(tmp_path / ".states/ant-00000003.safetensors")
+        with pytest.raises(errors.VosError, match=r"ant-00000003.safetensors: is there"):
             store.video(layouts.source("ant", SIZE, 1)).begin(0)
 
 
 def test_eval_goes_on_in_mid_video(tmp_path, monkeypatch):
     """Resumed = uninterrupted, masks and presence, from the state of the last saved frame."""
-    monkeypatch.setattr(video_results, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(video_results, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(state_files, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(state_files, "SAVE_SHARE", 1e9)
     monkeypatch.setattr(weights, "load_model", lambda *_: (make_model(), {}, "colours"))
     data = layouts.youtube_vos(tmp_path / "data", videos=("cow",), truth=True)
     assert runs.run(data, tmp_path / "through", config="ytvos19") == 0
+    assert not (tmp_path / "through/.states").exists()
     write_frame, written = video_results.VideoResults.write, []
 
     def interrupted(self, result):

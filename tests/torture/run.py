@@ -224,7 +224,7 @@ class Rack:
         """input that vanishes in mid-run, and is there again"""
         for point in self.points(5):
             out, place = self.new(), self.folder / "input"
-            for name in ("data", "film.mp4", "first.png", "tiny.safetensors"):
+            for name in ("data", "film.mp4", "first.png", "second.png", "tiny.safetensors"):
                 copy = shutil.copytree if (PLACE / name).is_dir() else shutil.copy
                 place.mkdir(exist_ok=True)
                 copy(PLACE / name, place / name)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.inference import coloured
 from vos_jax import errors
-from vos_jax.inference import video_results
+from vos_jax.inference import state_files
 from vos_jax.visualize import overlay
 from vos_jax.web import project as project_lib
 
@@ -68,13 +68,14 @@ def test_painted_objects_are_followed_and_the_files_hold_them(project):
 
 def test_a_correction_goes_on_from_its_frame(project, monkeypatch):
     _, ids = squares()
-    monkeypatch.setattr(video_results, "STATE_FRAMES", 2)
+    monkeypatch.setattr(state_files, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(state_files, "SAVE_SHARE", 1e9)
     project.paint(0, 1, ids[0] == 1)
     list(project.run())
     before = [project.ids(t) for t in range(FRAMES)]
     project.paint(3, 2, ids[3] == 2)
     assert project.done == 3
-    assert next(iter(project.run())) == 2, "from the state kept last, not from the beginning"
+    assert next(iter(project.run())) == 3, "from the state kept last, not from the beginning"
     list(project.run())
     for t in range(3):
         assert np.array_equal(project.ids(t), before[t])

@@ -1,4 +1,4 @@
-"""The results folder: its videos, their settings, and the states to resume from."""
+"""The results folder: its videos and their settings."""
 
 import hashlib
 import json
@@ -16,11 +16,17 @@ from vos_jax.inference import mask_writer, video_results
 
 NAME = "run.json"
 
+PROMPTS = "masks"
+"""The setting that holds the prompts of correctable results (`prompt_settings`); segment.py's."""
+
+MAX_FRAMES = 10**6
+"""Frames of longer videos are not corrected but segmented anew: a damaged record may name any frame."""
+
 Entries = dict[str, dict[str, Any]]
 
 
 class ResultStore:
-    """OUT/run.json, OUT/VIDEO/FRAME.png and, until a video is finished, its state in OUT/.states; a context.
+    """OUT/run.json, OUT/VIDEO/FRAME.png, and the states of videos in OUT/.states; a context.
 
     run.json is `{"videos": {NAME: {"settings": KEY, "summary": {...} or null}}, "settings": {KEY: {...}}}`;
     a video without a summary is not finished. Several threads may use one store.
@@ -106,7 +112,7 @@ class ResultStore:
         *,
         name: str = "",
         settings: Mapping[str, Any] | None = None,
-        keep_all_states: bool = False,
+        correctable: bool = False,
         soft: bool = False,
         intermediates: Sequence[str] = (),
         exports: Sequence[str] = (),
@@ -117,7 +123,8 @@ class ResultStore:
           source: the video; its frames are not read.
           name: of the folder of its masks; default: the video's.
           settings: what decides the look of this video's masks alone, JSON-able.
-          keep_all_states: keep every state that is saved, not only the last one.
+          correctable: go on before the first prompt that changed (`PROMPTS` of the settings), where nothing
+            else has; for that, states stay when the video is finished.
           soft: whether probabilities are written, too.
           intermediates: names of the intermediates whose masks are written, too.
           exports: files and folders below OUT that are made of the masks; they go when masks are made anew.
@@ -137,15 +144,21 @@ class ResultStore:
                 f"{foreign[0]}: {folder} holds masks that this program did not write; score them with "
                 "--score-only, or choose another --out"
             )
-        same = entry is not None and entry["settings"] == key
-        if entry is not None and not same and not self.overwrite:
-            changed = difference(self._known.get(entry["settings"], {}), whole)
-            raise VosError(
-                f"{folder} was made with other settings ({changed}); choose another --out, or --overwrite to "
-                "replace it"
-            )
+        if entry is None or self.overwrite:
+            agreed = 0
+        elif entry["settings"] == key:
+            agreed = video_results.ALL_FRAMES
+        else:
+            before = self._known.get(entry["settings"], {})
+            agreed = agreed_frames(before, whole) if correctable else 0
+            if not agreed:
+                changed = difference(before, whole)
+                raise VosError(
+                    f"{folder} was made with other settings ({changed}); choose another --out, or "
+                    "--overwrite to replace it"
+                )
         summary = None
-        if entry is not None and same and not self.overwrite and entry["summary"] is not None:
+        if entry is not None and agreed == video_results.ALL_FRAMES and entry["summary"] is not None:
             summary = video_results.VideoSummary.of_json(entry["summary"])
         return video_results.VideoResults(
             self.output,
@@ -153,11 +166,11 @@ class ResultStore:
             lambda found: self._note(name, key, whole, found),
             name=name,
             source=source,
-            keep_all_states=keep_all_states,
+            correctable=correctable,
             soft=soft,
             intermediates=tuple(intermediates),
             exports=tuple(exports),
-            resumable=same and not self.overwrite,
+            agreed=agreed,
             summary=summary,
         )
 
@@ -231,6 +244,22 @@ def _read(path: pathlib.Path) -> tuple[Entries, dict[str, Any]]:
         return entries, known
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise VosError(f"{path} is not a record of this program ({error}); choose another --out") from error
+
+
+def agreed_frames(before: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    """Returns how many frames come before the first prompt that differs.
+
+    0 where the first prompt of all differs, because no mask would stay, or any other setting does.
+    """
+    if {**before, PROMPTS: None} != {**now, PROMPTS: None}:
+        return 0
+    try:
+        known, given = ({int(index): value for index, value in of[PROMPTS].items()} for of in (before, now))
+    except (KeyError, ValueError, AttributeError):
+        return 0  # settings of another version, or without prompts
+    both = {**known, **given}
+    changed = min((index for index in both if known.get(index) != given.get(index)), default=0)
+    return changed if min(both, default=0) < changed < MAX_FRAMES else 0
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

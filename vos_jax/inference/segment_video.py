@@ -19,8 +19,9 @@ def segment_video(
 ) -> Iterator[FrameResult]:
     """Returns an iterator that segments a video, writes each frame's results and yields them.
 
-    Forward, an interrupted video goes on from its saved state; frames before it are not yielded again. The
-    results are finished (`VideoResults.summary`) when the iterator is exhausted.
+    Forward, a video that was interrupted, or whose prompts changed, goes on from a saved state; frames before
+    it are not yielded again. The results are finished (`VideoResults.summary`) when the iterator is
+    exhausted.
 
     Args:
       engine: the model.
@@ -34,7 +35,10 @@ def segment_video(
     """
     session = None
     if engine.config.direction == "forward":
-        session = results.resume(engine) or session_lib.Session(engine, video.size, prompts)
+        # No room for later objects: another number of objects can round differently, and a state that did not
+        # depend on later prompts gives the same masks when these change.
+        ahead = None if results.correctable else prompts
+        session = results.resume(engine) or session_lib.Session(engine, video.size, ahead)
     # At once, not when the first frame is asked for: the caller may hold a lock.
     results.begin(0 if session is None else session.index)
     return _segment(engine, video, prompts, results, session)

@@ -3,9 +3,10 @@
 import dataclasses
 import operator
 import pathlib
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,13 @@ from vos_jax import errors, files, output_folder
 from vos_jax.data import mask_files
 from vos_jax.data import video as video_lib
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import mask_writer, probabilities, session_file
+from vos_jax.inference import mask_writer, probabilities, session_file, state_files
 from vos_jax.inference import session as session_lib
 from vos_jax.inference.frame_result import FrameResult
 from vos_jax.typing import UInt8
 
-SAVE_SECONDS = 20.0
-"""Least time between two saved states: an interruption costs about so much work."""
-
-SAVE_SHARE = 0.02
-"""Largest share of the time that is spent on saving states, however large they are."""
-
-STATE_FRAMES = 20
-"""Frames between two saved states where all are kept: an edit costs no more than these again."""
+ALL_FRAMES = sys.maxsize
+"""`VideoResults.agreed` of results whose settings have not changed."""
 
 KINDS = ("compile", "adaptation", "inference", "other")
 
@@ -86,9 +81,13 @@ class VideoResults:
 
     Masks are written in any order by one thread. While a session runs forward, `save` keeps its state now and
     then, after the masks before it; so an interrupted run goes on from the last state, and its results are
-    those of an uninterrupted one. One thread may `truncate` while another one writes.
+    those of an uninterrupted one. Correctable results keep states of earlier frames, too, so a run whose
+    prompts changed goes on from before the change. One thread may `truncate` while another one writes.
 
     Attributes:
+      agreed: number of frames, from the first, that no change of the settings concerns: 0, or `ALL_FRAMES`,
+        or all before the first prompt that changed. Masks of other frames are made anew.
+      correctable: whether states stay when the video is finished.
       summary: of the finished video; None where it is not finished, or is to be segmented anew.
       seconds: wall time by kind spent on the video so far; `segment_video` adds to it.
       frames: number of frames segmented so far.
@@ -103,11 +102,11 @@ class VideoResults:
         *,
         name: str,
         source: video_lib.FrameSource,
-        keep_all_states: bool,
+        correctable: bool,
         soft: bool,
         intermediates: tuple[str, ...],
         exports: tuple[str, ...],
-        resumable: bool,
+        agreed: int,
         summary: VideoSummary | None,
     ):
         self.name, self.size, self.summary = name, (source.size[0], source.size[1]), summary
@@ -115,9 +114,10 @@ class VideoResults:
         self.seconds = _no_seconds()
         self.frames = 0
         self._output, self._writer, self._note = output, masks_out, note
-        self._source, self._keep_all_states, self._resumable = source, keep_all_states, resumable
+        self._source, self.correctable, self.agreed = source, correctable, agreed
+        most = state_files.MAX_STATES if correctable else 1
+        self._states = state_files.StateFiles(output, name, most=most)
         self._present: dict[int, dict[int, float]] = {}
-        self._saved, self._cost = time.monotonic(), 0.0
         self._mutex, self._truncated = threading.RLock(), False
 
     @property
@@ -131,19 +131,22 @@ class VideoResults:
         """Returns whether the video has a summary and all of its masks; removes states that are left."""
         if self.summary is None or not self._are_whole(self.summary.frames):
             return False
-        for path in self._states():  # a run that was killed at its very end leaves one
-            self._remove(path)
+        if not self.correctable:  # a run that was killed at its very end leaves one
+            self._states.forget()
         return True
 
     def resume(self, engine: engine_lib.Engine) -> session_lib.Session | None:
-        """Returns the session that an interrupted run saved last; None if there is none."""
-        for path in reversed(self._states()) if self._resumable else ():
+        """Returns the session of the newest state that agrees with the settings; None if there is none."""
+        for path in reversed(self._states.paths()):
+            if state_files.index_of(path) > self.agreed:
+                continue
             try:
                 session = session_file.load(path, engine)
                 seconds, present = _read_note(session_file.read_note(path))
             except (errors.VosError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # damaged by the interruption
-            if session.size == self.size and self._are_whole(session.index):
+            named = session.index == state_files.index_of(path)
+            if named and session.size == self.size and self._are_whole(session.index):
                 self.seconds, self._present = _no_seconds() | seconds, present
                 self.frames = session.index
                 return session
@@ -176,34 +179,39 @@ class VideoResults:
         out = self._output
         files.check_inside(out.path / self.name, out.path)
         self._writer.flush()
-        if not self._resumable:
-            for index in range(self._source.num_frames or 0):
-                if self._source.mask_name(index) is not None:
-                    out.check(self.path(index))
+        for index in range(self.agreed, self._source.num_frames or 0):
+            if self._source.mask_name(index) is not None:
+                out.check(self.path(index))
+        agreeing = None if self.agreed == ALL_FRAMES else self._mask_names(self.agreed)
         try:
-            for path in self._outdated(start):
-                self._remove(path)
-            for path in self._states() if start == 0 else ():
+            for path in self._outdated(agreeing):
+                out.remove(path)
+            # Before the new settings are noted, after which they would pass for states of these.
+            self._states.forget(start)
+            for path in self._states.paths(start):
                 out.check(path)
         except OSError as error:
             raise errors.VosError(f"{out.path}: cannot write: {error.strerror or error}") from error
         if start == 0:
             self._present, self.seconds, self.frames = {}, _no_seconds(), 0
-        out.keep(self.name, self._is_mask if self._resumable else None)
+        out.keep(self.name, lambda path: self._is_mask(path) and (agreeing is None or path.stem in agreeing))
         with self._mutex:
             self._note(None)
-            self.summary, self._resumable, self._truncated = None, True, False
-        self._saved = time.monotonic()
+            self.summary, self.agreed, self._truncated = None, ALL_FRAMES, False
+        self._states.begin(_working_seconds(self.seconds))
 
-    def _outdated(self, start: int) -> Iterator[pathlib.Path]:
-        """Yields the files of earlier runs that this run makes anew."""
+    def _outdated(self, agreeing: AbstractSet[str] | None) -> Iterator[pathlib.Path]:
+        """Yields the files of earlier runs that this run makes anew.
+
+        Args:
+          agreeing: names of the masks that agree with the settings; None: all do.
+        """
         recorded = self._output.recorded
-        if not self._resumable:
-            yield from recorded(self.name)
+        if agreeing is not None:
+            found = recorded(self.name)
             for below in (probabilities.FOLDER, mask_writer.INTERMEDIATES):
-                yield from (path for path in recorded(below) if path.parent.name == self.name)
-        if start == 0:
-            yield from self._states()
+                found += [path for path in recorded(below) if path.parent.name == self.name]
+            yield from (path for path in found if path.stem not in agreeing)
         for export in self._exports:
             yield from recorded(export)
 
@@ -241,8 +249,6 @@ class VideoResults:
     def save(self, session: session_lib.Session) -> None:
         """Saves the state of a forward session if that is due, after the masks before it.
 
-        It is due every `SAVE_SECONDS`; where all states are kept, every `STATE_FRAMES` frames.
-
         Args:
           session: all of its frames so far were given to `write`.
 
@@ -250,25 +256,13 @@ class VideoResults:
           Truncated: the video was truncated since `begin`.
           VosError: a mask or the state cannot be written.
         """
-        start = time.monotonic()
-        if self._keep_all_states:
-            is_due = session.index % STATE_FRAMES == 0
-        else:
-            is_due = start - self._saved >= max(SAVE_SECONDS, self._cost / SAVE_SHARE)
-        if not is_due:
+        seconds = _working_seconds(self.seconds)
+        if not self._states.is_due(seconds):
             return
         self.flush()
-        path = self._state_path(session.index)
-        note = {"seconds": self.seconds, "presence": self._present}
         with self._mutex:
             self._check_truncated()
-            try:
-                path.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise errors.VosError(f"{path}: cannot write: {error.strerror}") from error
-            session_file.save(path, session, note)
-        self._saved = time.monotonic()
-        self._cost = self._saved - start
+            self._states.save(session, {"seconds": self.seconds, "presence": self._present}, seconds)
 
     def truncate(self, index: int) -> None:
         """Forgets the states that know frames from `index` on, because their prompts have changed.
@@ -277,15 +271,13 @@ class VideoResults:
         """
         with self._mutex:
             self._truncated = True
-            for path in self._states():
-                if int(path.stem.rpartition("-")[2]) > index:
-                    self._remove(path)
+            self._states.forget(index)
             if self.summary is not None:
                 self.summary = None
                 self._note(None)
 
     def finish(self) -> VideoSummary:
-        """Notes that all masks are there, and removes the states.
+        """Notes that all masks are there, and removes the states unless the results are correctable.
 
         Raises:
           Truncated: the video was truncated since `begin`.
@@ -302,9 +294,8 @@ class VideoResults:
         presence = {o: [self._present[index].get(o) for index in in_order] for o in objects}
         self.summary = VideoSummary(self.frames, dict(self.seconds), presence)
         self._note(self.summary)
-        if not self._keep_all_states:
-            for path in self._states():
-                self._remove(path)
+        if not self.correctable:
+            self._states.forget()
         return self.summary
 
     # ---------------------------------------------------------------- files
@@ -332,19 +323,16 @@ class VideoResults:
         except errors.VosError:
             return False
 
-    def _state_path(self, index: int) -> pathlib.Path:
-        number = f"-{index:08d}" if self._keep_all_states else ""
-        return self._output.path / output_folder.STATES / f"{self.name}{number}.safetensors"
-
-    def _states(self) -> list[pathlib.Path]:
-        """Returns the saved states, the oldest first."""
-        if not self._keep_all_states:
-            return [path for path in [self._state_path(0)] if path.exists()]
-        found = self._output.path.glob(f"{output_folder.STATES}/*-????????.safetensors")
-        return sorted(path for path in found if path.stem.rpartition("-")[0] == self.name)
-
-    def _remove(self, path: pathlib.Path) -> None:
-        self._output.remove(path)
+    def _mask_names(self, count: int) -> set[str]:
+        """Returns the file stems of the masks of the first `count` frames, or of all frames."""
+        names: set[str] = set()
+        for index in range(count):
+            try:
+                name = self._source.mask_name(index)
+            except IndexError:
+                break
+            names |= set() if name is None else {name}
+        return names
 
 
 def _read_note(note: Mapping[str, Any]) -> tuple[dict[str, float], dict[int, dict[int, float]]]:

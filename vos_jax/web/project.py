@@ -56,7 +56,7 @@ class Project:
             self._engine.views(self.media.size)  # raises if frames are too small
             self.name, self.size, self.num_frames = "masks", self.media.size, self._unpack()
             self._store = result_store.ResultStore(self.folder / "results", {})
-            self._results = self._store.video(self, keep_all_states=True)
+            self._results = self._store.video(self, correctable=True)
         except BaseException:
             self.close()
             raise
