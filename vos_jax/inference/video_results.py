@@ -37,9 +37,9 @@ class VideoSummary:
 
     Attributes:
       frames: number of frames.
-      seconds: wall time by kind, over all runs: "compile"; "adaptation" to the video; "inference", from
-        calling the compiled step until its results are ready; "other", the work on the CPU around it and the
-        wait for files, which threads of their own read and write.
+      seconds: wall time by kind, over all runs: "compile"; "adaptation" to the video; "inference", calling
+        the compiled step and waiting for its results; "other", the work on the CPU around it and the wait for
+        files, which threads of their own read and write.
       presence: object id -> the model's confidence that the object is visible, in [0, 1], a value per written
         frame in order; None in a frame where the object is not known.
     """
@@ -238,10 +238,17 @@ class VideoResults:
         """Returns when everything queued is on disk; raises VosError if a write failed."""
         self._writer.flush()
 
-    def save(self, session: session_lib.Session) -> None:
-        """Saves the state of a forward session if that is due, after the masks before it.
+    def is_due(self, index: int) -> bool:
+        """Returns whether the state before frame `index` is to be saved.
 
         It is due every `SAVE_SECONDS`; where all states are kept, every `STATE_FRAMES` frames.
+        """
+        if self._keep_all_states:
+            return index % STATE_FRAMES == 0
+        return time.monotonic() - self._saved >= max(SAVE_SECONDS, self._cost / SAVE_SHARE)
+
+    def save(self, session: session_lib.Session) -> None:
+        """Saves the state of a forward session if that is due, after the masks before it.
 
         Args:
           session: all of its frames so far were given to `write`.
@@ -250,13 +257,9 @@ class VideoResults:
           Truncated: the video was truncated since `begin`.
           VosError: a mask or the state cannot be written.
         """
-        start = time.monotonic()
-        if self._keep_all_states:
-            is_due = session.index % STATE_FRAMES == 0
-        else:
-            is_due = start - self._saved >= max(SAVE_SECONDS, self._cost / SAVE_SHARE)
-        if not is_due:
+        if not self.is_due(session.index):
             return
+        start = time.monotonic()
         self.flush()
         path = self._state_path(session.index)
         note = {"seconds": self.seconds, "presence": self._present}
