@@ -70,7 +70,7 @@ class _Meeting:
     """Waits until all videos at work have called the step; then runs those of the same shapes together.
 
     Args:
-      count: of the videos that a step takes. Where fewer have the same shapes, the first is computed again
+      count: of the videos that a step takes. If fewer have the same shapes, the first is computed again
         in the others' place, so that there is one program for all.
     """
 
