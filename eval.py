@@ -62,6 +62,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--save-probabilities", action="store_true", help="soft masks, for vos_jax.tools.merge"
     )
+    parser.add_argument(
+        "--batch-videos", type=int, metavar="N", help="segment N videos of one size together: accelerators"
+    )
     parser.add_argument("--direction", choices=inference_config.DIRECTIONS, help="which way from the masks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument(
@@ -94,6 +97,7 @@ def configure(options: argparse.Namespace, overrides: Sequence[str]) -> configs.
             "--out": ("eval.out", options.out),
             "--overlay": ("eval.overlay", options.overlay or None),
             "--overwrite": ("eval.overwrite", options.overwrite or None),
+            "--batch-videos": ("eval.batch_videos", options.batch_videos),
             "--save-probabilities": ("eval.save_probabilities", options.save_probabilities or None),
         },
     )
@@ -220,7 +224,8 @@ def segment(
         if group.is_leader:
             take(video for video in videos if video.name in finished)
         with group.together("segmented"):
-            ready = segment_dataset.segment_dataset(engines, local, todo, results, advance)
+            batch = config.eval.batch_videos
+            ready = segment_dataset.segment_dataset(engines, local, todo, results, advance, batch=batch)
             with contextlib.closing(ready):
                 take(video for video, _ in ready)
             # Before the leader merges the records of all processes: drawing adds to them.

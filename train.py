@@ -204,7 +204,7 @@ def build(
     evaluate = held_out.Evaluator(model, videos, config.inference) if videos else None
     # After the data: random parameters take most of a minute, and a missing folder should not.
     params = weights.init_params(model, train.init, init_key, names)
-    tx = optim.make_tx(train.optim, params, train.steps)
+    tx = optim.make_tx(train.optim, params, train.steps, sharded=train.parallel.fsdp > 1)
     loss_fn = clip_loss.make_loss_fn(model, train.loss, train.optim.frozen)
     trainer = parallel.Trainer(loss_fn, tx, train.parallel, ema_decay=train.optim.ema_decay)
     run = Run(

@@ -191,13 +191,13 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
     assert run("v.mp4", *BOTH, "--rle", out="through") == 0
     monkeypatch.setattr(state_files, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(state_files, "SAVE_SHARE", 1e9)
-    step, write, steps = session_lib.Session.step, mask_files.write_mask, []
+    dispatch, write, steps = session_lib.Session.dispatch, mask_files.write_mask, []
 
-    def stepped(self, *args, **kwargs):
+    def dispatched(self, *args, **kwargs):
         if trouble == "ctrl-c" and len(steps) == 5:
             raise KeyboardInterrupt
         steps.append(self.index)
-        return step(self, *args, **kwargs)
+        return dispatch(self, *args, **kwargs)
 
     def full(path, ids):
         if trouble == "disk full" and "000005" in path.name:
@@ -205,7 +205,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_result(here, monkeypatch, c
         write(path, ids)
 
     with monkeypatch.context() as broken:
-        broken.setattr(session_lib.Session, "step", stepped)
+        broken.setattr(session_lib.Session, "dispatch", dispatched)
         broken.setattr(mask_files, "write_mask", full)
         assert run("v.mp4", *BOTH, "--rle") == (130 if trouble == "ctrl-c" else 2)
         errors = capsys.readouterr().err.strip()
@@ -234,7 +234,7 @@ def test_a_finished_run_is_not_done_again_and_another_one_is_not_mixed_in(here, 
     assert run("v.mp4", "--masks", "first.png", "--no-overlay") == 0
     before = everything("out")
     with monkeypatch.context() as broken:
-        broken.setattr(session_lib.Session, "step", lambda *_: pytest.fail("segmented again"))
+        broken.setattr(session_lib.Session, "dispatch", lambda *_: pytest.fail("segmented again"))
         assert run("v.mp4", "--masks", "first.png") == 0
     assert set(everything("out")) == {*before, "overlay.mp4"}
     assert run("v.mp4", *BOTH, "--config.model.memory.every=3") == 2
@@ -266,7 +266,7 @@ def test_a_disk_full_while_drawing_keeps_the_masks(here, monkeypatch, capsys):
         for name in ("overlay.mp4", "masks.json"):
             program.pathlib.Path("out", name).unlink(missing_ok=True)
     with monkeypatch.context() as broken:
-        broken.setattr(session_lib.Session, "step", lambda *_: pytest.fail("segmented again"))
+        broken.setattr(session_lib.Session, "dispatch", lambda *_: pytest.fail("segmented again"))
         assert run("v.mp4", *BOTH, "--rle") == 0
     json.loads(program.pathlib.Path("out/masks.json").read_text())
 

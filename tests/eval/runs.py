@@ -34,14 +34,14 @@ class CopySession(session_lib.Session):
         super().__init__(engine, size, prompts)
         CopyEngine.segmented.append(0)
 
-    def step(self, frame, prompt=None, *, proposals=None, soft=False):
+    def dispatch(self, frame, prompt=None, *, proposals=None, soft=False):
         if CopyEngine.interrupt_after == (len(CopyEngine.segmented), self.index):
             raise KeyboardInterrupt
         CopyEngine.segmented[-1] += 1
         self.first = prompt.ids if self.index == 0 else self.first
         assert frame.shape[:2] == self.first.shape and frame.dtype == np.uint8
         self._now = dataclasses.replace(self._now, index=self.index + 1)
-        return frame_result.FrameResult(index=self.index - 1, ids=self.first)
+        return frame_result.Pending(frame_result.FrameResult(index=self.index - 1, ids=self.first))
 
 
 def run(davis, out, *more, config="davis17"):

@@ -138,3 +138,13 @@ def test_training_free_model_follows_the_rendered_objects(tmp_path):
     noted = json.loads((out / "run.json").read_text())["videos"]
     compiled = {name: noted[name]["summary"]["seconds"]["compile"] for name in ("ant", "bee")}
     assert compiled["ant"] > 0 and compiled["bee"] == 0
+
+
+@pytest.mark.parametrize("option", ["--batch-videos", "--batch_videos"])
+def test_videos_that_are_segmented_together_are_all_written(davis, tmp_path, copy_model, option, capsys):
+    out = tmp_path / "out"
+    assert runs.run(davis, out, option, 2) == 0
+    assert len(copy_model.segmented) == 2 and sum(copy_model.segmented) == 2 * runs.FRAMES
+    assert runs.results_of(out)["frames"] == 2 * runs.FRAMES
+    assert runs.run(davis, out, option, 0) == 2
+    assert "--batch_videos" in capsys.readouterr().err

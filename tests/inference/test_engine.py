@@ -43,7 +43,7 @@ def test_compiles_once_per_padded_size_and_bucket(caplog):
         assert engine.compilations == 2
         run(engine, *(lambda f, i: (f, {0: i[0]}))(*make_video((70, 100))))  # 96 x 128
         assert engine.compilations == 3
-    steps = [r for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of jit(_step)")]
+    steps = [r for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of jit(step)")]
     assert len(steps) == 3, "what the counter says is what XLA did"
 
 

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vos_jax import errors
+from vos_jax.ops import target
 from vos_jax.train import optim, state
 
 PARAMS = {
@@ -63,6 +65,26 @@ def test_the_gradient_is_clipped_as_a_whole():
     out = first_update(config, ones(100.0))
     for leaf in jax.tree.leaves(out):
         np.testing.assert_allclose(leaf, -0.1 * clipped / (clipped + 1.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_the_norm_of_one_vector_clips_as_those_of_all_arrays(size):
+    """An accelerator's form; the state's arrays, and so checkpoints, are the same."""
+    config = dataclasses.replace(CONFIG, frozen=("head",), clip_norm=1.0, weight_decay=0.5, eps=1.0)
+    keys = iter(jax.random.split(jax.random.key(0), 9))
+    gradients = jax.tree.map(lambda x: size * jax.random.normal(next(keys), x.shape), PARAMS)
+    expected, norm = first_update(config, gradients), optim.global_norm(gradients)
+    with target.compile_for("cuda"):
+        found = first_update(config, gradients)
+        assert "concatenate" in str(jax.make_jaxpr(lambda g: optim.global_norm(g))(gradients))
+        np.testing.assert_allclose(optim.global_norm(gradients), norm, rtol=1e-6)
+        assert "concatenate" not in str(
+            jax.make_jaxpr(lambda g: optim.global_norm(g, sharded=True))(gradients)
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    reference = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())[0]
+    clipped = optim._clip(1.0, False).update(gradients, optax.EmptyState())[0]
+    jax.tree.map(np.testing.assert_array_equal, clipped, reference)
 
 
 def test_frozen_parameters_stay_and_have_no_state():

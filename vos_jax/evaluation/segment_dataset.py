@@ -10,7 +10,7 @@ from vos_jax.data import video as video_lib
 from vos_jax.evaluation import workers
 from vos_jax.inference import config as inference_config
 from vos_jax.inference import engine as engine_lib
-from vos_jax.inference import result_store, segment_video, video_results
+from vos_jax.inference import lanes, result_store, segment_video, video_results
 from vos_jax.models import proposals as proposals_lib
 from vos_jax.typing import Device
 
@@ -21,6 +21,8 @@ def segment_dataset(
     videos: Sequence[video_lib.Video],
     results: Mapping[str, video_results.VideoResults],
     advance: Callable[[int, float], None],
+    *,
+    batch: int = 1,
 ) -> Generator[tuple[video_lib.Video, video_results.VideoSummary], None, None]:
     """Segments videos, each on one device, and yields each with its summary when it is finished.
 
@@ -31,23 +33,30 @@ def segment_dataset(
       results: of each video, by name.
       advance: called with the number of frames that are done since the last call, and with the video's frames
         per second.
+      batch: videos that each device segments together, in one step (`lanes`).
 
     Raises:
-      VosError: as `segment_video`; the other devices have stopped then.
+      VosError: as `lanes.make_lanes` and `segment_video`; the other devices have stopped then.
     """
 
     def work(
         video: video_lib.Video, engine: engine_lib.Engine, stop: Callable[[], None]
     ) -> video_results.VideoSummary:
         found, done = results[video.name], 0
-        for _ in segment_video.segment_video(engine, video, video.prompts(), found):
-            stop()
-            advance(found.frames - done, found.fps)
-            done = found.frames
+        with engine.at_work():
+            for _ in segment_video.segment_video(engine, video, video.prompts(), found):
+                stop()
+                advance(found.frames - done, found.fps)
+                done = found.frames
         assert found.summary is not None  # it is finished
         return found.summary
 
-    return workers.spread(work, videos, engines, devices, cost)
+    if batch == 1:
+        return workers.spread(work, videos, engines, devices, cost)
+    spread = [lane for engine in engines for lane in lanes.make_lanes(engine, batch)]
+    places = [device for device in devices for _ in range(batch)]
+    # Videos of one size after the other: only they share a step.
+    return workers.spread(work, videos, spread, places, lambda video: (*video.size, len(video)))
 
 
 def cost(video: video_lib.Video) -> float:

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -32,7 +32,7 @@ def spread(
     items: Sequence[Item],
     workers: Sequence[Worker],
     devices: Sequence[Device],
-    cost: Callable[[Item], float],
+    cost: Callable[[Item], Any],
 ) -> Generator[tuple[Item, Result], None, None]:
     """Yields (item, result) as they become ready.
 
@@ -45,8 +45,8 @@ def spread(
         the work is no longer wanted.
       items: what to do.
       workers: one per device (`make_workers`).
-      devices: of this process.
-      cost: of an item, in any unit.
+      devices: of this process; one that takes several items at a time is named as often.
+      cost: of an item, in any unit or order.
 
     Raises:
       The first exception that `work` raised, when all devices have stopped.

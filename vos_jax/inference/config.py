@@ -57,6 +57,7 @@ class EvalConfig:
       intermediates: Masks before the final ones, written to OUT/intermediates/NAME (--score-only scores
         them): "coarse", the matched proposals; "propagated", the memory's own masks. Trained weights only.
       save_probabilities: Whether soft masks are written for vos_jax.tools.merge; --save-probabilities.
+      batch_videos: Videos of one size that each device segments together; for accelerators; --batch-videos.
 
     Raises:
       VosError: a value out of range.
@@ -68,7 +69,8 @@ class EvalConfig:
     overwrite: bool = False
     intermediates: tuple[str, ...] = ()
     save_probabilities: bool = False
+    batch_videos: int = 1
 
     def __post_init__(self):
-        checks.at_least(self, 1, "workers")
+        checks.at_least(self, 1, "workers", "batch_videos")
         checks.one_of(self, "intermediates", vos.INTERMEDIATES)

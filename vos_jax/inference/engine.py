@@ -1,5 +1,6 @@
 """The engine: a model on one device with its compiled programs."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -21,10 +22,14 @@ from vos_jax.models import proposals as proposals_lib
 from vos_jax.models import state as state_lib
 from vos_jax.models import step as step_lib
 from vos_jax.models import vos, weights
-from vos_jax.ops import masks
+from vos_jax.ops import masks, target
 from vos_jax.typing import Bool, Float, UInt8
 
 log = logging.getLogger(__name__)
+
+
+Inputs = tuple[Any, state_lib.State, np.ndarray, state_lib.PromptArrays, proposals_lib.Proposals | None]
+"""Parameters, state, frame, prompt and proposals of a step."""
 
 
 class StepArrays(NamedTuple):
@@ -50,6 +55,7 @@ class Engine:
     Attributes:
       seconds: wall time spent so far, split into "compile", "inference" and "adaptation".
       num_proposals: places in every frame for proposals from files; 0: they are the model's own.
+      runs_ahead: begin a frame before the result of the one before is fetched (`propagate.propagate`).
 
     Raises:
       VosError: settings that do not go together.
@@ -70,6 +76,8 @@ class Engine:
         self.params = jax.device_put(params)
         self.config = config or config_lib.InferenceConfig()
         self.source, self.editable = source, editable
+        # On a CPU, the host's work and the model's would compete for the same cores.
+        self.runs_ahead = not editable and not target.is_cpu()
         self.intermediates = tuple(intermediates)
         self.num_proposals = weights.num_proposals(model.config, model)
         self._check()
@@ -79,7 +87,7 @@ class Engine:
         self.seconds = {"compile": 0.0, "inference": 0.0, "adaptation": 0.0}
         self._buckets = tuple(sorted(self.config.object_buckets))
         self._steps: dict[Any, Any] = {}
-        self._jitted = jax.jit(self._step, static_argnames="soft", donate_argnums=() if editable else 1)
+        self._jitted = jax.jit(self.step, static_argnames="soft", donate_argnums=() if editable else 1)
         self._no_prompts: dict[Any, state_lib.PromptArrays] = {}
         self._empty: dict[tuple[int, int], proposals_lib.Proposals] = {}
 
@@ -181,7 +189,7 @@ class Engine:
 
     # ---------------------------------------------------------------- one frame
 
-    def _step(
+    def step(
         self,
         params: Any,
         state: state_lib.State,
@@ -190,7 +198,8 @@ class Engine:
         proposals: proposals_lib.Proposals | None,
         *,
         soft: bool,
-    ):
+    ) -> tuple[state_lib.State, *tuple[Any, ...]]:
+        """Returns the state after a frame and the fields of `StepArrays`; `run` compiles it."""
         state, output = step_lib.step(self.model, params, state, frame, prompt, proposals)
         prob, prediction = output.prob, output.prediction
         ids = masks.to_ids(prob, geometry.MASK_STRIDE)
@@ -213,7 +222,9 @@ class Engine:
         *,
         soft: bool,
     ) -> tuple[state_lib.State, StepArrays]:
-        """Segments one padded frame in one view; compiles the step where its shapes are new.
+        """Begins to segment one padded frame in one view; compiles the step where its shapes are new.
+
+        Returns when the device has its orders; `wait` waits for the results.
 
         Args:
           params: the engine's, or those adapted to a video.
@@ -224,16 +235,31 @@ class Engine:
           soft: return probabilities, too.
         """
         inputs = params, state, frame, prompt, proposals
-        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            program: Any = functools.partial(self._step, soft=soft)
-        else:
-            program = self._compiled(inputs, soft)
-        start = time.perf_counter()
-        state, *arrays = jax.block_until_ready(program(*inputs))
-        self.seconds["inference"] += time.perf_counter() - start
+        start, compiled = time.perf_counter(), self.seconds["compile"]
+        state, *arrays = self._launch(inputs, soft)
+        for array in jax.tree.leaves(arrays):
+            array.copy_to_host_async()
+        compiled = self.seconds["compile"] - compiled
+        self.seconds["inference"] += time.perf_counter() - start - compiled
         return state, StepArrays(*arrays)
 
-    def _compiled(self, inputs: tuple, soft: bool) -> Any:
+    def wait(self, outputs: Sequence[StepArrays]) -> None:
+        """Waits until the device has computed outputs of `run`; that counts as inference, too."""
+        start = time.perf_counter()
+        jax.block_until_ready(outputs)
+        self.seconds["inference"] += time.perf_counter() - start
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context to segment a video in; `lanes.make_lanes` says what for."""
+        return contextlib.nullcontext()
+
+    def _launch(self, inputs: Inputs, soft: bool) -> Any:
+        """Starts the step and returns its outputs, which may still be computed."""
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return self.step(*inputs, soft=soft)
+        return self._compiled(inputs, soft)(*inputs)
+
+    def _compiled(self, inputs: Inputs, soft: bool) -> Any:
         """Returns the program for these shapes; compiles it where they are new."""
         _, _, frame, prompt, _ = inputs
         shapes = frame.shape, prompt.given.shape[0], soft

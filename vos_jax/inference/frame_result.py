@@ -1,7 +1,7 @@
 """The result of a frame: views merged on probabilities, under the user's own ids."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,23 @@ class FrameResult:
     presence: Mapping[int, float] = dataclasses.field(default_factory=dict)
     prob: Float[np.ndarray, "N+1 H W"] | None = None
     intermediates: Mapping[str, UInt8[np.ndarray, "H W"]] = dataclasses.field(default_factory=dict)
+
+
+class Pending:
+    """The result of a frame that the device may still be computing.
+
+    Args:
+      value: the result, or a function that waits for it; it is called once.
+    """
+
+    def __init__(self, value: FrameResult | Callable[[], FrameResult]):
+        self._value = value
+
+    def result(self) -> FrameResult:
+        """Returns the result; waits for the device."""
+        if not isinstance(self._value, FrameResult):
+            self._value = self._value()
+        return self._value
 
 
 def nothing(index: int, size: tuple[int, int], soft: bool, intermediates: Sequence[str] = ()) -> FrameResult:

@@ -33,12 +33,14 @@ def propagate(
     *,
     session: session_lib.Session | None = None,
     soft: bool = False,
+    hold: Callable[[int], bool] = lambda index: False,
 ) -> Iterator[FrameResult]:
     """Yields the result of each frame, in the engine's direction (`inference.direction`).
 
     Forward, frames before the first prompt have empty masks; backward, those after the last one. Both ways,
     an object has a mask from each of its prompts to the end, and from there to the beginning. Frames are
-    decoded ahead in a thread.
+    decoded ahead in a thread. An engine that runs ahead begins a frame before the result of the one before is
+    yielded: the device need not wait for the host, and a session is then a frame ahead of its results.
 
     Args:
       engine: the model. If it takes proposals from files, they are read from `model.proposals.folder`.
@@ -46,6 +48,7 @@ def propagate(
       prompts: by frame index.
       session: goes on from the session's next frame; forward only. None: from the beginning.
       soft: return probabilities, too.
+      hold: asked with the index of the next frame; where true, it begins only after the result is taken.
 
     Raises:
       VosError: as `check` and `Session.step`; a frame or proposals that cannot be read.
@@ -54,7 +57,7 @@ def propagate(
     if session is not None and engine.config.direction != "forward":
         raise errors.VosError(f"a session goes forward; inference.direction is {engine.config.direction}")
     if engine.config.direction == "forward":
-        return _forward(engine, video, given, session, soft)
+        return _forward(engine, video, given, session, soft, hold)
     return {"backward": _backward, "both": _both}[engine.config.direction](engine, video, given, soft)
 
 
@@ -98,10 +101,10 @@ def _forward(
     prompts: Mapping[int, prompts_lib.Prompt],
     session: session_lib.Session | None,
     soft: bool,
+    hold: Callable[[int], bool] = lambda index: False,
 ) -> Iterator[FrameResult]:
     session = session or session_lib.Session(engine, video.size, prompts)
-    for frame, proposals in _read_ahead(engine, video, session.index):
-        yield session.step(frame, prompts.get(session.index), proposals=proposals, soft=soft)
+    return _results(session, _read_ahead(engine, video, session.index), prompts, soft, hold)
 
 
 def _backward(
@@ -165,9 +168,38 @@ def _back(
     """Yields the results from the last prompted frame to the first frame."""
     last, back = max(prompts), _reverse(prompts)
     session = session_lib.Session(engine, video.size, back)
-    for frame, proposals in _read_ahead(engine, video, last, reverse=True):
-        result = session.step(frame, back.get(session.index), proposals=proposals, soft=soft)
+    for result in _results(session, _read_ahead(engine, video, last, reverse=True), back, soft):
         yield dataclasses.replace(result, index=last - result.index)
+
+
+def _results(
+    session: session_lib.Session,
+    inputs: Iterator[Inputs],
+    prompts: Mapping[int, prompts_lib.Prompt],
+    soft: bool,
+    hold: Callable[[int], bool] = lambda index: False,
+) -> Iterator[FrameResult]:
+    """Yields the results of a session's next frames; where the engine runs ahead, with one in flight."""
+    pending = (
+        session.dispatch(frame, prompts.get(session.index), proposals=proposals, soft=soft)
+        for frame, proposals in inputs
+    )
+    before: frame_result.Pending | None = None
+    while True:
+        try:
+            now = next(pending, None)
+        except Exception:
+            if before is not None:
+                yield before.result()
+            raise
+        if before is not None:
+            yield before.result()
+        if now is None:
+            return
+        before = now
+        if not session.engine.runs_ahead or hold(session.index):
+            yield now.result()
+            before = None
 
 
 def _reverse(prompts: Mapping[int, prompts_lib.Prompt]) -> dict[int, prompts_lib.Prompt]:

@@ -52,12 +52,15 @@ def _segment(
     session: session_lib.Session | None,
 ) -> Iterator[FrameResult]:
     start, earlier, before = time.perf_counter(), dict(results.seconds), dict(engine.seconds)
-    for result in propagate.propagate(engine, video, prompts, session=session, soft=results.soft):
+    found = propagate.propagate(
+        engine, video, prompts, session=session, soft=results.soft, hold=lambda _: results.is_due()
+    )
+    for result in found:
         results.write(result)
         seconds = {kind: value - before[kind] for kind, value in engine.seconds.items()}
         seconds["other"] = time.perf_counter() - start - sum(seconds.values())
         results.seconds = {kind: earlier[kind] + value for kind, value in seconds.items()}
-        if session is not None:
+        if session is not None and session.index == result.index + 1:  # else a frame is in flight
             results.save(session)
         yield result
     results.finish()

@@ -52,28 +52,10 @@ from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import frame_result, inspection
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import view as view_lib
+from vos_jax.inference.snapshot import Snapshot, Taken
 from vos_jax.models import state as state_lib
 from vos_jax.ops import masks as mask_lib
 from vos_jax.typing import Float, UInt8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Everything that a session knows before frame `index` (`Session.restore`, `session_file`).
-
-    Attributes:
-      states: the model's state in each view.
-      objects: ids, slots and first frames of the objects.
-      index: frames segmented so far.
-      size: (height, width) of the frames in pixels.
-      adapted: the video's own parameters, by name.
-    """
-
-    states: tuple[state_lib.State, ...]
-    objects: objects_lib.ObjectTable
-    index: int
-    size: tuple[int, int]
-    adapted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Inputs(NamedTuple):
@@ -82,16 +64,6 @@ class Inputs(NamedTuple):
     states: tuple[state_lib.State, ...]
     objects: objects_lib.ObjectTable
     arrays: tuple[inspection.Inputs, ...]
-
-
-class _Last(NamedTuple):
-    """The inputs of the frame segmented last, for edits."""
-
-    before: Snapshot
-    frame: np.ndarray
-    prompt: prompts_lib.Prompt
-    proposals: proposal_arrays.ProposalArrays | None
-    soft: bool
 
 
 class Session:
@@ -106,9 +78,6 @@ class Session:
       prompts: those known ahead, by frame index. They are checked, and room is made for their objects; each
         is still given to `step`.
 
-    Attributes:
-      result: of the frame segmented last; None before the first one.
-
     Raises:
       VosError: prompts that would fail later.
     """
@@ -120,10 +89,10 @@ class Session:
         prompts: prompts_lib.Prompts | None = None,
     ):
         self.engine = engine
-        self.result: frame_result.FrameResult | None = None
+        self._pending: frame_result.Pending | None = None
         self._room = objects_lib.check(prompts_lib.as_prompts(prompts), engine) if prompts else 1
         self._now: Snapshot | None = None if size is None else self._start((size[0], size[1]))
-        self._last: _Last | None = None
+        self._last: Taken | None = None
         self._run: object | None = None
 
     @classmethod
@@ -137,6 +106,11 @@ class Session:
     def index(self) -> int:
         """Frames segmented so far; the index of the next one."""
         return 0 if self._now is None else self._now.index
+
+    @property
+    def result(self) -> frame_result.FrameResult | None:
+        """The result of the frame segmented last; None before the first one."""
+        return None if self._pending is None else self._pending.result()
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -249,14 +223,29 @@ class Session:
           VosError: a frame, mask or proposals of a wrong size or type, too many objects, or an unknown one to
             remove. Nothing has changed then.
         """
+        return self.dispatch(frame, prompt, proposals=proposals, soft=soft).result()
+
+    def dispatch(
+        self,
+        frame: UInt8[np.ndarray, "H W 3"],
+        prompt: prompts_lib.PromptLike | None = None,
+        *,
+        proposals: proposal_arrays.ProposalArrays | None = None,
+        soft: bool = False,
+    ) -> frame_result.Pending:
+        """Begins the next frame and does not wait for the device; arguments and errors as `step`.
+
+        The session is at the frame after it at once, and the next one may be dispatched before the result is
+        asked for. `frame` must not change until then.
+        """
         frame = view_lib.as_frame(frame, self.index)
         before = self._now or self._start(frame.shape[:2])
         said = prompts_lib.as_prompt(prompt, before.index)
         said = self._resolve(before, frame, said)
-        self._now, self.result = self._advance(before, frame, said, proposals, soft)
+        self._now, self._pending = self._advance(before, frame, said, proposals, soft)
         if self.engine.editable:
-            self._last = _Last(before, frame.copy(), said, proposals, soft)
-        return self.result
+            self._last = Taken(before, frame.copy(), said, proposals, soft)
+        return self._pending
 
     def edit(self, prompt: prompts_lib.PromptLike) -> frame_result.FrameResult:
         """Segments the last frame again, with this prompt on top of those it had.
@@ -287,9 +276,9 @@ class Session:
             )
         said = prompts_lib.edit(earlier, self._resolve(before, frame, said), before.index)
         said = dataclasses.replace(said, remove=said.remove & set(before.objects.slots))
-        self._now, self.result = self._advance(before, frame, said, proposals, soft)
-        self._last = _Last(before, frame, said, proposals, soft)
-        return self.result
+        self._now, self._pending = self._advance(before, frame, said, proposals, soft)
+        self._last = Taken(before, frame, said, proposals, soft)
+        return self._pending.result()
 
     def prepare(
         self,
@@ -366,27 +355,34 @@ class Session:
         prompt: prompts_lib.Prompt,
         proposals: proposal_arrays.ProposalArrays | None,
         soft: bool,
-    ) -> tuple[Snapshot, frame_result.FrameResult]:
+    ) -> tuple[Snapshot, frame_result.Pending]:
         engine, views, ids = self.engine, self.engine.views(before.size), prompt.ids
         inputs = self._prepare(before, frame, prompt, proposals)
         if not inputs.objects.slots and not before.objects.slots:
             # An object that is in the frame but not yet known would be remembered as background.
             after = dataclasses.replace(before, index=before.index + 1)
-            return after, frame_result.nothing(before.index, before.size, soft, engine.intermediates)
+            nothing = frame_result.nothing(before.index, before.size, soft, engine.intermediates)
+            return after, frame_result.Pending(nothing)
         params = {**engine.params, **before.adapted} if before.adapted else engine.params
         merged = len(views) > 1
-        states, found = [], []
+        states: list[state_lib.State] = []
+        found: list[frame_result.ViewResult] = []
         for view, state, arrays in zip(views, inputs.states, inputs.arrays, strict=True):
             wanted = soft or merged or view.size != view.frame_size
             state, output = engine.run(params, state, *arrays, soft=wanted)
             states.append(state)
             found.append(frame_result.ViewResult(view, inputs.objects, output))
-        result = frame_result.merge(found, before.index, prompt, soft)
-        adapted = before.adapted
+
+        def finish() -> frame_result.FrameResult:
+            engine.wait([view.output for view in found])
+            return frame_result.merge(found, before.index, prompt, soft)
+
+        pending, adapted = frame_result.Pending(finish), before.adapted
         if engine.adapts and ids is not None and ids.any():
-            shown = geometry.overwrite(found[0].ids(), ids) if merged else result.ids
+            shown = pending.result().ids
+            shown = geometry.overwrite(found[0].ids(), ids) if merged else shown
             adapted = engine.adapt(dict(adapted), frame, shown)
         after = dataclasses.replace(
             before, states=tuple(states), objects=inputs.objects, index=before.index + 1, adapted=adapted
         )
-        return after, result
+        return after, pending

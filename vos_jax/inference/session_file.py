@@ -18,6 +18,7 @@ from vos_jax.data import mask_files
 from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import objects as objects_lib
 from vos_jax.inference import session as session_lib
+from vos_jax.inference.snapshot import Snapshot
 
 FORMAT = "vos_jax.snapshot/1"
 
@@ -120,7 +121,7 @@ def load(path: str | os.PathLike, engine: engine_lib.Engine) -> session_lib.Sess
         take_all(jax.eval_shape(functools.partial(engine.init_state, view, capacity)), _prefix(number))
         for number, view in enumerate(views)
     )
-    snapshot = session_lib.Snapshot(states=states, objects=objects, index=index, size=size, adapted=adapted)
+    snapshot = Snapshot(states=states, objects=objects, index=index, size=size, adapted=adapted)
     return session_lib.Session.restore(engine, snapshot)
 
 

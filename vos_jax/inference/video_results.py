@@ -32,9 +32,9 @@ class VideoSummary:
 
     Attributes:
       frames: number of frames.
-      seconds: wall time by kind, over all runs: "compile"; "adaptation" to the video; "inference", from
-        calling the compiled step until its results are ready; "other", the work on the CPU around it and the
-        wait for files, which threads of their own read and write.
+      seconds: wall time by kind, over all runs: "compile"; "adaptation" to the video; "inference", calling
+        the compiled step and waiting for its results; "other", the work on the CPU around it and the wait for
+        files, which threads of their own read and write.
       presence: object id -> the model's confidence that the object is visible, in [0, 1], a value per written
         frame in order; None in a frame where the object is not known.
     """
@@ -245,6 +245,10 @@ class VideoResults:
     def flush(self) -> None:
         """Returns when everything queued is on disk; raises VosError if a write failed."""
         self._writer.flush()
+
+    def is_due(self) -> bool:
+        """Returns whether the state after the frames written so far is to be saved."""
+        return self._states.is_due(_working_seconds(self.seconds))
 
     def save(self, session: session_lib.Session) -> None:
         """Saves the state of a forward session if that is due, after the masks before it.

@@ -81,7 +81,7 @@ def compile_step(config: model_config.ModelConfig, train: config_lib.TrainConfig
     model = vos.VOS(config=config)
     init = functools.partial(model.init, datasets=setup.datasets_of(config, train))
     params = jax.eval_shape(init, jax.random.key(0))
-    tx = optim.make_tx(train.optim, params, train.steps)
+    tx = optim.make_tx(train.optim, params, train.steps, sharded=train.parallel.fsdp > 1)
     trainer = parallel.Trainer(
         clip_loss.make_loss_fn(model, train.loss, train.optim.frozen),
         tx,

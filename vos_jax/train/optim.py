@@ -10,6 +10,7 @@ import optax
 
 from vos_jax import checks
 from vos_jax.errors import VosError
+from vos_jax.ops import target
 from vos_jax.typing import Array, Float
 
 
@@ -87,12 +88,20 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[Array | int], Float[A
     return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def make_tx(config: OptimConfig, params: Any, steps: int) -> optax.GradientTransformation:
-    """Returns the optimiser of a parameter tree; `params` may be shapes.
+def make_tx(
+    config: OptimConfig, params: Any, steps: int, *, sharded: bool = False
+) -> optax.GradientTransformation:
+    """Returns the optimiser of a parameter tree.
 
     The gradient of all trained parameters is clipped by its global norm and scaled by Adam. Decay is added to
     arrays of at least two axes (no biases, scalars or norms). Each parameter's rate is the schedule's times
     its own factor. Frozen parameters have no optimiser state.
+
+    Args:
+      config: see `OptimConfig`.
+      params: the parameters, or their shapes.
+      steps: as in `schedule`.
+      sharded: as in `global_norm`.
 
     Raises:
       VosError: a prefix in `lr_scales` or `frozen` that no parameter's path starts with.
@@ -108,7 +117,7 @@ def make_tx(config: OptimConfig, params: Any, steps: int) -> optax.GradientTrans
     factors = _by_path(scale_of, params)
     learns = _by_path(lambda path: not any(has_prefix(path, p) for p in config.frozen), params)
     parts = [
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        _clip(config.clip_norm, sharded) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(_is_matrix, tree)),
         _scale_by(factors),
@@ -116,6 +125,34 @@ def make_tx(config: OptimConfig, params: Any, steps: int) -> optax.GradientTrans
     ]
     labels = jax.tree.map(lambda x: "learns" if x else "frozen", learns)
     return optax.partition({"learns": optax.chain(*parts), "frozen": optax.set_to_zero()}, labels)
+
+
+def global_norm(tree: Any, *, sharded: bool = False) -> Float[Array, ""]:
+    """Returns the norm of all arrays of a tree together.
+
+    On an accelerator it is that of one vector: a reduction of each array would be a launch of its own.
+
+    Args:
+      tree: arrays.
+      sharded: arrays may be split over devices (`ParallelConfig.fsdp`); one vector would gather them.
+    """
+    leaves = jax.tree.leaves(tree)
+    if target.is_cpu() or sharded or not leaves:
+        return optax.tree.norm(tree)
+    return jnp.linalg.norm(jnp.concatenate([leaf.reshape(-1) for leaf in leaves]))
+
+
+def _clip(largest: float, sharded: bool) -> optax.GradientTransformation:
+    """Does as `optax.clip_by_global_norm`, with this file's norm."""
+
+    def clip(updates: Any, params: Any = None) -> Any:
+        del params
+        norm = global_norm(updates, sharded=sharded)
+        return jax.tree.map(
+            lambda x: jnp.where(norm < largest, x, x / norm.astype(x.dtype) * largest), updates
+        )
+
+    return optax.stateless(clip)
 
 
 def _is_matrix(x: Any) -> bool:

@@ -241,7 +241,7 @@ class Trainer:
     def _pmap_step(self, state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, dict]:
         results = self._gradients(state.params, batch, state.key, state.step)
         gradients, metrics = jax.lax.pmean(results, DATA)
-        return self._update(state, gradients), {**metrics, "grad_norm": optax.tree.norm(gradients)}
+        return self._update(state, gradients), {**metrics, "grad_norm": optim.global_norm(gradients)}
 
     def _shard_map_step(self, state: state_lib.TrainState, batch: Any) -> tuple[state_lib.TrainState, dict]:
         whole = jax.eval_shape(lambda: state.params)
@@ -274,9 +274,10 @@ class Trainer:
             check_vma=False,
         )(state.params, batch, state.key, state.step)
         # Outside of shard_map, arrays are global again, so the norm is over the whole tree.
+        norm = optim.global_norm(gradients, sharded=self._config.fsdp > 1)
         state = self._update(state, gradients)
         state = jax.lax.with_sharding_constraint(state, self.shardings(state))
-        return state, {**metrics, "grad_norm": optax.tree.norm(gradients)}
+        return state, {**metrics, "grad_norm": norm}
 
 
 def to_host(tree: Any) -> Any:
