@@ -18,8 +18,10 @@ import segment as segment_program
 import train as train_program
 from tests import tiny
 from tests.data import tiny_training, video_maker
-from vos_jax import output_folder
+from vos_jax import api, output_folder
+from vos_jax import config as configs
 from vos_jax.data import mask_files
+from vos_jax.inference import engine as engine_lib
 from vos_jax.inference import state_files
 from vos_jax.train import checkpoints
 
@@ -76,6 +78,14 @@ def _segment_and_correct(arguments: list[str]) -> int:
     """Segments a film, and then once more with another mask; after a fault, both commands come again."""
     place = pathlib.Path(arguments[0]).parent
     correction = f"--masks={CORRECTED}:{place / 'second.png'}"
+    # One engine for both commands, because tracing takes most of the time.
+    make, engines = api.make_engine, []
+
+    def make_once(config: configs.Config) -> engine_lib.Engine:
+        engines.append(engines[0] if engines else make(config))
+        return engines[0]
+
+    api.make_engine = make_once
     return segment_program.main(arguments) or segment_program.main([*arguments, correction])
 
 
