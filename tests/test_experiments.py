@@ -232,6 +232,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_train_learns_from_the_example(tiny_variant, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "join", lambda *_, **__: processes.ProcessGroup())
     tiny_training.write_davis(tmp_path / "data", sequences=1, frames=3, objects=2, size=(64, 80))

@@ -43,6 +43,7 @@ def test_weights_are_refused_until_they_are_repacked(params, tmp_path, monkeypat
         layout_0_1.repack(new, tmp_path / "third.safetensors")
 
 
+@pytest.mark.slow
 def test_a_training_run_is_refused_and_its_state_comes_through(params, tmp_path):
     now = state.init_train_state(params, optax.adam(1e-3), jax.random.key(0))
     old = layout_0_1._map_params(layout_0_1.to_0_1, now)

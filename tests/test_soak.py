@@ -1,5 +1,7 @@
 """The soak run sees what grows, and does what a user does."""
 
+import pytest
+
 from benchmarks import soak
 from tests.inference import coloured
 
@@ -14,6 +16,7 @@ def test_what_grows_is_seen():
     assert soak.grown([*rows[:-1], FLAT | {"threads": 4, "compiled": 2}]) == ["threads", "compiled"]
 
 
+@pytest.mark.slow
 def test_a_short_soak_does_everything_and_compiles_once(capsys):
     """Objects come and go within one room for three objects, saving and loading included."""
     engine = coloured.make_engine(coloured.make_model(6), editable=True, object_buckets=(3,))

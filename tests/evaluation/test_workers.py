@@ -67,6 +67,7 @@ def test_all_devices_stop_when_one_fails_or_the_caller_gives_up(kind):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vos-device")]
 
 
+@pytest.mark.slow
 def test_one_and_four_simulated_devices_give_the_same_bits():
     flags = "--xla_force_host_platform_device_count=4"
     environment = {

@@ -51,6 +51,7 @@ def j(found, ids):
     return float(np.mean([np.sum(a & b) / np.sum(a | b) for a, b in pairs]))
 
 
+@pytest.mark.slow
 def test_later_masks_come_nearer_to_the_truth_and_all_videos_share_a_program(params):
     adapter = adaptation.Adapter(MODEL, CONFIG)
     plain, adapted = make_engine(params, None), make_engine(params, adapter)
@@ -94,6 +95,7 @@ def test_a_frame_that_has_nothing_to_teach_teaches_nothing(params, adapter):
     assert adapter(params, broken, frames[0], ids[0]) is broken
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_from_disk_with_what_it_learned(params, adapter, tmp_path):
     frames, ids = tiny.video(4, SIZE)
     engine = make_engine(params, adapter, editable=True)
@@ -130,6 +132,7 @@ class Counting:
         return {"refine": params["refine"]}
 
 
+@pytest.mark.slow
 def test_views_share_what_the_first_one_learns_at_the_size_of_the_video(params):
     counting = Counting()
     engine = make_engine(params, counting, scales=(0.5, 1.0), flip=True)

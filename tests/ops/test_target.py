@@ -53,6 +53,7 @@ def test_the_read_is_dense(changes, searched, monkeypatch):
     assert_close(both(lambda k, m: read_lib.read(k, m, config, region), key, memory), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_dense_read_holds_few_affinities_at_a_time():
     """Blocks of queries give what all queries at once give, with its gradient."""
     memory, pixels = filled_memory(), GRID[0] * GRID[1]
@@ -116,6 +117,7 @@ def test_alignment_scores_all_proposals_at_once():
     assert_close(scores)
 
 
+@pytest.mark.slow
 def test_a_video_has_the_same_masks():
     """The whole step; RefineNet sees the whole frame on accelerators, as in training."""
     frames, ids = coloured.make_video()

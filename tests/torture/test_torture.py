@@ -10,12 +10,10 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "faults"),
-    [
-        ("segment.py", "full"),
-        *(pytest.param(f"{name}.py", None, marks=pytest.mark.slow) for name in ("eval", "segment", "train")),
-    ],
+    [("segment.py", "full"), ("eval.py", None), ("segment.py", None), ("train.py", None)],
 )
 def test_what_is_killed_starved_or_lied_to_goes_on_to_the_same_result(program, faults, tmp_path):
     command = [sys.executable, "-m", "tests.torture.run", "--part=0.01", "--program", program]

@@ -213,6 +213,7 @@ def kept(config, model, frozen=()):
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(back, shapes)))
 
 
+@pytest.mark.slow
 def test_frozen_backbones_and_rematerialised_and_burn_in_frames_keep_less():
     model = tiny.model(proposals=tiny.NO_NETWORK)
     everything = kept(clip_loss.ClipLossConfig(unroll=False), model)
@@ -259,6 +260,7 @@ def test_burn_in_frames_are_remembered_but_have_no_loss_and_no_gradient(run, par
     assert any(np.any(x) for x in jax.tree.leaves(gradients["value_encoder"]))
 
 
+@pytest.mark.slow
 def test_corrupted_memories_change_what_later_frames_say(run, params):
     wrong = dataclasses.replace(CONFIG, corruption=corruption.CorruptionConfig(take=1.0, lose=1.0))
     compute = jax.jit(clip_loss.make_loss_fn(tiny.model(), wrong))

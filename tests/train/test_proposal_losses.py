@@ -119,6 +119,7 @@ def trained():
     return jax.device_get((reached, history, out)), truth, places
 
 
+@pytest.mark.slow
 def test_a_tiny_network_finds_the_objects(trained):
     (_, history, out), truth, places = trained
     found = out.proposals

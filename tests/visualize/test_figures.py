@@ -155,6 +155,7 @@ def draw_by_eval(tmp_path, monkeypatch, capsys, model, params, kinds):
     return found
 
 
+@pytest.mark.slow
 def test_eval_draws_the_figures_of_the_training_free_model(tmp_path, monkeypatch, capsys):
     kinds = ("masks", "memory", "failures")
     assert draw_by_eval(tmp_path, monkeypatch, capsys, make_model(), {}, kinds) == [
