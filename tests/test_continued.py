@@ -40,13 +40,13 @@ def steps(tmp_path, monkeypatch):
     write("second", np.roll(np.where(ids[6] == 3, 3, 0), 6, axis=0))
     write("third", np.roll(np.where(ids[9] == 3, 3, 0), 4, axis=0))
     write("other", np.where(ids[6] == 7, 7, 0))
-    step, taken = session_lib.Session.step, []
+    step, taken = session_lib.Session.dispatch, []
 
     def counted(self, *arguments, **settings):
         taken.append(self.index)
         return step(self, *arguments, **settings)
 
-    monkeypatch.setattr(session_lib.Session, "step", counted)
+    monkeypatch.setattr(session_lib.Session, "dispatch", counted)
     return taken
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_record_of_masks_is_refused(capsys, masks):
 # ---------------------------------------------------------------- interruptions
 def interrupted(monkeypatch, masks, at):
     """Runs until frame `at` is about to be segmented."""
-    step = session_lib.Session.step
+    step = session_lib.Session.dispatch
 
     def stopped(self, *arguments, **settings):
         if self.index == at:
@@ -213,7 +213,7 @@ def interrupted(monkeypatch, masks, at):
         return step(self, *arguments, **settings)
 
     with monkeypatch.context() as broken:
-        broken.setattr(session_lib.Session, "step", stopped)
+        broken.setattr(session_lib.Session, "dispatch", stopped)
         assert run(masks) == 130
 
 
