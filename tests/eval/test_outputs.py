@@ -147,4 +147,4 @@ def test_videos_that_are_segmented_together_are_all_written(davis, tmp_path, cop
     assert len(copy_model.segmented) == 2 and sum(copy_model.segmented) == 2 * runs.FRAMES
     assert runs.results_of(out)["frames"] == 2 * runs.FRAMES
     assert runs.run(davis, out, option, 0) == 2
-    assert "--batch_videos" in capsys.readouterr().err
+    assert "--batch-videos" in capsys.readouterr().err

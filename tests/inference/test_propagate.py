@@ -89,7 +89,7 @@ def test_what_cannot_be_done_is_refused_before_work(engines):
         propagate.check(engines["both"], Frames(), two, soft=True)
     gone = {0: IDS[0], 3: prompts_lib.Prompt(remove={3})}
     propagate.check(engines["forward"], Frames(), gone)
-    with pytest.raises(errors.VosError, match="an object is removed forward only"):
+    with pytest.raises(errors.VosError, match="said to be absent forward only"):
         propagate.check(engines["backward"], Frames(), gone)
     session = session_lib.Session(engines["both"], Frames.size, two)
     with pytest.raises(errors.VosError, match="a session goes forward; inference.direction is both"):

@@ -9,7 +9,14 @@ from tests import layouts
 from tests.inference.coloured import make_engine, make_video
 from vos_jax import errors
 from vos_jax.data.prompts import Prompt
-from vos_jax.inference import propagate, result_store, segment_video, session_file, video_results
+from vos_jax.inference import (
+    propagate,
+    result_store,
+    segment_video,
+    session_file,
+    state_files,
+    video_results,
+)
 from vos_jax.inference import session as session_lib
 
 FRAMES, IDS = make_video()
@@ -111,23 +118,27 @@ def test_an_error_comes_after_the_results_before_it():
 
 def test_saved_states_know_no_frame_whose_mask_is_not_written(tmp_path, monkeypatch):
     """Killed anywhere, a run goes on to the masks of an uninterrupted one."""
-    monkeypatch.setattr(video_results, "STATE_FRAMES", 2)
+
+    def is_due(self):
+        return self.frames >= 2 + max(map(state_files.index_of, self._states.paths()), default=0)
+
+    monkeypatch.setattr(video_results.VideoResults, "is_due", is_due)
     engine = make_engine()
     engine.runs_ahead = True
     through = [result.ids for result in propagate.propagate(engine, Frames(), LATE)]
     for last in range(len(FRAMES) - 1):
         with result_store.ResultStore(tmp_path / f"{last}", {}) as store:
-            results = store.video(Frames(), keep_all_states=True)
+            results = store.video(Frames(), correctable=True)
             for result in segment_video.segment_video(engine, Frames(), LATE, results):
                 if result.index == last:
                     break
         states = sorted((store.folder / ".states").glob("*.safetensors"))
         # Nothing is in flight at a save, so all frames before a state have their masks.
         saved = [session_file.load(path, engine).index for path in states]
-        assert saved == list(range(2, last + 2, 2))
+        assert saved == list(range(3, last + 2, 3))
         with result_store.ResultStore(store.folder, {}) as store:
-            results = store.video(Frames(), keep_all_states=True)
+            results = store.video(Frames(), correctable=True)
             rest = [r.index for r in segment_video.segment_video(engine, Frames(), LATE, results)]
-            assert rest == list(range((last + 1) // 2 * 2, len(FRAMES))) and results.finished()
+            assert rest == list(range(max(saved, default=0), len(FRAMES))) and results.finished()
             for index, ids in enumerate(through):
                 np.testing.assert_array_equal(results.read(index), ids)

@@ -260,9 +260,9 @@ class VideoResults:
           Truncated: the video was truncated since `begin`.
           VosError: a mask or the state cannot be written.
         """
-        seconds = _working_seconds(self.seconds)
-        if not self._states.is_due(seconds):
+        if not self.is_due():
             return
+        seconds = _working_seconds(self.seconds)
         self.flush()
         with self._mutex:
             self._check_truncated()
