@@ -193,7 +193,7 @@ class Engine:
         self,
         params: Any,
         state: state_lib.State,
-        frame: jax.Array,
+        frame: Any,
         prompt: state_lib.PromptArrays,
         proposals: proposals_lib.Proposals | None,
         *,
