@@ -136,6 +136,7 @@ def test_the_example_of_a_function_alone_runs():
     assert names["score"].shape == () and names["attention"].shape == (196, 196)
 
 
+@pytest.mark.slow
 def test_the_example_of_a_function_on_a_frame_gets_what_the_alignment_gets():
     """Puts the engine's own alignment in place of `mutual`: both printed scores are the same."""
     own = []

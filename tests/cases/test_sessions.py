@@ -140,6 +140,7 @@ def test_c11_programs_compute_in_float32(monkeypatch):
         jax.config.update("jax_enable_x64", before)
 
 
+@pytest.mark.slow
 def test_c26_a_session_runs_op_by_op(engine):
     one, expected = session.Session(engine), None
     seen = []
