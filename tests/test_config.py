@@ -65,7 +65,7 @@ def test_the_page_of_all_settings_is_current(capsys):
         ("train.data.sources.davis.weight=1", "train.data.sources.davis.weight", 1.0),
         ("train.data.paste.objects=2,4", "train.data.paste.objects", (2, 4)),
         ("train.optim.lr_scales.backbone=1", "train.optim.lr_scales.backbone", 1.0),
-        ("train.optim.lr_scales.fpn=0.5", "train.optim.lr_scales.fpn", 0.5),
+        ("train.optim.lr_scales.refine=0.5", "train.optim.lr_scales.refine", 0.5),
     ],
 )
 def test_override_changes_exactly_one_key(override, key, value):
@@ -123,6 +123,7 @@ def test_the_last_override_wins():
         ("model.algnment=none", "model.alignment"),
         ("memory=3", "model.memory.every"),
         ("seeed=3", "seed"),
+        ("train.optim.lr_scales.refine.refine=1", "train.optim.lr_scales.backbone"),
     ],
 )
 def test_unknown_key_names_its_nearest_neighbours(override, named):

@@ -236,10 +236,15 @@ def _get(config: Any, key: str) -> Any:
 def _hint(config: Any, key: str) -> Any:
     """Returns the type of a key's value."""
     hint, section, holds_keys = None, config, True
-    *_, last = names = key.split(".")
-    for name in names:
+    names = key.split(".")
+    for place, name in enumerate(names, 1):
         children = dict(_children(section)) if holds_keys else {}
-        if isinstance(section, Mapping) and typing.get_args(hint)[1] is float and name == last != "":
+        if (
+            isinstance(section, Mapping)
+            and typing.get_args(hint)[1] is float
+            and name
+            and place == len(names)
+        ):
             return float  # of an entry of the user's own, too
         if name not in children:
             hidden = _hidden(section, name) if holds_keys else ""

@@ -355,7 +355,11 @@ def test_b44_a_folder_holds_masks_named_like_their_frames():
     found = read("masks")
     assert list(found) == [0, 2]
     same(found[0]), same(found[2], 2 * DISC)
-    same(read("masks@7")[0], 7 * (IDS > 0))
+    seventh = read("masks@7")
+    assert list(seventh) == [0, 2], "the black mask does not say that object 7 is absent"
+    same(seventh[0], 7 * (IDS > 0))
+    mask_files.write_mask("masks/000.png", 0 * IDS)
+    assert list(read("masks@7")) == [2]
 
 
 def test_b44_a_folder_that_does_not_fit_is_refused():

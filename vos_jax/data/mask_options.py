@@ -1,6 +1,7 @@
 """Masks of the command line: `first.png`, `120:second.png`, `120:dog.png@2`, a folder of masks.
 
-A black `120:black.png@2` says that object 2 is not in frame 120.
+A black `120:black.png@2` says that object 2 is not in frame 120. A black mask in a folder says nothing: tools
+also write one for each frame that nobody labelled.
 """
 
 import dataclasses
@@ -132,7 +133,7 @@ def read(
         _check_size(mask, mask_files.png_size(mask.path), size, resize, aspect)
         ids = geometry.resize_ids(reader.ids(mask, known), size)
         present = [int(i) for i in np.unique(ids) if i]
-        if not present and mask.object_id is not None:
+        if not present and mask.object_id is not None and not mask.from_folder:
             _check_absent(mask, known, origin)
             absent.setdefault(mask.frame, set()).add(mask.object_id)
         elif not present and not mask.from_folder:
@@ -169,7 +170,7 @@ def read(
 
 
 def _check_absent(mask: MaskOption, known: set[int], origin: Mapping[tuple[int, int], pathlib.Path]) -> None:
-    """Raises VosError where a black mask is of an object that it cannot be absent."""
+    """Raises VosError for a black mask of an object that is unknown, or in another mask of the frame."""
     if mask.object_id not in known:
         listed = ", ".join(map(str, sorted(known))) or "none"
         raise errors.VosError(

@@ -29,7 +29,7 @@ class Prompt:
         copy, in uint8.
       boxes: object id -> box around the object (y0, x0, y1, x1) in pixels; its mask is found inside.
       absent: ids of known objects that are not in this frame. They stay known and are found when they return;
-        the memory keeps only the user's masks of them.
+        the memory keeps them in frames with a prompt only.
       remove: ids of objects to stop segmenting; before `ids` and `boxes` count.
 
     Raises:

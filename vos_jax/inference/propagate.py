@@ -33,7 +33,7 @@ def propagate(
     *,
     session: session_lib.Session | None = None,
     soft: bool = False,
-    hold: Callable[[int], bool] = lambda index: False,
+    hold: Callable[[], bool] = lambda: False,
 ) -> Iterator[FrameResult]:
     """Yields the result of each frame, in the engine's direction (`inference.direction`).
 
@@ -48,7 +48,7 @@ def propagate(
       prompts: by frame index.
       session: goes on from the session's next frame; forward only. None: from the beginning.
       soft: return probabilities, too.
-      hold: asked with the index of the next frame; where true, it begins only after the result is taken.
+      hold: asked in each frame; where true, the next one begins only after the result is taken.
 
     Raises:
       VosError: as `check` and `Session.step`; a frame or proposals that cannot be read.
@@ -101,7 +101,7 @@ def _forward(
     prompts: Mapping[int, prompts_lib.Prompt],
     session: session_lib.Session | None,
     soft: bool,
-    hold: Callable[[int], bool] = lambda index: False,
+    hold: Callable[[], bool] = lambda: False,
 ) -> Iterator[FrameResult]:
     session = session or session_lib.Session(engine, video.size, prompts)
     return _results(session, _read_ahead(engine, video, session.index), prompts, soft, hold)
@@ -177,7 +177,7 @@ def _results(
     inputs: Iterator[Inputs],
     prompts: Mapping[int, prompts_lib.Prompt],
     soft: bool,
-    hold: Callable[[int], bool] = lambda index: False,
+    hold: Callable[[], bool] = lambda: False,
 ) -> Iterator[FrameResult]:
     """Yields the results of a session's next frames; where the engine runs ahead, with one in flight."""
     pending = (
@@ -197,7 +197,7 @@ def _results(
         if now is None:
             return
         before = now
-        if not session.engine.runs_ahead or hold(session.index):
+        if not session.engine.runs_ahead or hold():
             yield now.result()
             before = None
 

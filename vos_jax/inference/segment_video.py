@@ -53,7 +53,7 @@ def _segment(
 ) -> Iterator[FrameResult]:
     start, earlier, before = time.perf_counter(), dict(results.seconds), dict(engine.seconds)
     found = propagate.propagate(
-        engine, video, prompts, session=session, soft=results.soft, hold=lambda _: results.is_due()
+        engine, video, prompts, session=session, soft=results.soft, hold=results.is_due
     )
     for result in found:
         results.write(result)

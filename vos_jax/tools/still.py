@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from vos_jax import errors, files
+from vos_jax import errors, files, option_parser
 from vos_jax.data import media
 
 
 @errors.entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = option_parser.OptionParser(
         prog="python -m vos_jax.tools.still",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

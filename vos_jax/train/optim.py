@@ -25,7 +25,7 @@ class OptimConfig:
       power: Power of the polynomial decay; 1 = linear.
       final_rate: Final learning rate, as a share of the peak.
       lr_scales: Factors on the learning rate by prefix of a parameter's path; the longest prefix is used. An
-        override may add one: `--config.train.optim.lr_scales.fpn=0.5`.
+        override may add one: `--config.train.optim.lr_scales.refine=0.5`.
       frozen: Prefixes of parameters that are not trained: "backbone" saves most of the memory and half of the
         time.
       weight_decay: AdamW's decay, on matrices and convolutions only.
